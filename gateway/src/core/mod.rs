@@ -1,0 +1,4 @@
+//! Sans-IO state: no sockets, no clock, no random source of its own.
+
+pub mod frame;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Sockets, TLS, TUN devices and worker threads.

@@ -1,0 +1,55 @@
+"""The native data plane. Packets never pass through Python; configuration, events and counters do, as JSON."""
+
+class Gateway:
+    """A Remote Access server's packet path: IP-HTTPS sessions, NAT64, DNS64.
+
+    Descriptors are opened by a privileged parent and owned by the gateway from here on. `tunnel_fds` and `nat64_fds`
+    are queues of TUN devices with IFF_VNET_HDR (one of each per worker), `listener_fds` listening TCP sockets (one
+    per worker, SO_REUSEPORT), `dns_udp_fds` and `dns_tcp_fds` bound DNS64 sockets.
+
+    Raises:
+        ValueError: the configuration is malformed; the message names the field.
+        OSError: a descriptor is not what it should be.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        *,
+        tunnel_fds: list[int],
+        nat64_fds: list[int],
+        listener_fds: list[int],
+        dns_udp_fds: list[int],
+        dns_tcp_fds: list[int],
+    ) -> None: ...
+    def configure(self, config: str) -> None:
+        """Takes a new configuration as a whole, or raises ValueError and keeps the old one."""
+    def next_events(self, timeout: float) -> list[str]:
+        """Waits up to `timeout` seconds for events; JSON objects, oldest first, at most 1,024 a call."""
+    def answer(self, request: int, status: int, content_type: str, body: bytes) -> bool:
+        """Answers an HTTP request that an event handed up; False when its connection is gone."""
+    def sessions(self) -> str:
+        """A JSON array of the sessions."""
+    def disconnect(self, sessions: list[int]) -> int:
+        """Closes sessions by number and returns how many there were."""
+    def stats(self) -> str:
+        """A JSON object of counters."""
+    def close(self) -> None:
+        """Stops all workers and closes every descriptor."""
+
+class ClientTunnel:
+    """A remote computer's end of IP-HTTPS over one TUN queue.
+
+    Raises:
+        ValueError: the configuration is malformed.
+        OSError: the descriptor is not a TUN queue.
+    """
+
+    def __init__(self, config: str, *, tunnel_fd: int) -> None: ...
+    def configure(self, config: str) -> None:
+        """Takes a new configuration; redials when what it dials or presents changed."""
+    def next_events(self, timeout: float) -> list[str]: ...
+    def redial(self) -> None:
+        """Drops the connection, if any, and dials at once (the network changed)."""
+    def status(self) -> str: ...
+    def close(self) -> None: ...

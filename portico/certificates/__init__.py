@@ -1,0 +1,1 @@
+"""Identities: the built-in CA, imported certificates, enrolment, renewal, revocation."""

@@ -1,0 +1,1 @@
+"""Whole deployments in network namespaces on one machine."""

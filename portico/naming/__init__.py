@@ -1,0 +1,1 @@
+"""Names: DNS64 settings and the name resolution policy table (NRPT)."""

@@ -1,0 +1,34 @@
+"""Where Portico keeps its files. The one place that knows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def state_directory() -> Path:
+    """Files that outlive a restart; `PORTICO_STATE_DIR` or /var/lib/portico."""
+    return Path(os.environ.get("PORTICO_STATE_DIR", "/var/lib/portico"))
+
+
+def runtime_directory() -> Path:
+    """Sockets and pid files; `PORTICO_RUNTIME_DIR` or /run/portico."""
+    return Path(os.environ.get("PORTICO_RUNTIME_DIR", "/run/portico"))
+
+
+def server_state() -> Path:
+    return state_directory() / "server"
+
+
+def client_state() -> Path:
+    return state_directory() / "client"
+
+
+def server_socket() -> Path:
+    """The API of this machine's server, for root."""
+    return runtime_directory() / "server.sock"
+
+
+def client_socket() -> Path:
+    """The API of this machine's client agent."""
+    return runtime_directory() / "client.sock"

@@ -1,0 +1,1 @@
+"""The server's agent: reconcile, supervise, separate privileges."""

@@ -1,0 +1,1 @@
+"""What the administrator decided: the document, its rules, its revisions."""

@@ -1,0 +1,1 @@
+"""Transition technologies, the control half: the addressing plan, IP-HTTPS."""
