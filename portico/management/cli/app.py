@@ -1,0 +1,64 @@
+"""The command line's frame: one group per subject, one module per group.
+
+A group is added when its module exists and is imported only here, so that a broken optional part names itself instead
+of taking the whole command line down.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from portico import __version__
+from portico.management.cli import exit_codes
+from portico.management.cli.output import PorticoGroup
+
+app = typer.Typer(
+    name="portico",
+    cls=PorticoGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exit_codes.HELP,
+)
+
+_GROUPS = (
+    ("server", "The Remote Access server on this machine."),
+    ("settings", "What the administrator decided: show, change, compare, restore."),
+    ("clients", "Remote computers: who is connected, disconnect, revoke."),
+    ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
+    ("client", "This machine as a remote computer."),
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"portico {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Portico: remote computers are on the intranet, always, over IP-HTTPS.
+
+    Start with `portico server install` on the server, `portico ca token create --name NAME` for each remote computer,
+    and `portico client enrol TOKEN` on it. `portico lab up` builds a whole deployment on one machine to play with.
+    """
+
+
+def _add_groups() -> None:
+    for name, text in _GROUPS:
+        module = f"{__package__}.{name}"
+        if find_spec(module) is not None:
+            app.add_typer(import_module(module).app, name=name, help=text, no_args_is_help=True)
+
+
+_add_groups()

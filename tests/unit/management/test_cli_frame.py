@@ -1,0 +1,98 @@
+"""The frame every command shares: errors, exit statuses, JSON, confirmation, units."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
+from portico.management.cli import output
+from portico.management.cli.app import app as portico
+from portico.management.cli.exit_codes import SETTINGS_REFUSED, ExitCode, exit_code
+
+runner = CliRunner()
+
+
+def command(body: object) -> typer.Typer:
+    app = typer.Typer(cls=output.PorticoGroup)
+
+    @app.callback()
+    def root() -> None: ...
+
+    @app.command()
+    def run(json: output.Json = False, yes: output.Yes = False) -> None:
+        body(yes)  # type: ignore[operator]
+
+    return app
+
+
+def raising(error: PorticoError) -> typer.Typer:
+    def body(_yes: bool) -> None:
+        raise error
+
+    return command(body)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PorticoError("x"), 1),
+        (InvalidInput("x"), 1),
+        (PorticoError("x", code=SETTINGS_REFUSED), 3),
+        (Unavailable("x"), 4),
+        (NotPermitted("x"), 5),
+        (NotFound("x"), 6),
+        (Conflict("x"), 7),
+        (PorticoError("x", code="NOT_FOUND"), 6),
+    ],
+)
+def test_exit_status_follows_the_error(error: PorticoError, code: int) -> None:
+    assert exit_code(error) == code
+    assert runner.invoke(raising(error), ["run"]).exit_code == code
+
+
+def test_error_says_what_why_and_next_on_stderr() -> None:
+    result = runner.invoke(raising(NotFound("No client x", why="never enrolled", resolution="List them")), ["run"])
+    assert result.stdout == ""
+    assert [line.split(":")[0].strip() for line in result.stderr.splitlines()] == ["Error", "Why", "Next"]
+
+
+def test_error_as_json() -> None:
+    result = runner.invoke(raising(NotFound("No client x", why="w", resolution="r")), ["run", "--json"])
+    error = json.loads(result.stderr)["error"]
+    assert error == {"code": "NOT_FOUND", "what": "No client x", "why": "w", "resolution": "r"}
+
+
+def test_brackets_in_foreign_text_are_not_markup() -> None:
+    result = runner.invoke(raising(NotFound("No client [red]x[/]")), ["run"])
+    assert "[red]x[/]" in result.stderr
+
+
+def test_confirmation_without_a_terminal_is_refused() -> None:
+    app = command(lambda yes: output.confirm("Remove it?", yes=yes))
+    assert runner.invoke(app, ["run"]).exit_code == ExitCode.NOT_PERMITTED
+    assert runner.invoke(app, ["run", "--yes"]).exit_code == ExitCode.DONE
+
+
+def test_failed_step_is_recorded_and_marked() -> None:
+    progress = output.Progress()
+    with progress.step("good") as detail:
+        detail("fine")
+    with pytest.raises(ValueError), progress.step("bad"):
+        raise ValueError
+    assert [(s["step"], s["state"], s["detail"]) for s in progress.steps] == [
+        ("good", "done", "fine"),
+        ("bad", "failed", ""),
+    ]
+
+
+def test_units() -> None:
+    assert [output.bytes_text(n) for n in (0, 999, 1500, 2.5e9)] == ["0 B", "999 B", "1.5 kB", "2.5 GB"]
+    assert [output.duration_text(n) for n in (0, 65, 3600, 90061)] == ["0 s", "1 min 5 s", "1 h", "1 d 1 h"]
+
+
+def test_root_help_documents_the_exit_statuses() -> None:
+    result = runner.invoke(portico, ["--help"])
+    assert result.exit_code == 0
+    assert "7 conflict" in result.output
