@@ -1,0 +1,478 @@
+"""The parent's half of a native child process: start it without privileges, talk to it, keep it running.
+
+A child holds the packet path. It gets its descriptors and its configuration (with secrets) from the parent over one
+inherited socket and nothing else: no capability, no supplementary group, no way to gain either, no environment beyond
+what the interpreter needs. The parent keeps every descriptor open, so that a child that dies leaves listening sockets
+and TUN devices behind for its successor, and peers that redial wait in the backlog instead of being refused.
+
+The channel carries one JSON object a line, at most `MAX_LINE` bytes. Parent: `{"id": n, "op": name, ...}`; child:
+`{"id": n, "ok": true, "result": ...}`, `{"id": n, "ok": false, "error": text}` and `{"event": name, ...}`. The first
+line starts the child: `{"id": 0, "op": "start", "config": {...}, "fds": {name: [numbers]}}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pwd
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from portico.errors import LimitReached, NotFound, PorticoError, Unavailable
+
+log = logging.getLogger("portico.supervisor")
+
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes in one line of the channel, both ways."""
+
+MAX_PENDING = 1024
+"""Requests that may wait for a child's answer at one time."""
+
+SETTLED = 10.0
+"""Seconds after which a life counts as a success and the back-off starts over."""
+
+_FREE_RESTARTS = 2
+_LONGEST_WAIT = 30.0
+
+
+class ChildState(StrEnum):
+    """Where a supervised child is. The only transitions are those in `TRANSITIONS`."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"
+    """Dead; the next start waits for the back-off."""
+    STOPPING = "stopping"
+
+
+TRANSITIONS: Mapping[ChildState, frozenset[ChildState]] = {
+    ChildState.STOPPED: frozenset({ChildState.STARTING, ChildState.STOPPED}),
+    ChildState.STARTING: frozenset({ChildState.RUNNING, ChildState.WAITING, ChildState.STOPPING}),
+    ChildState.RUNNING: frozenset({ChildState.WAITING, ChildState.STOPPING}),
+    ChildState.WAITING: frozenset({ChildState.STARTING, ChildState.STOPPING}),
+    ChildState.STOPPING: frozenset({ChildState.STOPPED}),
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run: a Python module that takes the channel's descriptor number as its only argument.
+
+    Attributes:
+        name: for messages.
+        module: run with `python -m`.
+        user: the account to become when the parent is root; None keeps the parent's (without its capabilities).
+        heartbeat: an operation the child answers at once; a child that does not within `heartbeat_timeout` is killed.
+    """
+
+    name: str
+    module: str
+    user: str | None = None
+    heartbeat: str | None = None
+    heartbeat_interval: float = 5.0
+    heartbeat_timeout: float = 10.0
+    start_timeout: float = 15.0
+    stop_timeout: float = 3.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new child gets: its configuration and the descriptors, which stay open in the parent."""
+
+    config: Mapping[str, Any]
+    fds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+class ChildError(PorticoError):
+    """The child refused a request; its own words are the cause."""
+
+    code = "CHILD_REFUSED"
+
+
+def restart_delay(short_lives: int) -> float:
+    """Seconds to wait before the next start after so many lives in a row shorter than `SETTLED`.
+
+    The first two restarts are immediate; then 0.5 s, doubling, up to 30 s.
+    """
+    if short_lives <= _FREE_RESTARTS:
+        return 0.0
+    exponent = min(short_lives - _FREE_RESTARTS - 1, 16)  # 16 doublings are far past the ceiling
+    return min(0.5 * 2.0**exponent, _LONGEST_WAIT)
+
+
+def drop_privileges(program: Program) -> list[str]:
+    """The prefix of the child's command line that drops privileges: util-linux's setpriv.
+
+    An external program does it because code between fork and exec in a threaded interpreter can deadlock.
+
+    Raises:
+        NotFound: the account does not exist.
+        Unavailable: setpriv is not installed.
+    """
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if setpriv is None:
+        raise Unavailable(
+            f"Cannot start the {program.name} process",
+            why="setpriv is not installed",
+            resolution="Install the package util-linux",
+        )
+    prefix = [setpriv, "--no-new-privs", "--pdeathsig", "KILL"]
+    if os.geteuid() != 0:
+        return [*prefix, "--"]
+    prefix += ["--inh-caps", "-all", "--ambient-caps", "-all", "--bounding-set", "-all"]
+    if program.user is not None:
+        try:
+            account = pwd.getpwnam(program.user)
+        except KeyError:
+            raise NotFound(
+                f"Cannot start the {program.name} process",
+                why=f"there is no user {program.user}",
+                resolution=f"Create it: useradd --system --no-create-home --shell /usr/sbin/nologin {program.user}",
+            ) from None
+        prefix += ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid)]
+    return [*prefix, "--clear-groups", "--"]
+
+
+def child_environment() -> dict[str, str]:
+    """The whole environment of a child: enough to find its own code, nothing of the parent's."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": root,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+class Supervisor:
+    """Keeps one child running.
+
+    Args:
+        program: what to run.
+        prepare: called before every start for the current configuration and descriptors.
+        on_event: called with every event of the child, in order. Must not block.
+        on_change: called after every change of state with the new state and its reason.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        prepare: Callable[[], Start],
+        on_event: Callable[[dict[str, Any]], None],
+        on_change: Callable[[ChildState, str], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.state = ChildState.STOPPED
+        self.reason = ""
+        self.restarts = 0
+        self.started_at: float | None = None
+        """Seconds since the epoch at which the running child became ready."""
+        self._prepare = prepare
+        self._on_event = on_event
+        self._on_change = on_change
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._next_id = 1
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._stop = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the living child."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        """Begins supervising. Does not wait; see `wait_ready`."""
+        if self._task is None or self._task.done():
+            self._stop.clear()
+            self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.program.name}")
+
+    async def wait_ready(self, timeout: float) -> None:  # noqa: ASYNC109 - the deadline belongs to the message
+        """Waits until a child has answered its start.
+
+        Raises:
+            Unavailable: it has not within `timeout` seconds; the message carries the last failure.
+        """
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout)
+        except TimeoutError:
+            raise Unavailable(
+                f"The {self.program.name} process does not start",
+                why=self.reason or f"no answer within {timeout:g} s",
+                resolution="Its own messages are in the journal: journalctl -u 'portico-*'",
+            ) from None
+
+    async def request(self, op: str, *, timeout: float = 10.0, **fields: Any) -> Any:  # noqa: ASYNC109
+        """Sends one operation and returns its result.
+
+        Raises:
+            Unavailable: no child is running, or it died or did not answer in time.
+            ChildError: the child refused.
+            LimitReached: too many requests wait already, or the request is larger than the channel takes.
+        """
+        if self.state is not ChildState.RUNNING:
+            raise self._not_running(op)
+        return await self._exchange(op, timeout, fields)
+
+    async def stop(self) -> None:
+        """Ends the child (asks, then SIGTERM, then SIGKILL) and stops supervising."""
+        self._stop.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def kill(self, reason: str) -> None:
+        """Kills the child at once; its successor starts as after any death."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            log.warning("killing child=%s pid=%d reason=%r", self.program.name, process.pid, reason)
+            process.kill()
+
+    def _not_running(self, op: str) -> Unavailable:
+        return Unavailable(
+            f"The {self.program.name} process cannot do {op}",
+            why=f"it is {self.state.value}" + (f" ({self.reason})" if self.reason else ""),
+            resolution="It is restarted by itself; try again in a moment",
+        )
+
+    def _change(self, state: ChildState, reason: str = "") -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"{self.program.name}: {self.state} -> {state} is no transition")
+        self.state, self.reason = state, reason
+        if state is ChildState.RUNNING:
+            self._ready.set()
+        else:
+            self._ready.clear()
+        if self._on_change is not None:
+            self._on_change(state, reason)
+
+    async def _supervise(self) -> None:
+        short_lives = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            self._change(ChildState.STARTING)
+            reason = await self._live()
+            if self._stop.is_set():
+                break
+            short_lives = 0 if time.monotonic() - began >= SETTLED else short_lives + 1
+            delay = restart_delay(short_lives)
+            log.error("child=%s died reason=%r restart_in=%g", self.program.name, reason, delay)
+            self.restarts += 1
+            self._change(ChildState.WAITING, reason)
+            try:
+                await asyncio.wait_for(self._stop.wait(), delay)
+            except TimeoutError:
+                continue
+        if self.state is not ChildState.STOPPING:
+            self._change(ChildState.STOPPING)
+        self._change(ChildState.STOPPED)
+
+    async def _live(self) -> str:
+        """One life of the child; returns why it ended."""
+        try:
+            start = self._prepare()
+            process, reader = await self._spawn(start)
+        except (PorticoError, OSError) as error:
+            return str(error)
+        except Exception as error:  # preparing failed in a way nobody foresaw: later attempts may still succeed
+            log.exception("child=%s cannot be prepared", self.program.name)
+            return f"{type(error).__name__}: {error}"
+        self._process = process
+        read = asyncio.create_task(self._read(reader), name=f"read {self.program.name}")
+        ended = asyncio.create_task(process.wait(), name=f"wait {self.program.name}")
+        stopping = asyncio.create_task(self._stop.wait())
+        alive = asyncio.create_task(self._keep_alive(start), name=f"start {self.program.name}")
+        try:
+            done, _ = await asyncio.wait({ended, stopping, alive, read}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping in done:
+                self._change(ChildState.STOPPING)
+                await self._end(process)
+                return "stopped"
+            # A child that closed its channel ends by itself a moment later; its own exit status says more.
+            if ended not in done:
+                await asyncio.wait({ended}, timeout=0.0 if alive in done else 1.0)
+            if ended.done():
+                return _exit_reason(process.returncode)
+            return alive.result() if alive in done else (read.result() or "it closed its channel and did not end")
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            for task in (read, ended, stopping, alive):
+                task.cancel()
+            await asyncio.gather(read, ended, stopping, alive, return_exceptions=True)
+            self._close_channel()
+            self._process = None
+
+    async def _spawn(self, start: Start) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
+        command = drop_privileges(self.program)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                fds = sorted({fd for group in start.fds.values() for fd in group} | {theirs.fileno()})
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    self.program.module,
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=fds,
+                    close_fds=True,
+                    env=child_environment(),
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:  # it keeps the soft limit, which bounds it earlier
+            log.warning("child=%s descriptor_limit unchanged: %s", self.program.name, error)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+        return process, reader
+
+    async def _keep_alive(self, start: Start) -> str:
+        """Starts the child over the channel, then asks for a sign of life for ever; returns what went wrong."""
+        fds = {name: list(numbers) for name, numbers in start.fds.items()}
+        try:
+            await self._exchange(
+                "start", self.program.start_timeout, {"config": start.config, "fds": fds}, identifier=0
+            )
+        except PorticoError as error:
+            return error.why or str(error)
+        self.started_at = time.time()
+        self._change(ChildState.RUNNING)
+        while True:
+            await asyncio.sleep(self.program.heartbeat_interval)
+            if self.program.heartbeat is None:
+                continue
+            try:
+                await self._exchange(self.program.heartbeat, self.program.heartbeat_timeout, {})
+            except ChildError:
+                continue  # a refusal is a sign of life
+            except PorticoError as error:
+                return f"no sign of life: {error.why}"
+
+    async def _exchange(
+        self,
+        op: str,
+        timeout: float,  # noqa: ASYNC109
+        fields: Mapping[str, Any],
+        identifier: int | None = None,
+    ) -> Any:
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            raise self._not_running(op)
+        if len(self._pending) >= MAX_PENDING:
+            raise LimitReached(f"The {self.program.name} process is busy", why=f"{MAX_PENDING} requests are waiting")
+        if identifier is None:
+            identifier, self._next_id = self._next_id, self._next_id + 1
+        line = json.dumps({"id": identifier, "op": op, **fields}, separators=(",", ":")).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise LimitReached(
+                f"The {self.program.name} process cannot do {op}", why=f"the request has {len(line)} bytes"
+            )
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[identifier] = answer
+        try:
+            async with asyncio.timeout(timeout):
+                writer.write(line)
+                await writer.drain()
+                return await answer
+        except TimeoutError:
+            raise Unavailable(
+                f"The {self.program.name} process does not answer",
+                why=f"no answer to {op} within {timeout:g} s",
+                resolution="It is killed and restarted when it stays silent",
+            ) from None
+        except OSError:
+            raise self._not_running(op) from None
+        finally:
+            self._pending.pop(identifier, None)
+
+    async def _read(self, reader: asyncio.StreamReader) -> str:
+        """Takes lines until the channel ends; returns why it is of no more use."""
+        while True:
+            try:
+                line = await reader.readuntil(b"\n")
+                message = json.loads(line)
+            except asyncio.IncompleteReadError:
+                return "it closed its channel"
+            except (asyncio.LimitOverrunError, ValueError, RecursionError, OSError) as error:
+                return f"it broke the channel: {error}"
+            if not isinstance(message, dict):
+                return "it broke the channel: a line is not an object"
+            if "event" in message:
+                self._dispatch(message)
+            else:
+                self._answered(message)
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        try:
+            self._on_event(message)
+        except Exception:  # one bad event must not end the channel
+            log.exception("child=%s event=%r was not handled", self.program.name, message.get("event"))
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        answer = self._pending.get(message.get("id", -1))
+        if answer is None or answer.done():
+            return
+        if message.get("ok") is True:
+            answer.set_result(message.get("result"))
+        else:
+            answer.set_exception(
+                ChildError(f"The {self.program.name} process refused", why=str(message.get("error", "no reason given")))
+            )
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            await self._exchange("close", self.program.stop_timeout, {})
+            await asyncio.wait_for(process.wait(), self.program.stop_timeout)
+        except (PorticoError, TimeoutError):
+            if process.returncode is None:
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), self.program.stop_timeout)
+            except TimeoutError:
+                process.kill()
+
+    def _close_channel(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_exception(Unavailable(f"The {self.program.name} process died", why="before it answered"))
+                answer.exception()  # nobody may be waiting any more
+        self._pending.clear()
+
+
+def _exit_reason(returncode: int | None) -> str:
+    if returncode is None:
+        return "it does not end"
+    if returncode < 0:
+        try:
+            return f"killed by {signal.Signals(-returncode).name}"
+        except ValueError:
+            return f"killed by signal {-returncode}"
+    return f"exit status {returncode}"
