@@ -1,0 +1,1 @@
+"""Speed, measured as ratios to a baseline in the same run: `make bench`."""

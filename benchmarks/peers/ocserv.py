@@ -1,0 +1,53 @@
+"""ocserv with openconnect over TLS (the AnyConnect protocol), certificates."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network, wait_until
+from benchmarks.peers import Path, credentials
+
+_CONFIGURATION = """\
+auth = "certificate"
+tcp-port = 4443
+udp-port = 0
+socket-file = {directory}/ocserv.sock
+pid-file = {directory}/ocserv.pid
+server-cert = {directory}/server.pem
+server-key = {directory}/server.key
+ca-cert = {directory}/ca.pem
+cert-user-oid = 2.5.4.3
+device = ocserv
+ipv4-network = 10.6.0.0/24
+route = 10.9.0.0/24
+isolate-workers = false
+max-clients = 16
+max-same-clients = 4
+try-mtu-discovery = false
+use-occtl = false
+log-level = 1
+run-as-user = root
+run-as-group = root
+"""
+
+
+@contextlib.contextmanager
+def ocserv(net: Network) -> Iterator[Path]:
+    credentials.make(net.directory)
+    (net.directory / "ocserv.conf").write_text(_CONFIGURATION.format(directory=net.directory))
+    server = net.start("gateway", "ocserv", "-c", "ocserv.conf", "-f", log="ocserv.log")
+    client = None
+    try:
+        wait_until(lambda: ":4443" in net.call("gateway", "ss", "-tln"), "ocserv to listen")
+        client = net.start(
+            "client", "openconnect", "--protocol=anyconnect", "--interface=oc-client", "--cafile=ca.pem",
+            "--certificate=client.pem", "--sslkey=client.key", "--no-dtls", f"https://{GATEWAY_OUTER}:4443",
+            log="openconnect.log",
+        )  # fmt: skip
+        wait_until(lambda: net.routes_through("oc-client", SERVER_IPV4), "openconnect's route")
+        yield Path(SERVER_IPV4, [server])
+    finally:
+        if client is not None:
+            net.stop(client)
+        net.stop(server)

@@ -1,0 +1,135 @@
+"""One end of Portico's data plane alone: `python -m benchmarks.peers.portico_end server|client DIRECTORY`.
+
+The agents around it (settings, reconciliation, names) are left out on purpose: the figures are the packet path's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.network import GATEWAY_INNER_IPV4, GATEWAY_OUTER, PREFIX
+from portico._gateway import ClientTunnel, Gateway
+
+TUNSETIFF = 0x400454CA
+IFF_TUN, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x0001, 0x1000, 0x4000, 0x0100
+PORTS = (32768, 60999)
+TABLE = "6464"
+
+
+def _tun(name: str, queues: int) -> list[int]:
+    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
+    descriptors = []
+    for _ in range(queues):
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        descriptors.append(fd)
+    return descriptors
+
+
+def _run(*lines: str) -> None:
+    for line in lines:
+        subprocess.run(line.split(), check=True, timeout=20)
+
+
+def _serve(directory: Path) -> Gateway:
+    workers = os.cpu_count() or 1
+    tunnel, nat64 = _tun("iphttps", workers), _tun("nat64", workers)
+    _run(
+        "sysctl -qw net.ipv6.conf.iphttps.addr_gen_mode=1 net.ipv6.conf.iphttps.accept_dad=0",
+        "ip link set iphttps mtu 1280 up",
+        "ip link set nat64 up",
+        "ip addr add fe80::1/64 dev iphttps nodad",
+        f"ip addr add {PREFIX}:1000::1/64 dev iphttps nodad",
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.nat64.accept_local=1 net.ipv4.conf.nat64.rp_filter=0",
+        f"ip route add default dev nat64 table {TABLE}",
+        "ip rule add pref 20 lookup local",
+        f"ip rule add pref 10 iif inner ipproto tcp dport {PORTS[0]}-{PORTS[1]} lookup {TABLE}",
+        f"ip rule add pref 11 iif inner ipproto udp dport {PORTS[0]}-{PORTS[1]} lookup {TABLE}",
+        f"ip rule add pref 12 iif inner ipproto icmp lookup {TABLE}",
+        "ip rule del pref 0 lookup local",
+    )
+    listeners = []
+    for _ in range(workers):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((GATEWAY_OUTER, 443))
+        listener.listen(1024)
+        listener.setblocking(False)
+        listeners.append(listener.detach())
+    configuration = {
+        "workers": workers,
+        "iphttps": {
+            "authentication": "certificates",
+            "link_local": "fe80::1",
+            "addresses": [f"{PREFIX}:1000::1"],
+            "prefix": f"{PREFIX}:1000::/64",
+            "routes": [f"{PREFIX}::/48", "fd00:9::/64"],
+        },
+        "tls": {
+            "certificate_chain": (directory / "server.pem").read_text(),
+            "private_key": (directory / "server.key").read_text(),
+            "client_ca": (directory / "ca.pem").read_text(),
+            "ticket_keys": [os.urandom(32).hex()],
+        },
+        "nat64": {
+            "prefix": f"{PREFIX}:7777::/96",
+            "pool": [{"address": GATEWAY_INNER_IPV4, "ports": list(PORTS)}],
+            "address": f"{PREFIX}:1000::1",
+        },
+    }
+    return Gateway(
+        json.dumps(configuration),
+        tunnel_fds=tunnel,
+        nat64_fds=nat64,
+        listener_fds=listeners,
+        dns_udp_fds=[],
+        dns_tcp_fds=[],
+    )
+
+
+def _connect(directory: Path, segments: bool) -> ClientTunnel:
+    [tunnel] = _tun("iphttps", 1)
+    _run(
+        "sysctl -qw net.ipv6.conf.iphttps.accept_ra=2 net.ipv6.conf.iphttps.accept_ra_rt_info_max_plen=128",
+        "sysctl -qw net.ipv6.conf.iphttps.accept_dad=0 net.ipv6.conf.iphttps.addr_gen_mode=1",
+        "ip link set iphttps mtu 1280 up",
+        "ip addr add fe80::2/64 dev iphttps nodad",
+    )
+    configuration = {
+        "url": "https://server.example.net:443/IPHTTPS",
+        "addresses": [GATEWAY_OUTER],
+        "trust": (directory / "ca.pem").read_text(),
+        "certificate_chain": (directory / "client.pem").read_text(),
+        "private_key": (directory / "client.key").read_text(),
+        "proxy": None,
+        "link_local": "fe80::2",
+        "segments": segments,
+    }
+    return ClientTunnel(json.dumps(configuration), tunnel_fd=tunnel)
+
+
+def main() -> None:
+    """`server`, `client` (super-segments whole) or `standard-client` (1280-byte packets, as a foreign peer)."""
+    role, directory = sys.argv[1], Path(sys.argv[2])
+    if role not in ("server", "client", "standard-client"):
+        sys.exit(f"unknown role {role}: server, client or standard-client")
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    end = _serve(directory) if role == "server" else _connect(directory, role == "client")
+    with contextlib.closing(end):
+        while not stopped:
+            for event in end.next_events(0.5):
+                print(event, flush=True)
+
+
+if __name__ == "__main__":
+    main()
