@@ -5,6 +5,8 @@ Every error that can reach a person derives from `PorticoError`. Its code is API
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PorticoError(Exception):
     """A failure with a stable code, a cause and a resolution.
@@ -34,7 +36,7 @@ class PorticoError(Exception):
             text += f". {self.resolution}"
         return text
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The error as the API and `--json` show it."""
         return {"code": self.code, "what": self.what, "why": self.why, "resolution": self.resolution}
 

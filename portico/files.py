@@ -1,0 +1,122 @@
+"""Files of state: read with errors that name them, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
+
+
+def read_file(path: Path, *, limit: int = 1 << 20) -> bytes:
+    """The content of a regular file of at most `limit` bytes, never empty.
+
+    Raises:
+        NotFound, NotPermitted, InvalidInput, Unavailable: with codes FILE_MISSING, FILE_NOT_READABLE, FILE_EMPTY,
+            FILE_TOO_LARGE, FILE_NOT_REGULAR, FILE_UNREADABLE; each names the file.
+    """
+    what = f"cannot read {path}"
+    try:
+        # Without O_NONBLOCK, opening a FIFO that was put there by mistake would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InvalidInput(
+                    what, why="it is not a regular file", resolution="Name a file", code="FILE_NOT_REGULAR"
+                )
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise NotFound(
+            what, why="there is no such file", resolution="Create it, or correct the path", code="FILE_MISSING"
+        ) from None
+    except PermissionError:
+        raise NotPermitted(
+            what,
+            why="permission denied",
+            resolution=f"Run as root, or check with: ls -l {path}",
+            code="FILE_NOT_READABLE",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            what, why=str(error), resolution="Check the path and the file system", code="FILE_UNREADABLE"
+        ) from None
+    if not data:
+        raise InvalidInput(
+            what, why="the file is empty", resolution="Restore it from a backup or write it anew", code="FILE_EMPTY"
+        )
+    if len(data) > limit:
+        raise InvalidInput(
+            what,
+            why=f"it is larger than {limit} bytes",
+            resolution="Check that it is the right file",
+            code="FILE_TOO_LARGE",
+        )
+    return data
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replaces a file atomically and durably.
+
+    The bytes go to a file of mode 0600 beside the target first, so a secret is never readable by others for an instant
+    and a crash leaves the old file or the new one.
+
+    Raises:
+        Unavailable: code FILE_NOT_WRITTEN; the old file is untouched.
+    """
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # always 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        temporary = None
+        _sync_directory(path.parent)
+    except (OSError, ValueError) as error:
+        raise not_written(path, error) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+
+def private_directory(path: Path) -> Path:
+    """Makes a directory (and its parents) that only its owner enters, mode 0700, and returns it.
+
+    Raises:
+        Unavailable: code FILE_NOT_WRITTEN; it cannot be made, or is not a directory.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        if stat.S_IMODE(path.stat().st_mode) != 0o700:
+            path.chmod(0o700)
+    except (OSError, ValueError) as error:
+        raise not_written(path, error) from None
+    return path
+
+
+def not_written(path: Path, error: Exception) -> PorticoError:
+    """The error for a path that cannot be written."""
+    return Unavailable(
+        f"cannot write {path}",
+        why=str(error),
+        resolution=f"Check free space and permissions: df {path.parent}; ls -ld {path.parent}",
+        code="FILE_NOT_WRITTEN",
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,355 @@
+"""The settings document: everything the administrator decided, and nothing that can be derived.
+
+A value of null means "derived"; `portico.settings.effective` does that. Keys use the words of Windows Remote Access.
+Unknown keys are refused: a misspelt setting that is silently ignored is a setting that is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from portico.settings.addresses import Address, AddressPortPool, DnsServer, Network, parse_network
+
+SCHEMA_VERSION: Final = 1
+
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", flags=re.ASCII)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text was expected")
+    return value.strip()
+
+
+def host_name(value: object) -> str:
+    """A DNS name in lower case, without the final dot; raises ValueError for anything that cannot be one."""
+    name = _text(value).lower().removesuffix(".")
+    if not name:
+        raise ValueError("a name was expected")
+    if not name.isascii():
+        raise ValueError(f"'{name}' is not ASCII; write an international name in its xn-- form")
+    if len(name) > 253:
+        raise ValueError("a name has at most 253 characters")
+    for label in name.split("."):
+        if not _LABEL.fullmatch(label):
+            raise ValueError(
+                f"'{label or name}' is not a label of a name (1 to 63 letters, digits, hyphens; no hyphen at an end)"
+            )
+    return name
+
+
+def _qualified_name(value: object) -> str:
+    name = host_name(value)
+    if "." not in name:
+        raise ValueError(f"'{name}' has one label only; give the full domain name")
+    return name
+
+
+def _single_label(value: object) -> str:
+    name = host_name(value)
+    if "." in name:
+        raise ValueError(f"'{name}' has a dot; give the short name")
+    return name
+
+
+def _host(value: object) -> str:
+    """A public name or an address in its canonical form."""
+    text = _text(value)
+    candidate = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ip_address(candidate)
+    except ValueError:
+        name = _qualified_name(text)
+        if name.rpartition(".")[2].isdigit():
+            raise ValueError(f"'{text}' is neither a name nor an address") from None
+        return name
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"'{text}' has a scope; a client elsewhere cannot use it")
+    return str(address)
+
+
+def _namespace(value: object) -> str:
+    """An NRPT namespace: a leading dot makes it a suffix, without it it is one exact name."""
+    text = _text(value)
+    if text == ".":
+        return text
+    return f".{host_name(text[1:])}" if text.startswith(".") else host_name(text)
+
+
+def _interface_name(value: object) -> str:
+    name = _text(value)
+    if (
+        not name
+        or len(name) > 15
+        or name in (".", "..")
+        or any(c in "/:" or c.isspace() or not c.isprintable() for c in name)
+    ):
+        raise ValueError(f"'{name}' is not the name of a network interface (1 to 15 characters, no blank, '/' or ':')")
+    if not name.isascii():
+        raise ValueError(f"'{name}' is not ASCII")
+    return name
+
+
+_T = TypeVar("_T")
+
+
+def _parsed(kind: type[_T], parse: Callable[[str], _T]) -> BeforeValidator:
+    def validate(value: object) -> _T:
+        return value if isinstance(value, kind) else parse(_text(value))
+
+    return BeforeValidator(validate)
+
+
+def _ipv6_network(value: object) -> IPv6Network:
+    network = value if isinstance(value, IPv6Network) else parse_network(_text(value))
+    if not isinstance(network, IPv6Network):
+        raise ValueError(f"{network} is an IPv4 prefix; an IPv6 prefix was expected")
+    return network
+
+
+def _network(value: object) -> Network:
+    return value if isinstance(value, IPv4Network | IPv6Network) else parse_network(_text(value))
+
+
+def _destination(value: object) -> Network | str:
+    if isinstance(value, str) and value.strip().lower() == "any":
+        return "any"
+    return _network(value)
+
+
+def _ipv4_address(value: object) -> IPv4Address:
+    return value if isinstance(value, IPv4Address) else IPv4Address(_text(value))
+
+
+def _ipv6_address(value: object) -> IPv6Address:
+    address = value if isinstance(value, IPv6Address) else IPv6Address(_text(value))
+    if address.scope_id is not None:
+        raise ValueError(f"'{address}' has a scope")
+    return address
+
+
+def _address(value: object) -> Address:
+    address = value if isinstance(value, IPv4Address | IPv6Address) else ip_address(_text(value))
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError(f"'{address}' has a scope")
+    return address
+
+
+def _tls_version(value: object) -> object:
+    # An unquoted 1.2 is a number in YAML; there is only one thing it can mean.
+    return str(value) if isinstance(value, float) else value
+
+
+_as_text = PlainSerializer(str, return_type=str, when_used="json")
+
+HostName = Annotated[str, BeforeValidator(_qualified_name)]
+ShortName = Annotated[str, BeforeValidator(_single_label)]
+PublicHost = Annotated[str, BeforeValidator(_host)]
+Namespace = Annotated[str, BeforeValidator(_namespace)]
+InterfaceName = Annotated[str, BeforeValidator(_interface_name)]
+Ipv6Prefix = Annotated[IPv6Network, BeforeValidator(_ipv6_network), _as_text]
+AnyPrefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), _as_text]
+Destination = Annotated[
+    IPv4Network | IPv6Network | Literal["any"], BeforeValidator(_destination), PlainSerializer(str, when_used="json")
+]
+Ipv4 = Annotated[IPv4Address, BeforeValidator(_ipv4_address), _as_text]
+Ipv6 = Annotated[IPv6Address, BeforeValidator(_ipv6_address), _as_text]
+AnyAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(_address), _as_text]
+PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.parse), _as_text]
+Upstream = Annotated[DnsServer, _parsed(DnsServer, DnsServer.parse), _as_text]
+FilePath = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
+State = Literal["enabled", "disabled"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        arbitrary_types_allowed=True,
+        populate_by_name=True,
+        validate_default=True,
+    )
+
+
+class Deployment(_Section):
+    """What the deployment is called and where its addresses come from."""
+
+    domain: HostName = Field(description="DNS domain of the intranet; names in it are resolved through the tunnel")
+    connect_to: PublicHost = Field(description="ConnectTo address: the public name or address that clients dial")
+    organisation_prefix: Ipv6Prefix = Field(
+        description="the organisation's IPv6 /48, from which all prefixes are derived"
+    )
+
+
+class Server(_Section):
+    """This server's name and network interfaces."""
+
+    name: ShortName = Field(description="name of the server")
+    internet_interface: InterfaceName = Field(description="interface that clients reach")
+    internal_interface: InterfaceName = Field(
+        description="interface to the intranet; the same one on a single-NIC server"
+    )
+    internal_ipv4: Ipv4 | None = Field(
+        default=None, description="null: the first IPv4 address of the internal interface"
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="gateway threads; null: one per core"
+    )
+
+
+class IpHttps(_Section):
+    """The IP-HTTPS listener."""
+
+    port: int = Field(default=443, ge=1, le=65535, description="TCP port of the listener and in the clients' URL")
+    authentication: Literal["certificates", "none"] = Field(
+        default="certificates", description="whether the tunnel asks for a client certificate"
+    )
+    client_prefix: Ipv6Prefix | None = Field(default=None, description="ClientIPv6Prefix; null: P:1000::/64")
+    max_clients: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="tunnels at once; one more is disconnected"
+    )
+    segments: bool = Field(default=True, description="whole super-segments between two Portico ends")
+    minimum_tls: Annotated[Literal["1.2", "1.3"], BeforeValidator(_tls_version)] = Field(
+        default="1.2", description="lowest TLS version that is accepted"
+    )
+    route_lifetime: int = Field(
+        default=1800,
+        ge=60,
+        le=65_535,
+        description="seconds an advertised route stays valid on a client that hears nothing more",
+    )
+
+
+class Addresses(_Section):
+    """The IPv6 prefixes of the intranet."""
+
+    intranet_prefixes: list[Ipv6Prefix] | None = Field(default=None, description="InternalIPv6Prefix; null: P:1::/64")
+
+
+class Nat64(_Section):
+    """Access to intranet servers that have only IPv4."""
+
+    state: State = "enabled"
+    prefix: Ipv6Prefix | None = Field(default=None, description="null: P:7777::/96")
+    ipv4_address_port_pool: list[PortPool] = Field(
+        default_factory=list,
+        description="'address,first-last' or 'address,*'; empty: the internal IPv4, ports 32768-60999",
+    )
+    tcp_mapping_timeout_seconds: int = Field(
+        default=7200, ge=1800, le=604_800, description="an idle established TCP connection is forgotten after this time"
+    )
+    tcp_transitory_timeout_seconds: int = Field(
+        default=240,
+        ge=240,
+        le=7200,
+        description="the same for a TCP connection that is opening or closing (RFC 6146: at least 240)",
+    )
+    udp_mapping_timeout_seconds: int = Field(default=300, ge=120, le=86_400, description="RFC 4787: at least 120")
+    icmp_mapping_timeout_seconds: int = Field(default=60, ge=60, le=3600, description="RFC 5508: at least 60")
+    max_bindings: int = Field(default=262_144, ge=1, le=16_777_216)
+    max_bindings_per_client: int = Field(default=4096, ge=1, le=65_536)
+
+
+class Dns64(_Section):
+    """The DNS server that clients ask for intranet names."""
+
+    state: State = "enabled"
+    address: Ipv6 | None = Field(default=None, description="null: P:3333::1")
+    only_send_a_query: bool = Field(
+        default=True, description="ask upstream for A records only; set to false when the intranet has IPv6 servers too"
+    )
+    always_synthesize: bool = Field(default=False, description="synthesise even when the name has IPv6 addresses")
+    latency_milliseconds: int = Field(default=0, ge=0, le=10_000, description="delay between the AAAA and the A query")
+    exclusion_list: list[Namespace] = Field(
+        default_factory=list, description="names or .suffixes whose A records are never turned into IPv6 addresses"
+    )
+    upstream_servers: list[Upstream] = Field(
+        default_factory=list, max_length=16, description="the intranet's DNS servers, in order of preference"
+    )
+
+
+class NrptRule(_Section):
+    """Where clients resolve one namespace."""
+
+    namespace: Namespace = Field(description="a leading dot makes a suffix rule; without it one exact name")
+    dns_servers: list[AnyAddress] | None = Field(default=None, description="null: the DNS64 address; []: an exemption")
+
+
+class Nrpt(_Section):
+    """The Name Resolution Policy Table of the clients."""
+
+    rules: list[NrptRule] = Field(
+        default_factory=list, description="besides the rule for the deployment's domain, which is made automatically"
+    )
+    exemptions: list[Namespace] = Field(
+        default_factory=list,
+        description="names or .suffixes that clients resolve where they are, not through the tunnel",
+    )
+
+
+class ManageOut(_Section):
+    """Who on the intranet may open connections to clients."""
+
+    sources: list[AnyPrefix] = Field(alias="from", description="intranet prefixes that may")
+
+
+def _anywhere() -> list[IPv4Network | IPv6Network | Literal["any"]]:
+    return ["any"]
+
+
+class Access(_Section):
+    """What clients may reach, and who may reach clients."""
+
+    intranet: list[Destination] = Field(
+        default_factory=_anywhere,
+        description="'any', or the IPv6 and (through NAT64) IPv4 prefixes clients may reach",
+    )
+    manage_out: bool | ManageOut = Field(default=True, description="true, false, or {from: [prefixes]}")
+    client_to_client: bool = False
+
+
+class Certificates(_Section):
+    """Where the server's and the clients' certificates come from."""
+
+    mode: Literal["built-in", "imported"] = "built-in"
+    server_certificate: FilePath | None = Field(
+        default=None, description="imported: PEM file, the server's certificate and its chain"
+    )
+    server_key: FilePath | None = Field(default=None, description="imported: PEM file of the private key")
+    client_ca: list[FilePath] = Field(
+        default_factory=list, description="PEM files of CAs whose client certificates are accepted"
+    )
+    client_lifetime_days: int = Field(default=90, ge=1, le=3650)
+    server_lifetime_days: int = Field(default=90, ge=1, le=825)
+    renew_before_days: int = Field(default=30, ge=0, le=365, description="renew when less than this remains")
+    crl: list[FilePath] = Field(
+        default_factory=list, description="files of revocation lists (PEM or DER) of the imported CAs"
+    )
+
+
+class Settings(_Section):
+    """The whole document."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    deployment: Deployment
+    server: Server
+    ip_https: IpHttps = Field(default_factory=IpHttps)
+    addresses: Addresses = Field(default_factory=Addresses)
+    nat64: Nat64 = Field(default_factory=Nat64)
+    dns64: Dns64 = Field(default_factory=Dns64)
+    nrpt: Nrpt = Field(default_factory=Nrpt)
+    access: Access = Field(default_factory=Access)
+    certificates: Certificates = Field(default_factory=Certificates)
+    drift: Literal["repair", "report"] = Field(
+        default="repair", description="what happens when something else changes what Portico manages"
+    )
+
+    def as_data(self) -> dict[str, Any]:
+        """The document as plain JSON data, in the order of the model."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,359 @@
+"""Revisions of the settings in SQLite, and beside them the last applied one as a file.
+
+The database answers who decided what and when; the file `applied.yaml` is what the server starts from. When the
+database is damaged the store opens read-only on the applied document: the service goes on, only changes are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
+from portico.files import read_file, write_file
+from portico.settings.database import Database, set_aside
+from portico.settings.diff import Difference, compare
+from portico.settings.document import MAXIMUM_SIZE, dump, load
+from portico.settings.model import Settings
+
+DATABASE_NAME = "settings.sqlite"
+APPLIED_NAME = "applied.yaml"
+MAXIMUM_COMMENT = 1000
+
+_HEADER = "# portico applied settings: "
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """CREATE TABLE revision (
+            number INTEGER PRIMARY KEY CHECK (number > 0),
+            author TEXT NOT NULL,
+            comment TEXT NOT NULL,
+            created TEXT NOT NULL,
+            document TEXT NOT NULL,
+            sha256 TEXT NOT NULL
+        ) STRICT"""
+    )
+
+
+MIGRATIONS = (_create,)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One stored document. Numbers start at 1 and have no gaps; `created` is in UTC."""
+
+    number: int
+    author: str
+    comment: str
+    created: datetime
+    sha256: str
+    text: str
+
+    @property
+    def settings(self) -> Settings:
+        """The document, migrated to the current schema; raises SettingsRefused when its text is no longer usable."""
+        return load(self.text, source=f"settings revision {self.number}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The revision without its text."""
+        return {
+            "number": self.number,
+            "author": self.author,
+            "comment": self.comment,
+            "created": self.created.isoformat(),
+            "sha256": self.sha256,
+        }
+
+
+class SettingsStore:
+    """The settings of one server in one directory (mode 0700, files 0600).
+
+    Attributes:
+        damage: why the store is read-only, None while it is sound.
+    """
+
+    def __init__(self, directory: Path, database: Database | None, damage: PorticoError | None) -> None:
+        self.directory = directory
+        self.damage = damage
+        self._database = database
+
+    @classmethod
+    def open(cls, directory: Path) -> SettingsStore:
+        """Opens or creates the store.
+
+        A damaged or unavailable database gives a read-only store as long as an applied document is there.
+
+        Raises:
+            PorticoError: the database cannot be used and there is no usable applied document either.
+        """
+        try:
+            return cls(directory, Database.open(directory / DATABASE_NAME, MIGRATIONS), None)
+        except PorticoError as error:
+            store = cls(directory, None, error)
+            if store.applied() is None:
+                raise
+            return store
+
+    @property
+    def read_only(self) -> bool:
+        return self._database is None
+
+    def latest(self) -> Revision | None:
+        """The newest revision, None before the first; the applied one while the store is read-only."""
+        if self._database is None:
+            return self.applied()
+        with self._database.read() as connection:
+            row = connection.execute("SELECT * FROM revision ORDER BY number DESC LIMIT 1").fetchone()
+        return None if row is None else self._revision(row)
+
+    def get(self, number: int) -> Revision:
+        """Raises NotFound when there is no such revision, InvalidInput (REVISION_DAMAGED) when its text changed."""
+        if self._database is None:
+            applied = self.applied()
+            if applied is not None and applied.number == number:
+                return applied
+            raise self._refusal(f"cannot show revision {number}")
+        with self._database.read() as connection:
+            row = connection.execute("SELECT * FROM revision WHERE number = ?", (_bounded(number),)).fetchone()
+        if row is None:
+            raise NotFound(
+                f"there is no settings revision {number}",
+                resolution="List them with: portico settings history",
+                code="REVISION_NOT_FOUND",
+            )
+        return self._revision(row)
+
+    def history(self, *, limit: int = 50, before: int | None = None) -> list[Revision]:
+        """At most `limit` revisions, newest first, older than `before` when given."""
+        if self._database is None:
+            applied = self.applied()
+            return [applied] if applied is not None else []
+        below = _bounded(before) if before is not None else 2**62
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT * FROM revision WHERE number < ? ORDER BY number DESC LIMIT ?",
+                (below, max(0, min(limit, 1000))),
+            ).fetchall()
+        return [self._revision(row) for row in rows]
+
+    def commit(self, settings: Settings, *, expected: int, author: str, comment: str = "", now: datetime) -> Revision:
+        """Stores a document as the next revision if `expected` (0: none) is still the newest.
+
+        The caller has verified it. A document equal to the newest one makes no revision; the newest is returned.
+
+        Raises:
+            Conflict: code SETTINGS_CHANGED; `difference` holds what the others changed since `expected`.
+            Unavailable: code STORE_READ_ONLY.
+        """
+        if self._database is None:
+            raise self._refusal("cannot store settings")
+        text = dump(settings)
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT * FROM revision ORDER BY number DESC LIMIT 1").fetchone()
+            newest = None if row is None else self._revision(row)
+            number = newest.number if newest is not None else 0
+            if number != expected:
+                raise self._changed(expected, newest)
+            if newest is not None and newest.text == text:
+                return newest
+            revision = Revision(
+                number=number + 1,
+                author=_line(author) or "unknown",
+                comment=_line(comment),
+                created=now.astimezone(UTC),
+                sha256=_digest(text),
+                text=text,
+            )
+            connection.execute(
+                "INSERT INTO revision (number, author, comment, created, document, sha256) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    revision.number,
+                    revision.author,
+                    revision.comment,
+                    revision.created.isoformat(),
+                    revision.text,
+                    revision.sha256,
+                ),
+            )
+        return revision
+
+    def restore(self, number: int, *, expected: int, author: str, comment: str = "", now: datetime) -> Revision:
+        """Stores the document of an earlier revision as a new one. Raises as `get` and `commit`."""
+        settings = self.get(number).settings
+        text = comment or f"restored revision {number}"
+        return self.commit(settings, expected=expected, author=author, comment=text, now=now)
+
+    def compare(self, before: int, after: int) -> Difference:
+        """What differs from revision `before` (0: nothing configured) to revision `after`."""
+        return compare(self.get(before).settings if before else None, self.get(after).settings)
+
+    def mark_applied(self, revision: Revision) -> None:
+        """Writes the file the next start serves from, atomically.
+
+        Raises:
+            Unavailable: code FILE_NOT_WRITTEN; the file before it is still there.
+        """
+        head = json.dumps({**revision.as_dict(), "size": len(revision.text.encode())}, sort_keys=True)
+        write_file(self.directory / APPLIED_NAME, f"{_HEADER}{head}\n{revision.text}".encode())
+
+    def applied(self) -> Revision | None:
+        """The revision that was applied last; None when there is none or its file cannot be trusted.
+
+        `applied_problem` says which.
+        """
+        try:
+            return self._read_applied()
+        except PorticoError:
+            return None
+
+    def applied_problem(self) -> PorticoError | None:
+        """Why the applied document cannot be used: missing, empty, truncated, altered, not readable."""
+        try:
+            self._read_applied()
+        except PorticoError as error:
+            return error
+        return None
+
+    def repair(self, now: datetime) -> Path | None:
+        """Puts a damaged database aside and starts a new one from the applied document, keeping its number.
+
+        Returns:
+            The damaged file's new name; None when the store was sound.
+
+        Raises:
+            PorticoError: the applied document cannot be used, or nothing can be written; nothing was changed then.
+        """
+        if self._database is not None:
+            return None
+        revision = self._read_applied()
+        path = self.directory / DATABASE_NAME
+        aside = set_aside(path, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        database = Database.open(path, MIGRATIONS)
+        with database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO revision (number, author, comment, created, document, sha256) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    revision.number,
+                    revision.author,
+                    revision.comment,
+                    revision.created.isoformat(),
+                    revision.text,
+                    revision.sha256,
+                ),
+            )
+        self._database, self.damage = database, None
+        return aside
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+
+    def _read_applied(self) -> Revision:
+        path = self.directory / APPLIED_NAME
+        data = read_file(path, limit=2 * MAXIMUM_SIZE)
+        try:
+            head, _, text = data.decode().partition("\n")
+            if not head.startswith(_HEADER):
+                raise ValueError("its first line is not the one Portico writes")
+            fields = json.loads(head.removeprefix(_HEADER))
+            revision = Revision(
+                number=int(fields["number"]),
+                author=str(fields["author"]),
+                comment=str(fields["comment"]),
+                created=datetime.fromisoformat(fields["created"]),
+                sha256=str(fields["sha256"]),
+                text=text,
+            )
+            if _digest(text) != revision.sha256:
+                raise ValueError("its content does not match its checksum (truncated or edited)")
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise InvalidInput(
+                f"{path} cannot be used",
+                why=str(error) if isinstance(error, ValueError) else f"its first line lacks {error}",
+                resolution="Apply the settings again with: portico settings apply",
+                code="APPLIED_DAMAGED",
+            ) from None
+        _ = revision.settings  # a document of a schema we cannot read is no last good state
+        return revision
+
+    def _revision(self, row: tuple[Any, ...]) -> Revision:
+        number, author, comment, created, document, sha256 = row
+        try:
+            time = datetime.fromisoformat(created)
+        except ValueError:
+            time = None
+        if _digest(document) != sha256 or time is None:
+            raise InvalidInput(
+                f"settings revision {number} in {self.directory / DATABASE_NAME} is damaged",
+                why="its text or time is not what was stored",
+                resolution="Restore another one: portico settings history; portico settings rollback NUMBER",
+                code="REVISION_DAMAGED",
+            )
+        return Revision(number, author, comment, time, sha256, document)
+
+    def _refusal(self, what: str) -> Unavailable:
+        why = str(self.damage) if self.damage is not None else "the store is closed"
+        return Unavailable(
+            what,
+            why=f"settings are read-only, because {why}",
+            resolution=f"Put a good {self.directory / DATABASE_NAME} in place, or run: portico settings repair",
+            code="STORE_READ_ONLY",
+        )
+
+    def _changed(self, expected: int, newest: Revision | None) -> SettingsChanged:
+        difference: Difference | None = None
+        if newest is not None:
+            try:
+                base = self.get(expected).settings if expected else None
+                difference = compare(base, newest.settings)
+            except PorticoError:
+                difference = None  # the base is gone; the conflict itself is what counts
+        return SettingsChanged(expected, newest, difference)
+
+
+class SettingsChanged(Conflict):
+    """Somebody stored a revision first.
+
+    Attributes:
+        newest: the revision that is there now, None when there is none.
+        difference: from the expected revision to the newest, None when the expected one does not exist.
+    """
+
+    code = "SETTINGS_CHANGED"
+
+    def __init__(self, expected: int, newest: Revision | None, difference: Difference | None) -> None:
+        self.newest = newest
+        self.difference = difference
+        if newest is None:
+            why = "there is no revision yet"
+        else:
+            why = f"revision {newest.number} was stored by {newest.author} at {newest.created.isoformat()}"
+        super().__init__(
+            f"the settings are no longer at revision {expected}",
+            why=why,
+            resolution="Look at the difference, make your change on the newest revision and apply it again",
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        difference = self.difference.as_dict() if self.difference is not None else None
+        newest = self.newest.as_dict() if self.newest is not None else None
+        return {**super().as_dict(), "newest": newest, "difference": difference}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(text: str) -> str:
+    """Text that stays on one line of a table and of the applied file's header."""
+    return " ".join(text.split())[:MAXIMUM_COMMENT]
+
+
+def _bounded(number: int) -> int:
+    return max(0, min(number, 2**62))
