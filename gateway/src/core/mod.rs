@@ -1,4 +1,5 @@
 //! Sans-IO state: no sockets, no clock, no random source of its own.
 
+pub mod dns64;
 pub mod frame;
 pub mod time;

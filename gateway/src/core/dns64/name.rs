@@ -1,0 +1,178 @@
+//! Domain names in wire form, bounded by construction: at most 255 bytes, labels of at most 63, no compression.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+/// The longest name with its final zero (RFC 1035 section 3.1).
+pub const MAX_NAME: usize = 255;
+
+/// An uncompressed name ending in the root label. Kept in place: no allocation per name.
+#[derive(Clone, Copy)]
+pub struct Name {
+    length: u8,
+    bytes: [u8; MAX_NAME],
+}
+
+impl Name {
+    /// The root.
+    pub const ROOT: Self = Self { length: 1, bytes: [0; MAX_NAME] };
+
+    /// Reads an uncompressed name at the start of `wire`; `None` when it is cut off, compressed or longer than 255 bytes.
+    /// Its encoded length is [`Name::wire`]'s.
+    pub fn parse(wire: &[u8]) -> Option<Self> {
+        let mut end = 0;
+        loop {
+            let label = usize::from(*wire.get(end)?);
+            // The two high bits mark a compression pointer or an extension; neither belongs in a question.
+            if label > 63 {
+                return None;
+            }
+            end += 1 + label;
+            if end > MAX_NAME {
+                return None;
+            }
+            if label == 0 {
+                break;
+            }
+        }
+        let mut name = Self { length: end as u8, bytes: [0; MAX_NAME] };
+        name.bytes[..end].copy_from_slice(&wire[..end]);
+        Some(name)
+    }
+
+    /// Reads `corp.example.net`, with or without a final dot; the empty text is the root. `None` for empty or long labels,
+    /// long names, and characters that need escapes in presentation form.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let mut name = Self::ROOT;
+        let text = text.strip_suffix('.').unwrap_or(text);
+        if text.is_empty() {
+            return Some(name);
+        }
+        let mut end = 0;
+        for label in text.split('.') {
+            let printable = label.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\\"/:;()@$".contains(&byte));
+            if label.is_empty() || label.len() > 63 || !printable || end + 2 + label.len() > MAX_NAME {
+                return None;
+            }
+            name.bytes[end] = label.len() as u8;
+            name.bytes[end + 1..end + 1 + label.len()].copy_from_slice(label.as_bytes());
+            end += 1 + label.len();
+        }
+        name.length = (end + 1) as u8;
+        Some(name)
+    }
+
+    /// The encoded name with its final zero.
+    pub fn wire(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// The encoded name for changes that keep its labels' lengths (upper and lower case).
+    pub fn wire_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.length)]
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.length == 1
+    }
+
+    /// The same name in lower case, as names are compared (RFC 4343). Label lengths are below 64 and so never letters.
+    #[must_use]
+    pub fn lower(mut self) -> Self {
+        self.wire_mut().make_ascii_lowercase();
+        self
+    }
+
+    /// The name's labels, first to last, without the root.
+    pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
+        self.suffixes().filter_map(|suffix| {
+            let length = usize::from(suffix[0]);
+            (length > 0).then(|| &suffix[1..=length])
+        })
+    }
+
+    /// The encoded name and every suffix of it, longest first, the root last.
+    pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = Some(self.wire());
+        std::iter::from_fn(move || {
+            let suffix = rest?;
+            let length = usize::from(suffix[0]);
+            rest = (length > 0).then(|| &suffix[1 + length..]);
+            Some(suffix)
+        })
+    }
+}
+
+impl PartialEq for Name {
+    /// Byte for byte; compare [`Name::lower`] forms where case does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.wire() == other.wire()
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.wire().hash(state);
+    }
+}
+
+impl fmt::Display for Name {
+    /// Presentation form without a final dot; the root is `.`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() {
+            return f.write_str(".");
+        }
+        for (index, label) in self.labels().enumerate() {
+            if index > 0 {
+                f.write_str(".")?;
+            }
+            for &byte in label {
+                match byte {
+                    b'.' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+                    0x21..=0x7e => write!(f, "{}", char::from(byte))?,
+                    _ => write!(f, "\\{byte:03}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_wire_forms_agree() {
+        let name = Name::from_text("App4.corp.example.net.").expect("a name");
+        assert_eq!(name.wire(), b"\x04App4\x04corp\x07example\x03net\x00");
+        assert_eq!(name.to_string(), "App4.corp.example.net");
+        assert_eq!(Name::parse(name.wire()), Some(name));
+        assert_eq!(name.lower().to_string(), "app4.corp.example.net");
+        assert_eq!(name.labels().count(), 4);
+        assert_eq!(name.suffixes().last(), Some(&[0][..]));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        assert_eq!(Name::from_text(&longest).expect("255 bytes").wire().len(), 255);
+        assert_eq!(Name::from_text(&format!("{longest}a")), None);
+        assert_eq!(Name::from_text(&"a".repeat(64)), None);
+        for text in ["a..b", "a b", "a\\.b", "2001:db8::1"] {
+            assert_eq!(Name::from_text(text), None, "{text}");
+        }
+        for wire in [&b""[..], b"\x03ab", b"\xc0\x0c", b"\x40", &[1; 300]] {
+            assert_eq!(Name::parse(wire), None, "{wire:?}");
+        }
+    }
+}
