@@ -1,0 +1,135 @@
+# What a newcomer types. Every target prepares what it needs, says what it does, and does nothing twice.
+#
+#   make up      the lab: one server, a remote client behind a NAT, an intranet; leaves it running
+#   make down    removes exactly that
+#   make test    everything that can be checked, in the lab where a lab is needed
+#   make lint    formatting, types, import rules
+#   make bench   measures the tunnel beside other VPNs and rewrites docs/performance.md
+#   make clean   removes what the other targets built in this directory
+#
+# Needs Debian 12. Root (or sudo, which then asks) is needed for packages and for network namespaces.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+LAB ?= portico
+SERVERS ?= 1
+PYTEST_ARGS ?=
+
+STAMPS := .make
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+SETUP := packaging/development
+UID := $(shell id -u)
+SUDO := $(if $(filter 0,$(UID)),,sudo)
+AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
+CARGO_ENV = PATH="$$(cat $(STAMPS)/cargo):$$PATH"
+RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
+
+# One line before each step, so that a long build says what it is at.
+say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
+
+.PHONY: help up down test test-rust test-python lint lint-rust lint-python bench clean requirements sudo
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+up: $(STAMPS)/lab $(STAMPS)/native | sudo
+	$(call say,Starting the lab "$(LAB)")
+	@$(AS_ROOT) $(PYTHON) -m portico lab up --name $(LAB) --servers $(SERVERS)
+
+down: | sudo
+	@if [ -x $(PYTHON) ]; then $(AS_ROOT) $(PYTHON) -m portico lab down --name $(LAB); \
+	 else echo "There is no lab: this directory has never built one."; fi
+
+test: lint test-rust test-python
+
+test-rust: $(STAMPS)/cargo
+	$(call say,Rust tests)
+	@$(CARGO_ENV) cargo test --workspace
+
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native | sudo
+	$(call say,Python tests without privileges)
+	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)
+	$(call say,Scenarios in the lab)
+	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab $(PYTEST_ARGS)
+
+lint: lint-python lint-rust
+
+lint-python: $(STAMPS)/venv
+	$(call say,Python: formatting$(comma) rules$(comma) types)
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+lint-rust: $(STAMPS)/cargo
+	$(call say,Rust: formatting$(comma) rules)
+	@$(CARGO_ENV) cargo fmt --all --check
+	@if $(CARGO_ENV) cargo clippy --version >/dev/null 2>&1; then \
+	   $(CARGO_ENV) cargo clippy --workspace --all-targets -- -D warnings; \
+	 else echo "clippy is not part of Debian's Rust: its rules were NOT checked (rustup component add clippy)"; fi
+
+bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native | sudo
+	$(call say,Measuring: the machine should do nothing else)
+	@$(AS_ROOT) $(PYTHON) -m benchmarks
+
+clean:
+	@if [ -d /run/portico-lab ] && [ -n "$$(ls /run/portico-lab 2>/dev/null)" ]; then \
+	   echo "Labs are running ($$(ls /run/portico-lab | tr '\n' ' ')): make down first."; exit 1; fi
+	$(call say,Removing what was built here)
+	@rm -rf $(STAMPS) $(VENV) target build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -f portico/_gateway*.so
+	@find portico tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Pins every dependency with its hashes. Only for changing them; needs uv.
+requirements:
+	uv pip compile --quiet --no-header --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements/runtime.txt
+	uv pip compile --quiet --no-header --universal --python-version 3.11 --generate-hashes --group dev pyproject.toml -o requirements/development.txt
+	uv pip compile --quiet --no-header --universal --python-version 3.11 --generate-hashes --group dev --group bench pyproject.toml -o requirements/bench.txt
+
+sudo:
+ifneq ($(SUDO),)
+	@command -v sudo >/dev/null || { echo "Network namespaces need root and sudo is not installed: run make as root."; exit 1; }
+	@sudo -n true 2>/dev/null || echo "Network namespaces need root: sudo asks for your password."
+	@sudo -v
+endif
+
+comma := ,
+
+$(STAMPS)/build: requirements/debian.txt
+	$(call say,Debian packages to build with)
+	@mkdir -p $(STAMPS)
+	@$(SETUP)/debian-packages.sh build
+	@touch $@
+
+$(STAMPS)/lab $(STAMPS)/test: $(STAMPS)/%: requirements/debian.txt
+	$(call say,Debian packages for the $*)
+	@mkdir -p $(STAMPS)
+	@$(SETUP)/debian-packages.sh $*
+	@touch $@
+
+$(STAMPS)/cargo: $(SETUP)/rust.sh Cargo.toml | $(STAMPS)/build
+	@mkdir -p $(STAMPS)
+	@$(SETUP)/rust.sh >$@.new && mv $@.new $@
+	$(call say,Rust from $$(cat $@))
+
+$(STAMPS)/venv: requirements/development.txt | $(STAMPS)/build
+	$(call say,Python environment in $(VENV))
+	@test -x $(PYTHON) || python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
+	@touch $@
+
+$(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
+	$(call say,What the measurements compare with)
+	@$(SETUP)/debian-packages.sh bench
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# The package itself runs from this directory: editable, with the native module beside its sources.
+$(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
+	$(call say,Native module (release build; the first one takes some minutes))
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --release
+	@touch $@
