@@ -125,7 +125,7 @@ mod tests {
             let updated = Delta::NONE.replace(old, sum(&new)).apply(field);
             // 0x0000 and 0xffff are the same number in one's complement.
             let full = finish(sum(&data));
-            prop_assert!(updated == full || (updated % 0xffff == 0 && full % 0xffff == 0));
+            prop_assert!(updated == full || updated.is_multiple_of(0xffff) && full.is_multiple_of(0xffff));
         }
     }
 }
