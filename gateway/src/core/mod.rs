@@ -2,4 +2,5 @@
 
 pub mod dns64;
 pub mod frame;
+pub mod iphttps;
 pub mod time;

@@ -3,8 +3,11 @@
 pub mod checksum;
 pub mod icmpv4;
 pub mod icmpv6;
+pub mod iphttps_http;
 pub mod ipv4;
 pub mod ipv6;
+pub mod ndp;
+pub mod segment_header;
 pub mod tcp;
 pub mod udp;
 
