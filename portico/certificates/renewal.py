@@ -1,0 +1,151 @@
+"""When certificates are renewed, and the server's own identity on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from portico.certificates.issue import Identity, Issuer
+from portico.certificates.trust import parse_certificates, to_pem
+from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.files import private_directory, read_file, write_file
+
+SERVER_NAME = "server.pem"
+
+
+def renewal_time(not_before: datetime, not_after: datetime, renew_before_days: int) -> datetime:
+    """When a certificate is to be renewed: that many days before its end, but never in the first two thirds of its
+    life, or one that lives shorter than `renew_before_days` would be renewed for ever.
+    """
+    return max(not_after - timedelta(days=renew_before_days), not_before + (not_after - not_before) * 2 / 3)
+
+
+def is_due(certificate: x509.Certificate, renew_before_days: int, now: datetime) -> bool:
+    """Whether a certificate should be renewed now (or is not valid at all)."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return now < begin or now >= renewal_time(begin, end, renew_before_days)
+
+
+def covers(certificate: x509.Certificate, host: str) -> bool:
+    """Whether a certificate's alternative names cover a host name (one wildcard label, RFC 6125) or address."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    address = _address(host)
+    if address is not None:
+        return address in names.get_values_for_type(x509.IPAddress)
+    return any(name_covers(name, host) for name in names.get_values_for_type(x509.DNSName))
+
+
+def name_covers(pattern: str, host: str) -> bool:
+    """Whether a certificate's DNS name covers a host: equal, or `*.` for exactly one label."""
+    pattern, host = pattern.lower().removesuffix("."), host.lower().removesuffix(".")
+    if pattern.startswith("*."):
+        first, dot, rest = host.partition(".")
+        return bool(first and dot) and rest == pattern[2:] and "." in rest
+    return pattern == host
+
+
+def load_identity(path: Path) -> Identity:
+    """A certificate chain and its private key from one PEM file.
+
+    Raises:
+        PorticoError: of `read_file`; InvalidInput with code IDENTITY_DAMAGED. Each names the file.
+    """
+    data = read_file(path)
+    try:
+        certificates = parse_certificates(data, source=str(path))
+        key = serialization.load_pem_private_key(data, password=None)
+        matches = key.public_key() == certificates[0].public_key()
+    except PorticoError as error:
+        raise _damaged(path, error.why) from None
+    except Exception as error:
+        raise _damaged(path, f"its private key cannot be decoded ({type(error).__name__})") from None
+    if not matches:
+        raise _damaged(path, "its private key and its certificate do not belong together")
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Identity(certificates[0], to_pem(*certificates), key_pem.decode())
+
+
+@dataclass(frozen=True)
+class ServerIdentity:
+    """The server's certificate and whether and why it was made just now."""
+
+    identity: Identity
+    reissued: bool
+    reason: str
+
+
+def ensure_server_identity(
+    directory: Path,
+    issuer: Issuer,
+    *,
+    connect_to: str,
+    days: int,
+    renew_before_days: int,
+    now: datetime,
+) -> ServerIdentity:
+    """The server's certificate from the built-in CA; made anew when missing, damaged, due, foreign or for another name.
+
+    Raises:
+        PorticoError: no certificate can be issued and the one there is cannot be used. A usable one that is only due is
+            returned instead, with the reason.
+    """
+    path = private_directory(directory) / SERVER_NAME
+    current: Identity | None = None
+    try:
+        current = load_identity(path)
+        reason = _why_not(current.certificate, issuer, connect_to, renew_before_days, now)
+    except NotFound:
+        reason = "there was none"
+    except PorticoError as error:
+        reason = error.why
+    if current is not None and not reason:
+        return ServerIdentity(current, False, "")
+    try:
+        identity = issuer.server(connect_to, days=days, now=now)
+        write_file(path, (identity.key_pem + identity.chain_pem).encode())
+    except PorticoError as error:
+        if current is not None and _usable(current.certificate, issuer, connect_to, now):
+            return ServerIdentity(current, False, f"{reason}, but it could not be renewed: {error}")
+        raise
+    return ServerIdentity(identity, True, reason)
+
+
+def _why_not(certificate: x509.Certificate, issuer: Issuer, connect_to: str, days: int, now: datetime) -> str:
+    if not issuer.authority.issued(certificate):
+        return "another CA had issued it"
+    if not covers(certificate, connect_to):
+        return f"it was not for {connect_to}"
+    if is_due(certificate, days, now):
+        return f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    return ""
+
+
+def _usable(certificate: x509.Certificate, issuer: Issuer, connect_to: str, now: datetime) -> bool:
+    valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+    return valid and issuer.authority.issued(certificate) and covers(certificate, connect_to)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _damaged(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"the certificate and key in {path} cannot be used",
+        why=why,
+        resolution="Restore the file, or enrol or issue again",
+        code="IDENTITY_DAMAGED",
+    )

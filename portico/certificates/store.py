@@ -1,0 +1,274 @@
+"""What was issued, to whom, what is revoked, and which enrolment tokens are open: one SQLite file, mode 0600."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from portico.settings.database import Database
+
+DATABASE_NAME = "certificates.sqlite"
+
+Kind = Literal["client", "server"]
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """CREATE TABLE issued (
+            issuer_sha256 TEXT NOT NULL,
+            serial TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('client', 'server')),
+            name TEXT NOT NULL,
+            not_before TEXT NOT NULL,
+            not_after TEXT NOT NULL,
+            issued TEXT NOT NULL,
+            token TEXT,
+            certificate TEXT NOT NULL,
+            PRIMARY KEY (issuer_sha256, serial)
+        ) STRICT"""
+    )
+    connection.execute("CREATE INDEX issued_name ON issued (name)")
+    # Certificates of imported CAs are revoked here too, so a revocation needs no row in `issued`.
+    connection.execute(
+        """CREATE TABLE revoked (
+            issuer_sha256 TEXT NOT NULL,
+            serial TEXT NOT NULL,
+            name TEXT NOT NULL,
+            revoked TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            not_after TEXT,
+            PRIMARY KEY (issuer_sha256, serial)
+        ) STRICT"""
+    )
+    connection.execute(
+        """CREATE TABLE token (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            secret_sha256 TEXT NOT NULL,
+            created TEXT NOT NULL,
+            expires TEXT NOT NULL,
+            author TEXT NOT NULL,
+            failures INTEGER NOT NULL DEFAULT 0,
+            used TEXT,
+            burned TEXT
+        ) STRICT"""
+    )
+    connection.execute("CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT")
+
+
+MIGRATIONS = (_create,)
+
+
+@dataclass(frozen=True)
+class IssuedRecord:
+    """A certificate of the built-in CA. Times in UTC; `revoked` is when, None while it is good."""
+
+    issuer_sha256: str
+    serial: str
+    kind: Kind
+    name: str
+    not_before: datetime
+    not_after: datetime
+    issued: datetime
+    token: str | None
+    certificate: str
+    revoked: datetime | None
+    reason: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without the certificate itself."""
+        return {
+            key: value.isoformat() if isinstance(value, datetime) else value
+            for key, value in asdict(self).items()
+            if key != "certificate"
+        }
+
+
+@dataclass(frozen=True)
+class RevokedRecord:
+    """A revoked certificate; `not_after` is None when unknown (imported)."""
+
+    issuer_sha256: str
+    serial: str
+    name: str
+    revoked: datetime
+    reason: str
+    not_after: datetime | None
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """An enrolment token, without its secret."""
+
+    id: str
+    name: str
+    created: datetime
+    expires: datetime
+    author: str
+    failures: int
+    used: datetime | None
+    burned: datetime | None
+
+    def state(self, now: datetime) -> Literal["open", "used", "burned", "expired"]:
+        if self.used is not None:
+            return "used"
+        if self.burned is not None:
+            return "burned"
+        return "expired" if now >= self.expires else "open"
+
+    def as_dict(self, now: datetime) -> dict[str, Any]:
+        fields = {
+            key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(self).items()
+        }
+        return {**fields, "state": self.state(now)}
+
+
+class CertificateStore:
+    """The records of one server. Methods that take a connection run inside the caller's transaction."""
+
+    def __init__(self, directory: Path, database: Database) -> None:
+        self.directory = directory
+        self._database = database
+
+    @classmethod
+    def open(cls, directory: Path) -> CertificateStore:
+        """Opens or creates the store (directory 0700).
+
+        Raises:
+            InvalidInput: code DATABASE_CORRUPT, DATABASE_NEWER; revocations are then read from the last CRL, see
+                `portico.certificates.revocation`.
+            Unavailable: it cannot be opened.
+        """
+        return cls(directory, Database.open(directory / DATABASE_NAME, MIGRATIONS))
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._database.transaction()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add_issued(self, connection: sqlite3.Connection, record: IssuedRecord) -> None:
+        connection.execute(
+            "INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.issuer_sha256,
+                record.serial,
+                record.kind,
+                record.name,
+                stamp(record.not_before),
+                stamp(record.not_after),
+                stamp(record.issued),
+                record.token,
+                record.certificate,
+            ),
+        )
+
+    def issued(
+        self,
+        *,
+        kind: Kind | None = None,
+        name: str | None = None,
+        serial: str | None = None,
+        issuer_sha256: str | None = None,
+        limit: int = 1000,
+    ) -> list[IssuedRecord]:
+        """Issued certificates, newest first, narrowed by what is given."""
+        query = (
+            "SELECT i.issuer_sha256, i.serial, i.kind, i.name, i.not_before, i.not_after, i.issued, i.token,"
+            " i.certificate, r.revoked, r.reason"
+            " FROM issued i LEFT JOIN revoked r ON r.issuer_sha256 = i.issuer_sha256 AND r.serial = i.serial"
+            " WHERE (?1 IS NULL OR i.kind = ?1) AND (?2 IS NULL OR i.name = ?2) AND (?3 IS NULL OR i.serial = ?3)"
+            " AND (?4 IS NULL OR i.issuer_sha256 = ?4) ORDER BY i.issued DESC, i.rowid DESC LIMIT ?5"
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query, (kind, name, serial, issuer_sha256, limit)).fetchall()
+        return [
+            IssuedRecord(
+                issuer_sha256=row[0],
+                serial=row[1],
+                kind=row[2],
+                name=row[3],
+                not_before=moment(row[4]),
+                not_after=moment(row[5]),
+                issued=moment(row[6]),
+                token=row[7],
+                certificate=row[8],
+                revoked=moment(row[9]) if row[9] else None,
+                reason=row[10],
+            )
+            for row in rows
+        ]
+
+    def add_revoked(self, connection: sqlite3.Connection, record: RevokedRecord) -> bool:
+        """False when the certificate is revoked already; the first time and reason stay."""
+        cursor = connection.execute(
+            "INSERT INTO revoked VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (
+                record.issuer_sha256,
+                record.serial,
+                record.name,
+                stamp(record.revoked),
+                record.reason,
+                stamp(record.not_after) if record.not_after is not None else None,
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def revoked(self) -> list[RevokedRecord]:
+        """Every revocation, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT * FROM revoked ORDER BY revoked, rowid").fetchall()
+        return [
+            RevokedRecord(
+                issuer_sha256=row[0],
+                serial=row[1],
+                name=row[2],
+                revoked=moment(row[3]),
+                reason=row[4],
+                not_after=moment(row[5]) if row[5] else None,
+            )
+            for row in rows
+        ]
+
+    def tokens(self) -> list[TokenRecord]:
+        """Every enrolment token, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT id, name, created, expires, author, failures, used, burned FROM token"
+                " ORDER BY created DESC, rowid DESC"
+            ).fetchall()
+        return [token_record(row) for row in rows]
+
+    def next_number(self, connection: sqlite3.Connection, name: str) -> int:
+        """Counts up from 1 per name."""
+        row = connection.execute(
+            "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+            (name,),
+        ).fetchone()
+        return int(row[0])
+
+
+def token_record(row: tuple[Any, ...]) -> TokenRecord:
+    return TokenRecord(
+        id=row[0],
+        name=row[1],
+        created=moment(row[2]),
+        expires=moment(row[3]),
+        author=row[4],
+        failures=row[5],
+        used=moment(row[6]) if row[6] else None,
+        burned=moment(row[7]) if row[7] else None,
+    )
+
+
+def stamp(time: datetime) -> str:
+    """A time as stored: UTC, fixed width, so that text order is time order."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
