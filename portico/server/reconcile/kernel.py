@@ -1,0 +1,205 @@
+"""All parts together: observe everything, plan, apply in the one safe order, undo in the reverse of it.
+
+Everything here blocks (netlink, nft, files) and runs in one worker thread at a time; the agent calls it from a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from portico.errors import PorticoError, Unavailable
+from portico.server.reconcile import addresses, nftables, routes, rules, sysctls, tun
+from portico.server.reconcile.ledger import Ledger
+from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, DeviceAddress, Wanted
+
+FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
+
+
+@dataclass
+class State:
+    """What was observed."""
+
+    links: dict[str, tun.LinkState] = field(default_factory=dict)
+    addresses: frozenset[DeviceAddress] = frozenset()
+    routes: frozenset[routes.Observed] = frozenset()
+    rules: frozenset[rules.Rule] = frozenset()
+    sysctls: dict[str, str] = field(default_factory=dict)
+    table: list[str] | None = None
+
+
+class Kernel:
+    """The kernel's side of one server.
+
+    Attributes:
+        devices: the open TUN devices by name; the gateway gets their descriptors.
+        generation: grows whenever a device was created anew, so that its holder passes the new descriptors on.
+    """
+
+    def __init__(self, ledger_path: Path) -> None:
+        self.ledger = Ledger(ledger_path)
+        self.devices: dict[str, tun.Queues] = {}
+        self.generation = 0
+        self._installed: list[str] | None = None
+        self._filter: object = None
+        self._lock = threading.Lock()
+
+    def observe(self, wanted: Wanted) -> State:
+        """The state of everything that is wanted.
+
+        Raises:
+            Unavailable: netlink or nft does not work.
+        """
+        with _netlink() as ip:
+            links = tun.observe(ip, [TUNNEL, TRANSLATOR])
+            return State(
+                links,
+                addresses.observe(ip, links),
+                routes.observe(ip, links),
+                rules.observe(ip),
+                sysctls.observe([*wanted.sysctls, sysctls.RESERVED_PORTS, sysctls.PORT_RANGE]),
+                nftables.observe(),
+            )
+
+    def plan(self, wanted: Wanted, state: State) -> list[Change]:
+        """What differs, in the order in which it is put right."""
+        wanted = self._complete(wanted, state)
+        changes = tun.plan(wanted.devices, self._held(state))
+        changes += sysctls.plan(wanted.sysctls, state.sysctls)
+        installed = self._installed if wanted.filter == self._filter else None
+        changes += nftables.plan(installed, state.table)
+        changes += addresses.plan(wanted.addresses, state.addresses)
+        changes += routes.plan(wanted.routes, state.routes)
+        changes += rules.plan(wanted.steer, state.rules, self.ledger.local_rule_moved)
+        return changes
+
+    def reconcile(self, wanted: Wanted) -> list[Change]:
+        """Observes, plans and applies; returns what was done. Applying what is already so does nothing.
+
+        Devices come first, then the packet filter before anything can be forwarded, then sysctls, addresses and routes,
+        the rules last. What a former revision wanted and this one does not is put back.
+
+        Raises:
+            Unavailable: the first thing that failed, named; what was done before it stays, and the next call goes on.
+        """
+        with self._lock:
+            state = self.observe(wanted)
+            done = self._open_devices(wanted, state)
+            state = self.observe(wanted) if done else state
+            changes = self.plan(wanted, state)
+            by_part = {part: [c for c in changes if c.part == part] for part in {c.part for c in changes}}
+            wanted = self._complete(wanted, state)
+            with _netlink() as ip:
+                # Before forwarding is switched on the filter must stand.
+                if by_part.get("nftables"):
+                    self._installed = nftables.apply(wanted.filter)
+                    self._filter = wanted.filter
+                sysctls.apply(by_part.get("sysctls", []), self.ledger)
+                tun.apply(ip, by_part.get("devices", []), state.links)
+                addresses.apply(ip, by_part.get("addresses", []), state.links)
+                # Addresses bring routes of their own: look again, or the same prefix would be there twice.
+                routes.apply(ip, routes.plan(wanted.routes, routes.observe(ip, state.links)), state.links)
+                rules.apply(ip, by_part.get("rules", []), self.ledger)
+                if not wanted.steer and self.ledger.local_rule_moved:
+                    self.ledger.set_local_rule_moved(False)
+            stale = sysctls.undo(self.ledger, keep=list(wanted.sysctls))
+            if stale:
+                raise Unavailable("Cannot put former kernel settings back", why="; ".join(stale))
+            return [*done, *(c for c in changes if c not in done)]
+
+    def undo(self) -> list[str]:
+        """Removes everything Portico made and puts back what it changed; returns what failed, in words.
+
+        The rules go first: without the translator they lead nowhere.
+        """
+        failures: list[str] = []
+        with self._lock:
+            try:
+                with _netlink() as ip:
+                    with _collect(failures):
+                        rules.undo(ip, self.ledger)
+                    with _collect(failures):
+                        routes.undo(ip)
+            except Unavailable as error:
+                failures.append(str(error))
+            self._close_devices()
+            failures += sysctls.undo(self.ledger)
+            with _collect(failures):
+                nftables.undo()
+            self._installed = self._filter = None
+        return failures
+
+    def closed_families(self, internal_interface: str) -> frozenset[Literal[4, 6]]:
+        """The families the machine did not forward by itself before Portico."""
+        names: dict[Literal[4, 6], str] = {4: f"net/ipv4/conf/{internal_interface}/forwarding", 6: FORWARD_IPV6}
+        now = sysctls.observe(list(names.values()))
+        return frozenset(
+            family for family, name in names.items() if (self.ledger.before(name) or now.get(name, "0")) == "0"
+        )
+
+    def _held(self, state: State) -> dict[str, tun.LinkState]:
+        """Only links whose queues we hold count as ours."""
+        return {
+            name: link
+            for name, link in state.links.items()
+            if name in self.devices and self.devices[name].index == link.index
+        }
+
+    def _complete(self, wanted: Wanted, state: State) -> Wanted:
+        values = sysctls.complete(wanted.sysctls, wanted.reserved_ports, state.sysctls, self.ledger)
+        return replace(wanted, sysctls=values)
+
+    def _open_devices(self, wanted: Wanted, state: State) -> list[Change]:
+        held = self._held(state)
+        done = []
+        names = {device.name: device for device in wanted.devices}
+        for name in [n for n in self.devices if n not in names]:
+            self.devices.pop(name).close()
+            self.generation += 1
+            done.append(Change("devices", "remove", name))
+        for name, device in names.items():
+            queues = self.devices.get(name)
+            if queues is not None and name in held and len(queues.fds) == device.queues:
+                continue
+            if queues is not None:
+                queues.close()
+            self.devices.pop(name, None)
+            self.devices[name] = tun.open_queues(device)
+            self.generation += 1
+            done.append(Change("devices", "add", name, after=f"mtu {device.mtu}, {device.queues} queues"))
+        return done
+
+    def _close_devices(self) -> None:
+        for queues in self.devices.values():
+            queues.close()
+        self.devices.clear()
+
+
+@contextmanager
+def _netlink() -> Iterator[IPRoute]:
+    try:
+        with IPRoute() as ip:
+            yield ip
+    except NetlinkError as error:
+        raise Unavailable(
+            "The kernel refused a change of addresses, routes or rules",
+            why=str(error.args[1] if len(error.args) > 1 else error),
+            resolution="It needs root (CAP_NET_ADMIN); look with: ip -6 addr; ip rule; ip route show table 6464",
+        ) from None
+    except OSError as error:
+        raise Unavailable("Netlink does not work", why=str(error), resolution="It needs root") from None
+
+
+@contextmanager
+def _collect(failures: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (PorticoError, NetlinkError, OSError) as error:
+        failures.append(str(error))

@@ -1,0 +1,345 @@
+"""Portico's nftables table, `inet portico`, replaced as a whole in one transaction. No other table is touched.
+
+Stateless wherever the settings allow it: a `ct` expression makes the kernel track every packet of the machine, so it
+appears only when somebody may answer but not ask (restricted destinations, or no manage-out).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from portico.errors import Unavailable
+from portico.server.reconcile.wanted import NAT64_MARK, TRANSLATOR, TUNNEL, Change, Filter, Pool
+
+FAMILY = "inet"
+TABLE = "portico"
+
+Expression = dict[str, Any]
+
+_NEVER_FROM_CLIENTS = (IPv4Network("127.0.0.0/8"), IPv4Network("169.254.0.0/16"), IPv4Network("224.0.0.0/3"))
+"""Loopback, link-local (cloud metadata services) and multicast are no intranet destinations."""
+
+_ACCEPT: Expression = {"accept": None}
+_DROP: Expression = {"drop": None}
+_COUNTER: Expression = {"counter": None}
+_ESTABLISHED: Expression = {
+    "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
+}
+
+# Bits from the start of an ICMP error to fields of the IPv4 packet it quotes (8 bytes of ICMP, then a header without
+# options; RFC 792).
+_QUOTED_VERSION, _QUOTED_PROTOCOL, _QUOTED_SOURCE, _QUOTED_PORT, _QUOTED_ECHO_ID = 64, 136, 160, 224, 256
+
+
+def _match(left: Expression, right: object, op: str = "==") -> Expression:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def _meta(key: str, right: object, op: str = "==") -> Expression:
+    return _match({"meta": {"key": key}}, right, op)
+
+
+def _header(protocol: str, name: str, right: object, op: str = "==") -> Expression:
+    return _match({"payload": {"protocol": protocol, "field": name}}, right, op)
+
+
+def _quoted(offset: int, length: int, right: object) -> Expression:
+    return _match({"payload": {"base": "th", "offset": offset, "len": length}}, right)
+
+
+def _networks(networks: Sequence[IPv4Network | IPv6Network]) -> object:
+    prefixes = [{"prefix": {"addr": str(n.network_address), "len": n.prefixlen}} for n in networks]
+    return prefixes[0] if len(prefixes) == 1 else {"set": prefixes}
+
+
+def _ports(pool: Pool) -> object:
+    return pool.first if pool.first == pool.last else {"range": [pool.first, pool.last]}
+
+
+def _drop(*matches: Expression) -> list[Expression]:
+    return [*matches, _COUNTER, _DROP]
+
+
+def _accept(*matches: Expression) -> list[Expression]:
+    return [*matches, _ACCEPT]
+
+
+def rules(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    """Every rule as (chain, expressions, comment), in order. Pure."""
+    yield from _edge(wanted)
+    yield from _input(wanted)
+    yield from _forward(wanted)
+    yield from _from_clients(wanted)
+    yield from _to_clients(wanted)
+    if wanted.pools:
+        yield from _steering(wanted)
+        yield from _from_translator(wanted)
+        yield from _to_translator(wanted)
+
+
+def _edge(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    if wanted.single_interface:
+        return
+    ours = _networks(wanted.own_prefixes)
+    comment = "nothing of ours on the Internet interface"
+    for chain, key in (("edge_in", "iifname"), ("edge_out", "oifname")):
+        for name in ("saddr", "daddr"):
+            matches = (_meta(key, wanted.internet_interface), _header("ip6", name, ours))
+            yield chain, _drop(*matches), comment
+
+
+def _input(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    yield "input", _drop(_meta("iifname", TRANSLATOR)), "the translator never talks to the server itself"
+    clients = _meta("iifname", TUNNEL)
+    yield "input", _accept(clients, _meta("l4proto", "ipv6-icmp")), "neighbour discovery, ping, errors"
+    if wanted.dns64_address is not None:
+        for protocol in ("udp", "tcp"):
+            address = _header("ip6", "daddr", str(wanted.dns64_address))
+            yield "input", _accept(clients, address, _header(protocol, "dport", 53)), "DNS64"
+    flags = _match({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, {"|": ["syn", "ack"]}]}, "syn", "!=")
+    yield "input", _accept(clients, flags), "answers to the server's own connections"
+    yield "input", _drop(clients), "clients reach nothing else of the server"
+
+
+def _forward(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    yield "forward", [_meta("iifname", TUNNEL), {"goto": {"target": "from_clients"}}], "client to intranet"
+    yield "forward", [_meta("oifname", TUNNEL), {"goto": {"target": "to_clients"}}], "intranet to client"
+    if wanted.pools:
+        yield "forward", [_meta("iifname", TRANSLATOR), {"goto": {"target": "from_translator"}}], "NAT64 to intranet"
+        yield "forward", [_meta("oifname", TRANSLATOR), {"goto": {"target": "to_translator"}}], "intranet to NAT64"
+    if 6 in wanted.closed:
+        yield "forward", _drop(_meta("nfproto", "ipv6")), "the machine forwarded no IPv6 before"
+    if 4 in wanted.closed:
+        matches = (_meta("nfproto", "ipv4"), _meta("iifname", wanted.internal_interface))
+        yield "forward", _drop(*matches), "the internal interface forwarded no IPv4 before"
+
+
+def _from_clients(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    chain = "from_clients"
+    yield chain, _drop(_meta("nfproto", "ipv4")), "the tunnel carries IPv6 only"
+    yield chain, _drop(_header("ip6", "saddr", _networks([wanted.client_prefix]), "!=")), "not a client's address"
+    verdict = _accept if wanted.client_to_client else _drop
+    yield chain, verdict(_meta("oifname", TUNNEL)), "client to client"
+    yield chain, _drop(_meta("oifname", TRANSLATOR)), "the translator takes nothing from the kernel's IPv6"
+    if not wanted.single_interface:
+        yield chain, _drop(_meta("oifname", wanted.internet_interface)), "never out to the Internet"
+    if wanted.destinations is None:
+        yield chain, _accept(), "all of the intranet"
+        return
+    yield chain, _accept(_ESTABLISHED), "answers to the intranet"
+    inside = [network for network in wanted.destinations if network.version == 6]
+    if inside:
+        yield chain, _accept(_header("ip6", "daddr", _networks(inside))), "the intranet the settings allow"
+    yield chain, _drop(), "not allowed by the settings"
+
+
+def _to_clients(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    chain = "to_clients"
+    if not wanted.single_interface:
+        yield chain, _drop(_meta("iifname", wanted.internet_interface)), "never in from the Internet"
+    yield chain, _drop(_meta("iifname", TRANSLATOR)), "the translator speaks IPv4 only"
+    if wanted.sources is None:
+        yield chain, _accept(), "manage-out from all of the intranet"
+        return
+    yield chain, _accept(_ESTABLISHED), "answers to clients"
+    if wanted.sources:
+        yield chain, _accept(_header("ip6", "saddr", _networks(wanted.sources))), "manage-out the settings allow"
+    yield chain, _drop(), "no manage-out from here"
+
+
+def _steering(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    """Marks what answers NAT64; `rules` leads marked packets to the translator.
+
+    In the output hook too: the server's own ICMP errors about translated packets (no neighbour, packet too big) go to
+    its own address, that is to the translator.
+    """
+    mark: Expression = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": NAT64_MARK}}
+    outside = [] if wanted.single_interface else [_meta("iifname", wanted.internet_interface, "!=")]
+    for pool in wanted.pools:
+        address, ports = str(pool.address), _ports(pool)
+        to_pool = _header("ip", "daddr", address)
+        error = _match(
+            {"payload": {"protocol": "icmp", "field": "type"}},
+            {"set": ["destination-unreachable", "time-exceeded", "parameter-problem"]},
+        )
+        quoted = [to_pool, error, _quoted(_QUOTED_VERSION, 8, 0x45), _quoted(_QUOTED_SOURCE, 32, int(pool.address))]
+        errors = [
+            [*quoted, _quoted(_QUOTED_PROTOCOL, 8, {"set": [6, 17]}), _quoted(_QUOTED_PORT, 16, ports)],
+            [*quoted, _quoted(_QUOTED_PROTOCOL, 8, 1), _quoted(_QUOTED_ECHO_ID, 16, ports)],
+        ]
+        answers = [[to_pool, _header(protocol, "dport", ports)] for protocol in ("tcp", "udp")]
+        echo = _header("icmp", "type", "echo-reply")
+        answers.append([to_pool, echo, _header("icmp", "id", ports)])
+        for matches in (*answers, *errors):
+            yield "steer_in", [*outside, *matches, mark], "answer to NAT64"
+        for matches in errors:
+            yield "steer_out", [*matches, mark], "our own error about a translated packet"
+
+
+def _from_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    chain = "from_translator"
+    yield chain, _drop(_meta("nfproto", "ipv6")), "the translator speaks IPv4 only"
+    addresses = sorted({str(pool.address) for pool in wanted.pools})
+    source: object = addresses[0] if len(addresses) == 1 else {"set": addresses}
+    yield chain, _drop(_header("ip", "saddr", source, "!=")), "not an address of the pool"
+    yield chain, _drop(_meta("oifname", TUNNEL)), "the tunnel carries IPv6 only"
+    if not wanted.single_interface:
+        yield chain, _drop(_meta("oifname", wanted.internet_interface)), "never out to the Internet"
+    yield chain, _drop(_header("ip", "daddr", _networks(_NEVER_FROM_CLIENTS))), "no intranet destination"
+    if wanted.destinations is None:
+        yield chain, _accept(), "all of the intranet"
+        return
+    inside = [network for network in wanted.destinations if network.version == 4]
+    if inside:
+        yield chain, _accept(_header("ip", "daddr", _networks(inside))), "the intranet the settings allow"
+    yield chain, _drop(), "not allowed by the settings"
+
+
+def _to_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
+    chain = "to_translator"
+    if not wanted.single_interface:
+        yield chain, _drop(_meta("iifname", wanted.internet_interface)), "never in from the Internet"
+    yield chain, _drop(_meta("iifname", TUNNEL)), "the tunnel's packets are diverted before the kernel"
+    yield chain, _drop(_meta("mark", NAT64_MARK, "!=")), "only answers to NAT64"
+    yield chain, _accept(), "answers to NAT64"
+
+
+def render(wanted: Filter) -> dict[str, Any]:
+    """The transaction for `nft -j -f -`: the table goes and comes back whole, between two packets. Pure."""
+    table = {"family": FAMILY, "name": TABLE}
+    commands: list[dict[str, Any]] = [
+        {"add": {"table": table}},
+        {"delete": {"table": table}},
+        {"add": {"table": table}},
+    ]
+    hooks: dict[str, tuple[str, str, int] | None] = {
+        "edge_in": ("filter", "prerouting", -300),
+        "edge_out": ("filter", "postrouting", 0),
+        "input": ("filter", "input", 0),
+        "forward": ("filter", "forward", 0),
+        "from_clients": None,
+        "to_clients": None,
+    }
+    if wanted.pools:
+        hooks |= {
+            "steer_in": ("filter", "prerouting", -150),
+            "steer_out": ("route", "output", -150),
+            "from_translator": None,
+            "to_translator": None,
+        }
+    for name, hook in hooks.items():
+        chain: dict[str, Any] = {"family": FAMILY, "table": TABLE, "name": name}
+        if hook is not None:
+            chain |= {"type": hook[0], "hook": hook[1], "prio": hook[2], "policy": "accept"}
+        commands.append({"add": {"chain": chain}})
+    for name, expressions, comment in rules(wanted):
+        rule = {"family": FAMILY, "table": TABLE, "chain": name, "expr": expressions, "comment": comment}
+        commands.append({"add": {"rule": rule}})
+    return {"nftables": commands}
+
+
+def normalise(listing: dict[str, Any]) -> list[str]:
+    """A listing without handles and counter values, one text per object, comparable with another one."""
+    return [json.dumps(_bare(item), sort_keys=True) for item in listing.get("nftables", []) if "metainfo" not in item]
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: None if key == "counter" and isinstance(child, dict) else _bare(child)
+            for key, child in value.items()
+            if key != "handle"
+        }
+    return [_bare(child) for child in value] if isinstance(value, list) else value
+
+
+def observe() -> list[str] | None:
+    """The table as the kernel has it, normalised; None when there is none.
+
+    Raises:
+        Unavailable: nft is missing or does not work.
+    """
+    done = _nft(["-j", "list", "table", FAMILY, TABLE])
+    if done.returncode != 0:
+        if "No such file or directory" in done.stderr:
+            return None
+        raise _failed("list the table", done.stderr)
+    try:
+        return normalise(json.loads(done.stdout))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _failed("list the table", f"unexpected output: {error}") from None
+
+
+def plan(installed: list[str] | None, state: list[str] | None) -> list[Change]:
+    """Compares with what the kernel showed right after the last installation (None: never installed).
+
+    The kernel's own listing is the reference because nft prints rules in forms of its own.
+    """
+    name = f"{FAMILY} {TABLE}"
+    if state is None:
+        return [Change("nftables", "add", f"table {name}")]
+    if installed is None:
+        return [Change("nftables", "set", f"table {name}", "unknown content", "as the settings want it")]
+    changes = [Change("nftables", "remove", f"in {name}: {_short(item)}") for item in state if item not in installed]
+    changes += [Change("nftables", "add", f"in {name}: {_short(item)}") for item in installed if item not in state]
+    if not changes and state != installed:
+        changes = [Change("nftables", "set", f"table {name}", "another order of rules", "as the settings want it")]
+    return changes
+
+
+def apply(wanted: Filter) -> list[str]:
+    """Replaces the table and returns what the kernel shows then.
+
+    Raises:
+        Unavailable: nft refuses; the table is as it was.
+    """
+    done = _nft(["-j", "-f", "-"], json.dumps(render(wanted)))
+    if done.returncode != 0:
+        raise _failed("install the table", done.stderr)
+    return observe() or []
+
+
+def undo() -> None:
+    """Removes the table."""
+    done = _nft(["-f", "-"], f"add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n")
+    if done.returncode != 0:
+        raise _failed("remove the table", done.stderr)
+
+
+def _short(item: str) -> str:
+    data = json.loads(item)
+    for kind in ("rule", "chain", "set", "table"):
+        if kind in data:
+            body = data[kind]
+            if kind == "rule":
+                text = body.get("comment") or json.dumps(body.get("expr"))
+                return f"rule of chain {body.get('chain')} ({text[:120]})"
+            return f"{kind} {body.get('name')}"
+    return item[:120]
+
+
+def _nft(arguments: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if program is None:
+        raise Unavailable(
+            "Cannot manage the packet filter", why="nft is not installed", resolution="apt-get install nftables"
+        )
+    try:
+        return subprocess.run(
+            [program, *arguments], input=text, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed("run nft", str(error)) from None
+
+
+def _failed(what: str, why: str) -> Unavailable:
+    return Unavailable(
+        f"Cannot {what} {FAMILY} {TABLE}",
+        why=" ".join(why.split())[:500],
+        resolution="It needs root (CAP_NET_ADMIN) and a kernel with nf_tables; look with: nft list table inet portico",
+    )

@@ -1,0 +1,156 @@
+"""What the kernel should look like, as data. Pure: derived from the settings, compared with what is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
+
+TUNNEL = "portico-iphttps"
+"""TUN device of the IP-HTTPS clients: inner IPv6."""
+
+TRANSLATOR = "portico-nat64"
+"""TUN device of NAT64: IPv4 only."""
+
+TRANSLATOR_ADDRESS = IPv4Interface("192.0.0.8/32")
+"""The IPv4 dummy address (RFC 7600 section 6) on the translator. With an address the kernel's loose reverse path check
+takes the pool's (local) source from there; without one it refuses whenever `conf/all/rp_filter` is on."""
+
+NAT64_TABLE = 6464
+"""Routing table that leads to the translator, and the number its packets are marked with."""
+
+NAT64_MARK = 0x6464
+STEER_PREFERENCE = 100
+LOCAL_PREFERENCE = 200
+MAIN_TABLE = 254
+LOCAL_TABLE = 255
+
+
+_ONE = {
+    "devices": "device",
+    "addresses": "address",
+    "routes": "route",
+    "rules": "rule",
+    "sysctls": "sysctl",
+    "nftables": "nftables",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to do to the kernel, named so that an administrator recognises it.
+
+    Attributes:
+        part: which reconciler does it.
+        action: what happens to the subject.
+        subject: `fd00::1/64 on portico-iphttps`, `net/ipv6/conf/all/forwarding`.
+        before, after: the values, where there are any.
+        key: what the part needs to do it; not shown.
+    """
+
+    part: str
+    action: Literal["add", "remove", "set"]
+    subject: str
+    before: str | None = None
+    after: str | None = None
+    key: object = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        values = ""
+        if self.after is not None:
+            values = f": {self.before} -> {self.after}" if self.before is not None else f": {self.after}"
+        return f"{self.action} {_ONE[self.part]} {self.subject}{values}"
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {
+            "part": self.part,
+            "action": self.action,
+            "subject": self.subject,
+            "before": self.before,
+            "after": self.after,
+        }
+
+
+@dataclass(frozen=True)
+class Device:
+    """A TUN device: one queue per worker."""
+
+    name: str
+    mtu: int
+    queues: int
+
+
+@dataclass(frozen=True)
+class DeviceAddress:
+    interface: str
+    address: IPv4Interface | IPv6Interface
+
+    def __str__(self) -> str:
+        return f"{self.address} on {self.interface}"
+
+
+@dataclass(frozen=True, order=True)
+class Route:
+    """A route to a device. `destination` in CIDR form; `default` for the whole of the family."""
+
+    family: Literal[4, 6]
+    table: int
+    destination: str
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.destination} dev {self.interface} table {self.table}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """An IPv4 address of this machine and the inclusive port range NAT64 uses on it."""
+
+    address: IPv4Address
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Who may talk to whom through the tunnel device.
+
+    Attributes:
+        destinations: what clients may reach; None is everything on the intranet's side.
+        sources: who on the intranet may open connections to clients; None is everybody, empty is nobody.
+        own_prefixes: what must never appear on the Internet interface.
+        pools: NAT64 pools; empty when NAT64 is disabled.
+        closed: families the machine did not forward before Portico turned it on for its own devices (IPv6: at all,
+            IPv4: from the internal interface); nothing but Portico's own traffic is forwarded in them.
+    """
+
+    internet_interface: str
+    internal_interface: str
+    client_prefix: IPv6Network
+    dns64_address: IPv6Address | None
+    own_prefixes: tuple[IPv6Network, ...]
+    pools: tuple[Pool, ...]
+    destinations: tuple[IPv4Network | IPv6Network, ...] | None
+    sources: tuple[IPv6Network, ...] | None
+    client_to_client: bool
+    closed: frozenset[Literal[4, 6]] = frozenset()
+
+    @property
+    def single_interface(self) -> bool:
+        return self.internet_interface == self.internal_interface
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The whole of it."""
+
+    devices: tuple[Device, ...]
+    addresses: tuple[DeviceAddress, ...]
+    routes: tuple[Route, ...]
+    steer: bool
+    """Whether replies to NAT64's pool are steered to the translator by policy routing."""
+    sysctls: Mapping[str, str]
+    """Path below /proc/sys to value."""
+    reserved_ports: tuple[tuple[int, int], ...]
+    filter: Filter
