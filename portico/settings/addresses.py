@@ -128,6 +128,8 @@ class DnsServer:
         address = ip_address(host)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             raise ValueError(f"'{host}' has a scope; give an address that is valid on the whole machine")
+        if address.is_unspecified or address.is_multicast:
+            raise ValueError(f"'{host}' cannot be asked; give the unicast address of a DNS server")
         return cls(address, int(port))
 
     def __str__(self) -> str:

@@ -81,6 +81,11 @@ def _namespace(value: object) -> str:
     return f".{host_name(text[1:])}" if text.startswith(".") else host_name(text)
 
 
+def _exclusion(value: object) -> str:
+    text = _text(value)
+    return str(_ipv6_network(text)) if "/" in text else _namespace(text)
+
+
 def _interface_name(value: object) -> str:
     name = _text(value)
     if (
@@ -151,6 +156,7 @@ HostName = Annotated[str, BeforeValidator(_qualified_name)]
 ShortName = Annotated[str, BeforeValidator(_single_label)]
 PublicHost = Annotated[str, BeforeValidator(_host)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]
+Exclusion = Annotated[str, BeforeValidator(_exclusion)]
 InterfaceName = Annotated[str, BeforeValidator(_interface_name)]
 Ipv6Prefix = Annotated[IPv6Network, BeforeValidator(_ipv6_network), _as_text]
 AnyPrefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), _as_text]
@@ -265,12 +271,14 @@ class Dns64(_Section):
         default=True, description="ask upstream for A records only; set to false when the intranet has IPv6 servers too"
     )
     always_synthesize: bool = Field(default=False, description="synthesise even when the name has IPv6 addresses")
-    latency_milliseconds: int = Field(default=0, ge=0, le=10_000, description="delay between the AAAA and the A query")
-    exclusion_list: list[Namespace] = Field(
-        default_factory=list, description="names or .suffixes whose A records are never turned into IPv6 addresses"
+    latency_milliseconds: int = Field(default=0, ge=0, le=2000, description="delay between the AAAA and the A query")
+    exclusion_list: list[Exclusion] = Field(
+        default_factory=list,
+        max_length=4096,
+        description="names (and all below) never synthesised for, or IPv6 prefixes whose AAAA records count as none",
     )
     upstream_servers: list[Upstream] = Field(
-        default_factory=list, max_length=16, description="the intranet's DNS servers, in order of preference"
+        default_factory=list, max_length=8, description="the intranet's DNS servers, in order of preference"
     )
 
 

@@ -180,6 +180,8 @@ def settings_data(draw: st.DrawFn) -> dict[str, Any]:
     public = name.filter(lambda text: not text.rpartition(".")[2].isdigit())
     ipv4 = st.ip_addresses(v=4).map(str)
     ipv6 = st.ip_addresses(v=6).map(str)
+    asked4 = st.ip_addresses(network="10.0.0.0/8").map(str)
+    asked6 = st.ip_addresses(network="fd00::/8").map(lambda address: f"[{address}]:5353")
     interface = st.from_regex(r"[a-zA-Z0-9_.-]{1,15}", fullmatch=True).filter(lambda text: text not in (".", ".."))
     prefix6 = st.integers(0, 2**64 - 1).map(
         lambda high: f"{':'.join(f'{high >> s & 65535:x}' for s in (48, 32, 16, 0))}::/64"
@@ -205,7 +207,7 @@ def settings_data(draw: st.DrawFn) -> dict[str, Any]:
         "ip_https": {"port": draw(st.integers(1, 65535)), "client_prefix": draw(optional(prefix6))},
         "addresses": {"intranet_prefixes": draw(optional(st.lists(prefix6, max_size=3)))},
         "nat64": {"ipv4_address_port_pool": draw(st.lists(ipv4.map(lambda a: f"{a},1024-65535"), max_size=2))},
-        "dns64": {"upstream_servers": draw(st.lists(st.one_of(ipv4, ipv6.map(lambda a: f"[{a}]:5353")), max_size=3))},
+        "dns64": {"upstream_servers": draw(st.lists(st.one_of(asked4, asked6), max_size=3))},
         "nrpt": {
             "rules": draw(
                 st.lists(

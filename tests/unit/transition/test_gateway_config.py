@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from portico.errors import InvalidInput
+from portico.settings.document import load_data
+from portico.settings.effective import effective
+from portico.settings.facts import Facts
+from portico.settings.model import Settings
+from portico.transition.client_settings import build_client_settings
+from portico.transition.gateway_config import GatewaySecrets, build_gateway_config
+
+SECRETS = GatewaySecrets(
+    certificate_chain="CHAIN",
+    private_key="KEY",
+    client_ca="CA",
+    ticket_keys=[bytes(32), b"\x01" * 32],
+    revoked=[{"issuer_sha256": "ab", "serial": "1f"}],
+)
+
+
+def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts: Facts) -> None:
+    config = build_gateway_config(settings, effective(settings, facts), SECRETS)
+    assert json.loads(json.dumps(config)) == {
+        "workers": 2,
+        "iphttps": {
+            "authentication": "certificates",
+            "link_local": "fe80::1",
+            "addresses": ["fd7c:1a2b:3c4d:1000::1", "fd7c:1a2b:3c4d:1000::2", "fd7c:1a2b:3c4d:3333::1"],
+            "prefix": "fd7c:1a2b:3c4d:1000::/64",
+            "routes": ["fd7c:1a2b:3c4d::/48"],
+            "route_lifetime": 1800,
+            "router_lifetime": 0,
+            "advertise_interval": 600,
+            "max_sessions": 10000,
+            "max_addresses_per_session": 8,
+            "max_handshakes": 512,
+            "handshake_timeout": 15.0,
+            "request_timeout": 10.0,
+            "idle_probe": 30.0,
+            "segments": True,
+            "queue_bytes": 1048576,
+        },
+        "http": {
+            "paths": ["/portico/v1/trust", "/portico/v1/enrol", "/portico/v1/renew", "/portico/v1/client-settings"],
+            "max_body": 32768,
+            "max_pending": 64,
+            "timeout": 15.0,
+        },
+        "tls": {
+            "certificate_chain": "CHAIN",
+            "private_key": "KEY",
+            "client_ca": "CA",
+            "ticket_keys": ["00" * 32, "01" * 32],
+            "minimum_version": "1.2",
+        },
+        "revoked": [{"issuer_sha256": "ab", "serial": "1f"}],
+        "nat64": {
+            "prefix": "fd7c:1a2b:3c4d:7777::/96",
+            "pool": [{"address": "10.0.0.2", "ports": [32768, 60999]}],
+            "mtu": 1500,
+            "ipv6_mtu": 1280,
+            "address": "fd7c:1a2b:3c4d:1000::1",
+            "tcp_established": 7200,
+            "tcp_transitory": 240,
+            "udp": 300,
+            "icmp": 60,
+            "max_bindings": 262144,
+            "max_bindings_per_client": 4096,
+        },
+        "dns64": {
+            "prefix": "fd7c:1a2b:3c4d:7777::/96",
+            "only_send_a_query": True,
+            "always_synthesize": False,
+            "latency_ms": 0,
+            "exclusions": [],
+            "upstreams": [{"suffix": "", "servers": ["10.0.0.53"]}],
+            "timeout": 5.0,
+            "cache_entries": 65536,
+            "max_queries": 4096,
+            "max_queries_per_client": 256,
+        },
+    }
+
+
+def test_what_is_disabled_is_null(data: dict[str, Any], facts: Facts) -> None:
+    settings = load_data({**data, "nat64": {"state": "disabled"}, "dns64": {"state": "disabled"}})
+    config = build_gateway_config(settings, effective(settings, facts), SECRETS)
+    assert config["nat64"] is None
+    assert config["dns64"] is None
+    assert config["iphttps"]["addresses"] == ["fd7c:1a2b:3c4d:1000::1", "fd7c:1a2b:3c4d:1000::2"]
+
+
+def test_without_nat64_nothing_is_synthesised(data: dict[str, Any], facts: Facts) -> None:
+    settings = load_data({**data, "nat64": {"state": "disabled"}})
+    dns64 = build_gateway_config(settings, effective(settings, facts), SECRETS)["dns64"]
+    assert dns64["exclusions"] == [""]
+    assert dns64["only_send_a_query"] is False
+
+
+def test_nat64_without_an_address_is_an_error_that_names_the_interface(settings: Settings) -> None:
+    with pytest.raises(InvalidInput, match="eth1"):
+        build_gateway_config(settings, effective(settings), SECRETS)
+
+
+def test_client_authentication_without_a_ca_is_an_error(settings: Settings, facts: Facts) -> None:
+    without = GatewaySecrets("CHAIN", "KEY", "", [])
+    with pytest.raises(InvalidInput, match="no CA"):
+        build_gateway_config(settings, effective(settings, facts), without)
+
+
+def test_secrets_stay_out_of_representations() -> None:
+    assert "KEY" not in repr(SECRETS)
+    assert "x01" not in repr(SECRETS)
+
+
+def test_a_client_is_told_what_it_needs(settings: Settings, facts: Facts) -> None:
+    assert build_client_settings(settings, effective(settings, facts), revision=7) == {
+        "url": "https://da.example.net:443/IPHTTPS",
+        "domain": "corp.example.net",
+        "nrpt": [{"namespace": ".corp.example.net", "dns_servers": ["fd7c:1a2b:3c4d:3333::1"]}],
+        "dns_address": "fd7c:1a2b:3c4d:3333::1",
+        "intranet_prefixes": ["fd7c:1a2b:3c4d::/48"],
+        "revision": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("manage_out", "prefixes"),
+    [
+        (False, ["fd7c:1a2b:3c4d:1000::1/128"]),
+        ({"from": ["fd00:9::/64", "10.0.0.0/24"]}, ["fd7c:1a2b:3c4d:1000::1/128", "fd00:9::/64"]),
+    ],
+)
+def test_who_may_open_connections_to_clients_is_told(
+    data: dict[str, Any], manage_out: Any, prefixes: list[str]
+) -> None:
+    settings = load_data({**data, "access": {"manage_out": manage_out}})
+    assert build_client_settings(settings, effective(settings), revision=1)["intranet_prefixes"] == prefixes
