@@ -33,7 +33,7 @@ PYTHON = f"{INTERPRETER}/bin/{Path(sys.executable).name}"
 """The interpreter of programs inside."""
 
 PRIVATE = ("/var/lib", "/var/log", "/var/cache")
-"""Directories that start empty in a host. /etc starts as a copy of the machine's, /run as an empty memory file system."""
+"""Directories that start empty in a host. /etc starts as a copy of the machine's, /run empty and in memory."""
 
 _QUICK_START = {
     # Duplicate address detection would hold every address back for a second, and nothing here can collide.
@@ -192,7 +192,7 @@ class Host:
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
         """Sockets opened by this thread inside the block belong to the host."""
-        with open("/proc/self/ns/net", "rb") as here, open(f"/proc/{self.pid}/ns/net", "rb") as there:
+        with Path("/proc/self/ns/net").open("rb") as here, Path(f"/proc/{self.pid}/ns/net").open("rb") as there:
             _setns(there.fileno())
             try:
                 yield

@@ -1,7 +1,8 @@
 """The first process of a lab host: makes the namespaces, keeps the services, reaps orphans.
 
-Run by file path with `python -I -S`, so it uses the standard library only and starts in 20 ms. Its only argument is a JSON file
-(`HostSpec` in hosts.py). Killing it is a power cut: the kernel ends every process of the host at once.
+Run by file path with `python -I -S`, so it uses the standard library only and starts in 20 ms. Its arguments are a JSON
+file (written by `Host.boot`) and the descriptor that hears how it went. Killing it is a power cut: the kernel ends
+every process of the host at once.
 
 It listens on a Unix stream socket for one JSON object a line:
     {"op": "start", "name", "argv", "env", "cwd", "restart"}    starts a service; its output goes to /var/log/NAME.log
@@ -12,6 +13,7 @@ and answers {"ok": true, ...} or {"ok": false, "error": text}.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -48,9 +50,7 @@ def _check(result: int, what: str) -> None:
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
     """mount(2), private to this namespace."""
     encoded = [value.encode() if value is not None else None for value in (source, target, kind)]
-    _check(
-        _libc.mount(*encoded, ctypes.c_ulong(flags), data.encode() if data else None), f"mount {source} on {target}"
-    )
+    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), data.encode() if data else None), f"mount {source} on {target}")
 
 
 def _mounts_below(directory: str) -> list[str]:
@@ -100,7 +100,8 @@ class Service:
         self.due: float | None = None
         self.status: int | None = None
 
-    def start(self) -> None:
+    def start(self) -> int:
+        """Starts it, for the first time or again; returns its process id."""
         with open(f"/var/log/{self.name}.log", "ab") as log:
             self.process = subprocess.Popen(
                 self.argv,
@@ -114,13 +115,14 @@ class Service:
             )
         self.due = None
         self.status = None
+        return self.process.pid
 
     def as_dict(self) -> dict[str, Any]:
-        alive = self.process is not None and self.process.returncode is None
+        pid = self.process.pid if self.process is not None and self.process.returncode is None else None
         return {
             "name": self.name,
             "argv": self.argv,
-            "pid": self.process.pid if alive else None,
+            "pid": pid,
             "status": self.status,
             "restarts": self.restarts,
         }
@@ -197,10 +199,12 @@ class Init:
         if operation == "start":
             name = request["name"]
             self._end(name, signal.SIGKILL, 1.0)
-            service = Service(name, request["argv"], request["env"], request.get("cwd", "/"), bool(request.get("restart")))
-            service.start()
+            service = Service(
+                name, request["argv"], request["env"], request.get("cwd", "/"), bool(request.get("restart"))
+            )
+            pid = service.start()
             self.services[name] = service
-            return {"pid": service.process.pid}
+            return {"pid": pid}
         if operation == "stop":
             return {"status": self._end(request["name"], request.get("signal", signal.SIGTERM), request["timeout"])}
         if operation == "services":
@@ -213,10 +217,8 @@ class Init:
         if service is None or service.process is None:
             return None
         if service.process.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(service.process.pid, number)
-            except ProcessLookupError:
-                pass
             deadline = time.monotonic() + timeout
             while time.monotonic() < deadline:
                 try:
@@ -239,10 +241,8 @@ def main() -> None:
         spec = json.load(file)
     ready = int(sys.argv[2])
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(spec["socket"])
-    except FileNotFoundError:
-        pass
     listener.bind(spec["socket"])
     listener.listen(64)
     os.chmod(spec["socket"], 0o600)

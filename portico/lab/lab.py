@@ -18,8 +18,8 @@ from portico.lab.hosts import CODE, PYTHON, Host
 from portico.lab.links import SWITCH
 from portico.lab.services import START
 from portico.lab.state import NETNS, LabState
-from portico.lab.topology import Topology, one_server
 from portico.lab.topology import Host as Computer
+from portico.lab.topology import Topology, one_server
 
 Step = Callable[[str], AbstractContextManager[object]]
 """Announces a step of something longer."""
@@ -162,9 +162,7 @@ class Lab:
         directory = self.state.runtime / "bin"
         directory.mkdir(mode=0o755, exist_ok=True)
         command = directory / "portico"
-        command.write_text(
-            f'#!/bin/sh\nPYTHONPATH={CODE} exec {PYTHON} -m portico "$@"\n'
-        )
+        command.write_text(f'#!/bin/sh\nPYTHONPATH={CODE} exec {PYTHON} -m portico "$@"\n')
         command.chmod(0o755)
 
 

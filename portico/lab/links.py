@@ -5,6 +5,7 @@ Offloads stay on, as on real cards: super-segments are what the tunnel is built 
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from collections.abc import Sequence
 
@@ -38,6 +39,12 @@ def ip(state: LabState, host: str, *lines: str) -> None:
 def port(host: str, interface: str) -> str:
     """The name of the switch's end of a cable."""
     return f"{host}-{interface}"
+
+
+def mac(host: str, interface: str) -> str:
+    """The address of a card: the same after a power cut, as neighbours remember it for a while."""
+    digest = hashlib.sha256(f"{host}/{interface}".encode()).digest()
+    return ":".join(["0a", *(f"{byte:02x}" for byte in digest[:5])])
 
 
 def build_switch(state: LabState, topology: Topology) -> None:
@@ -86,7 +93,7 @@ def heal(state: LabState, host: str, interface: str) -> None:
 
 def change_address(state: LabState, host: str, interface: str, old: str, new: str, routes: Sequence[str] = ()) -> None:
     """Moves a host to another address (with prefix length), as a new lease does; `routes` are `ip route` commands."""
-    ip(state, host, f"addr add {new} dev {interface}", f"addr del {old} dev {interface}", *routes)
+    ip(state, host, f"addr del {old} dev {interface}", f"addr add {new} dev {interface}", *routes)
 
 
 def masquerade(host: Host, interface: str) -> None:
@@ -111,7 +118,7 @@ def _cable(state: LabState, host: str, card: Interface) -> None:
     ip(
         state,
         SWITCH,
-        f"link add {name} type veth peer name {card.name} netns {state.netns(host)}",
+        f"link add {name} type veth peer name {card.name} address {mac(host, card.name)} netns {state.netns(host)}",
         f"link set {name} master {card.network} up",
     )
 

@@ -10,7 +10,6 @@ Both are root's only: a disk holds a copy of /etc and keys.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -132,7 +131,7 @@ def remove_files(name: str) -> None:
     for parent in (RUNTIME, DISKS):
         shutil.rmtree(parent / name, ignore_errors=True)
         try:
-            os.rmdir(parent)
+            parent.rmdir()
         except OSError:
             continue
 

@@ -16,8 +16,8 @@
       BIND for      IPv4 only    IPv6 only    management host
     corp.example.net
 
-Every bridge lives in a namespace of its own (`switch`), so that nothing of a lab shows up among the machine's interfaces.
-Addresses are those of RFC 5737 and RFC 3849 outside and private ones inside.
+Every bridge lives in a namespace of its own (`switch`), so that nothing of a lab shows up among the machine's
+interfaces. Addresses are those of RFC 5737 and RFC 3849 outside and private ones inside.
 """
 
 from __future__ import annotations

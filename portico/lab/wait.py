@@ -46,7 +46,7 @@ def until(
             if result:
                 return result
             last = ""
-        except Exception as error:  # noqa: BLE001 - whatever it is, it goes into the message
+        except Exception as error:
             last = f"{type(error).__name__}: {error}"
         if time.monotonic() >= deadline:
             break

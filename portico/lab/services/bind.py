@@ -103,9 +103,14 @@ def _start(host: Host, zones: dict[str, str], *, probe: str) -> None:
     host.start_service(
         SERVICE, ["/bin/sh", "-c", "chown bind /run/named && exec named -g -u bind -n 1 -c /etc/bind/lab.conf"]
     )
+
+    def answers() -> bool:
+        found = host.run("dig", "+short", "+time=1", "+tries=1", "@127.0.0.1", probe, check=False).stdout
+        return found[:1].isdigit()
+
     wait.until(
         f"BIND on {host.name} to answer for {probe}",
-        lambda: host.run("dig", "+short", "+time=1", "+tries=1", "@127.0.0.1", probe, check=False).stdout.strip(),
+        answers,
         timeout=15.0,
         evidence=lambda: host.log_tail(SERVICE),
     )

@@ -1,0 +1,113 @@
+"""Portico in a lab: install the server, enrol the client, connect."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from portico.lab import wait
+from portico.lab.hosts import Host, LabFailure
+from portico.lab.lab import Lab, Step
+from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX
+
+SERVER, CLIENT = "portico-server", "portico-client"
+"""Names of the services; also of their logs."""
+
+
+def settings(server: str) -> dict[str, Any]:
+    """The settings document of a lab server."""
+    return {
+        "schema_version": 1,
+        "deployment": {
+            "domain": CORP_DOMAIN,
+            "connect_to": CONNECT_TO,
+            "organisation_prefix": ORGANISATION_PREFIX,
+        },
+        "server": {"name": server, "internet_interface": "eth0", "internal_interface": "eth1"},
+        # The intranet has servers with IPv6 only: their own AAAA records must be asked for.
+        "dns64": {"upstream_servers": [CORP_DNS], "only_send_a_query": False},
+    }
+
+
+def install_server(lab: Lab, name: str) -> None:
+    """Installs the Remote Access server on a host and waits until its gateway accepts clients."""
+    host = lab.host(name)
+    host.write("/etc/portico/lab.yaml", yaml.safe_dump(settings(name), sort_keys=False), 0o600)
+    host.run("portico", "server", "install", "--file", "/etc/portico/lab.yaml", "--yes", timeout=60.0)
+    start_server(host)
+
+
+def start_server(host: Host) -> None:
+    """Starts the agent, as its unit would, and waits for the entrance."""
+    host.start_service(SERVER, ["portico", "server", "run"], restart=True)
+    wait_for_server(host)
+
+
+def wait_for_server(host: Host, timeout: float = 20.0) -> None:
+    """Waits until the entrance accepts TCP connections."""
+    wait.until(
+        f"the server on {host.name} to listen on TCP 443",
+        lambda: host.output("ss", "-Hltn", "sport = :443"),
+        timeout=timeout,
+        evidence=lambda: host.log_tail(SERVER, 30),
+    )
+
+
+def enrolment_token(server: Host, client: str) -> str:
+    """A token that enrols one client once."""
+    answer = server.json("portico", "ca", "token", "create", "--name", client, "--json")
+    token = answer.get("token")
+    if not isinstance(token, str):
+        raise LabFailure(f"On {server.name}: no token", why=json.dumps(answer))
+    return token
+
+
+def enrol_client(lab: Lab, client: str, server: str) -> None:
+    """Gives a remote computer its identity."""
+    token = enrolment_token(lab.host(server), client)
+    lab.host(client).run("portico", "client", "enrol", token, timeout=60.0)
+
+
+def connect_client(lab: Lab, client: str) -> None:
+    """Starts the client agent and waits for the tunnel."""
+    host = lab.host(client)
+    host.start_service(CLIENT, ["portico", "client", "run"], restart=True)
+    wait_for_client(host)
+
+
+def wait_for_client(host: Host, timeout: float = 30.0) -> None:
+    """Waits until an intranet name answers with a ping through the tunnel."""
+    wait.until(
+        f"{host.name} to reach the intranet",
+        lambda: host.run("ping", "-6", "-c", "1", "-W", "1", f"app6.{CORP_DOMAIN}", check=False).returncode == 0,
+        timeout=timeout,
+        interval=0.1,
+        evidence=lambda: host.log_tail(CLIENT, 30),
+    )
+
+
+def deploy(lab: Lab, step: Step) -> None:
+    """Everything, from nothing to a connected client."""
+    for server in lab.topology.servers():
+        with step(f"Remote Access server on {server}"):
+            install_server(lab, server)
+    for client in lab.topology.clients():
+        with step(f"{client} enrols with a one-time token"):
+            enrol_client(lab, client, lab.topology.servers()[0])
+        with step(f"{client} connects from behind nat1"):
+            connect_client(lab, client)
+
+
+def tunnel_address(client: Host) -> str:
+    """The global IPv6 address the client has in the tunnel.
+
+    Raises:
+        LabFailure: it has none.
+    """
+    for interface in json.loads(client.output("ip", "-j", "-6", "addr", "show", "scope", "global")):
+        for entry in interface.get("addr_info", ()):
+            if str(entry.get("local", "")).startswith("fd7c:1a2b:3c4d:1000:"):
+                return str(entry["local"])
+    raise LabFailure(f"{client.name} has no address in the tunnel", why=client.output("ip", "-br", "-6", "addr"))
