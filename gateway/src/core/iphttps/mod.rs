@@ -4,17 +4,29 @@
 //! [`Deframer`] cuts what follows into packets, and the [`Link`] that all sessions share decides about each packet:
 //! neighbour discovery, address ownership, multicast. Client side: [`ClientSession`] with [`Reconnect`].
 
+mod advertise;
 mod client;
+mod config;
+mod counters;
 mod deframer;
+mod discovery;
 mod errors;
+mod limiter;
+mod link;
+mod neighbours;
 mod reconnect;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use client::{
     ClientAction, ClientConfig, ClientError, ClientSession, ClientState, ClientStatus, ClientStep, Proxy,
 };
+pub use config::{ConfigError, LinkConfig, Route};
+pub use counters::{LinkCounters, LinkEvent};
 pub use deframer::{Deframer, Format, Plaintext, StreamError};
 pub use errors::{CloseReason, DropCounters, DropReason};
+pub use link::{Attachment, FromClient, FromHost, Full, Link, LinkSink};
 pub use reconnect::Reconnect;
 pub use session::{
     Action, Admission, HandUp, IllegalTransition, Received, Session, SessionConfig, SessionEvent, SessionState,
