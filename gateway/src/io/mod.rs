@@ -1,1 +1,3 @@
 //! Sockets, TLS, TUN devices and worker threads.
+
+pub mod dns64;

@@ -4,7 +4,17 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::config::ConfigError;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::rdata::AAAA;
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+
+use super::answer::Answer;
+use super::config::{ConfigError, Exclusion};
+use super::message::TYPE_A;
+use crate::core::time::Now;
+
+/// The TTL of a synthesized record when no SOA says how long the absence of AAAA lasts (RFC 6147 section 5.1.7).
+pub const TTL_WITHOUT_SOA: u32 = 600;
 
 /// A Pref64::/n. The lengths of RFC 6052 section 2.2 are 32, 40, 48, 56, 64 and 96.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -89,6 +99,75 @@ impl FromStr for Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// The native addresses that count as absent: always ::ffff:0:0/96 (RFC 6147 section 5.1.4), and the administrator's.
+#[derive(Clone, Debug, Default)]
+pub struct ExcludedRanges {
+    ranges: Vec<(u128, u128)>,
+}
+
+impl ExcludedRanges {
+    pub fn new(exclusions: &[Exclusion]) -> Self {
+        let mapped = (Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), 96);
+        let own = exclusions.iter().filter_map(|exclusion| match exclusion {
+            Exclusion::Range { address, length } => Some((*address, *length)),
+            Exclusion::Suffix(_) => None,
+        });
+        let ranges = std::iter::once(mapped).chain(own).map(|(address, length)| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            (u128::from(address) & mask, mask)
+        });
+        Self { ranges: ranges.collect() }
+    }
+
+    pub fn contains(&self, address: [u8; 16]) -> bool {
+        let address = u128::from_be_bytes(address);
+        self.ranges.iter().any(|(network, mask)| address & mask == *network)
+    }
+}
+
+/// True when an answer to an A question holds something to synthesize from.
+pub fn has_ipv4(answer: &Answer) -> bool {
+    answer.data(TYPE_A).any(|data| data.len() == 4)
+}
+
+/// The answer to the AAAA question made of the answer to the A question: one AAAA for each A, aliases kept
+/// (RFC 6147 section 5.1.5), TTLs at most `cap` seconds (5.1.7), signatures over the replaced records left out, never AD.
+/// `None` when the answer cannot be decoded.
+pub fn synthesize(now: Now, a: &Answer, prefix: Prefix, cap: u32) -> Option<Answer> {
+    let mut message = a.decode(now)?;
+    message.metadata.authentic_data = false;
+    message.queries.iter_mut().for_each(|query| _ = query.set_query_type(RecordType::AAAA));
+    message.answers.retain(|record| !covers(record, RecordType::A));
+    for record in &mut message.answers {
+        if let (RData::A(address), DNSClass::IN) = (&record.data, record.dns_class) {
+            record.data = RData::AAAA(AAAA(prefix.embed(address.0)));
+            record.ttl = record.ttl.min(cap);
+        }
+    }
+    Answer::made(now, message.to_vec().ok()?)
+}
+
+/// An answer to an AAAA question without the addresses in the excluded ranges; `None` when it cannot be decoded.
+pub fn without_excluded(now: Now, aaaa: &Answer, excluded: &ExcludedRanges) -> Option<Answer> {
+    let mut message = aaaa.decode(now)?;
+    message.metadata.response_code = ResponseCode::NoError;
+    message.answers.retain(|record| match &record.data {
+        RData::AAAA(address) => !excluded.contains(address.0.octets()),
+        _ => !covers(record, RecordType::AAAA),
+    });
+    Answer::made(now, message.to_vec().ok()?)
+}
+
+/// True for a signature over records of one type (RFC 4034 section 3.1).
+fn covers(record: &Record, kind: RecordType) -> bool {
+    match &record.data {
+        RData::Unknown { code: RecordType::RRSIG, rdata } => {
+            rdata.anything.get(..2) == Some(&u16::from(kind).to_be_bytes()[..])
+        }
+        _ => false,
     }
 }
 

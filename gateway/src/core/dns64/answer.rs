@@ -1,0 +1,227 @@
+//! Answers as they are kept: the server's bytes without the hop's own parts (id, flags, OPT), ready to be sent to anybody.
+
+use hickory_proto::op::Message;
+
+use super::message::{
+    self, CLASS_IN, FLAG_AD, FLAG_QR, FLAG_RA, FLAG_RD, FLAG_TC, HEADER, NOERROR, NXDOMAIN, Query, Question, SERVFAIL,
+    Section, TYPE_AAAA, TYPE_ANY, TYPE_OPT, TYPE_SOA, TYPE_TSIG, u16_at, u32_at,
+};
+use crate::core::time::Now;
+
+/// The longest a positive answer is kept, seconds.
+const MAX_TTL: u32 = 86_400;
+/// The longest a negative answer is kept, seconds (RFC 2308 section 5: one to three hours).
+const MAX_NEGATIVE_TTL: u32 = 10_800;
+/// How long a failure is remembered, seconds (RFC 9520 section 3.2: at least one).
+const FAILURE_TTL: u32 = 1;
+
+/// An answer with everything about it that is asked more than once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Header (id 0), question, records without OPT.
+    bytes: Box<[u8]>,
+    /// All twelve bits (RFC 6891 section 6.1.3).
+    pub rcode: u16,
+    authenticated: bool,
+    /// When the TTLs in `bytes` were true.
+    at: Now,
+    /// Seconds after `at` that it may be used; 0 for never again.
+    pub ttl: u32,
+    /// min(TTL, MINIMUM) of the SOA in the authority section (RFC 2308 section 5).
+    pub soa_minimum: Option<u32>,
+}
+
+/// Why a server's bytes are no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerError {
+    /// A record is cut off, a name is malformed, or there is an unasked signature.
+    Malformed,
+    /// It can be walked but not decoded and encoded again, which its misplaced OPT record requires.
+    Rewrite,
+}
+
+impl Answer {
+    /// Takes a server's response, whose header and question the caller has matched.
+    pub fn from_server(now: Now, bytes: &[u8]) -> Result<Self, AnswerError> {
+        let (question, mut records) = message::question(bytes).ok_or(AnswerError::Malformed)?;
+        let mut opt = None;
+        while records.more() {
+            let record = records.next(bytes).ok_or(AnswerError::Malformed)?;
+            match record.kind {
+                TYPE_TSIG => return Err(AnswerError::Malformed),
+                TYPE_OPT if opt.is_some() || record.section != Section::Additional || bytes[record.start] != 0 => {
+                    return Err(AnswerError::Malformed);
+                }
+                TYPE_OPT => opt = Some(record),
+                _ => {}
+            }
+        }
+        let end = records.position();
+        let mut rcode = u16_at(bytes, 2) & 0xf;
+        let kept = match opt {
+            None => bytes[..end].to_vec(),
+            Some(record) => {
+                rcode |= ((record.ttl >> 24) as u16) << 4;
+                if record.end == end {
+                    let mut kept = bytes[..record.start].to_vec();
+                    let count = u16_at(bytes, 10) - 1;
+                    kept[10..12].copy_from_slice(&count.to_be_bytes());
+                    kept
+                } else {
+                    // Cutting it out would move what compression pointers point to.
+                    let mut message = Message::from_vec(bytes).map_err(|_| AnswerError::Rewrite)?;
+                    message.edns = None;
+                    message.to_vec().map_err(|_| AnswerError::Rewrite)?
+                }
+            }
+        };
+        Self::examined(now, kept, question, rcode).ok_or(AnswerError::Rewrite)
+    }
+
+    /// An answer made here: any encoded response with one question and without OPT.
+    pub fn made(now: Now, bytes: Vec<u8>) -> Option<Self> {
+        let (question, _) = message::question(&bytes)?;
+        let rcode = u16_at(&bytes, 2) & 0xf;
+        let mut answer = Self::examined(now, bytes, question, rcode)?;
+        answer.authenticated = false;
+        Some(answer)
+    }
+
+    /// An answer that says only why there is none; `rcode` is at most 15.
+    pub fn failure(now: Now, question: &Question, rcode: u16) -> Self {
+        let bytes = message::bare_reply(0, 0, rcode, Some(question), None, 0);
+        Self { bytes: bytes.into(), rcode, authenticated: false, at: now, ttl: FAILURE_TTL, soa_minimum: None }
+    }
+
+    fn examined(now: Now, bytes: Vec<u8>, question: Question, rcode: u16) -> Option<Self> {
+        let (_, mut records) = message::question(&bytes)?;
+        let (mut lowest, mut matching, mut soa_minimum) = (u32::MAX, false, None);
+        while records.more() {
+            let record = records.next(&bytes)?;
+            match record.section {
+                Section::Answer => {
+                    lowest = lowest.min(sane_ttl(record.ttl));
+                    matching |= record.kind == question.kind || question.kind == TYPE_ANY;
+                }
+                Section::Authority if record.kind == TYPE_SOA && record.end - record.data >= 22 => {
+                    soa_minimum = Some(sane_ttl(record.ttl).min(sane_ttl(u32_at(&bytes, record.end - 4))));
+                }
+                _ => {}
+            }
+        }
+        let ttl = match rcode {
+            NOERROR if matching => lowest.min(MAX_TTL),
+            NOERROR | NXDOMAIN => soa_minimum.map_or(0, |minimum| minimum.min(lowest).min(MAX_NEGATIVE_TTL)),
+            _ => FAILURE_TTL,
+        };
+        let authenticated = u16_at(&bytes, 2) & FLAG_AD != 0;
+        Some(Self { bytes: bytes.into(), rcode, authenticated, at: now, ttl, soa_minimum })
+    }
+
+    /// The same answer, kept no longer than `seconds`.
+    #[must_use]
+    pub fn kept_at_most(mut self, seconds: u32) -> Self {
+        self.ttl = self.ttl.min(seconds);
+        self
+    }
+
+    /// A name that exists or a name that does not: the server knew.
+    pub fn is_conclusive(&self) -> bool {
+        matches!(self.rcode, NOERROR | NXDOMAIN)
+    }
+
+    pub fn age(&self, now: Now) -> u32 {
+        u32::try_from(now.since(self.at).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    pub fn is_fresh(&self, now: Now) -> bool {
+        self.age(now) < self.ttl
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Decodes the answer, with the TTLs of `now`; `None` when a record contradicts its type's definition.
+    pub fn decode(&self, now: Now) -> Option<Message> {
+        let mut message = Message::from_vec(&self.bytes).ok()?;
+        let age = self.age(now);
+        for section in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
+            for record in section {
+                record.ttl = sane_ttl(record.ttl).saturating_sub(age);
+            }
+        }
+        Some(message)
+    }
+
+    /// The data of the answer section's records of one type in class IN.
+    pub fn data(&self, kind: u16) -> impl Iterator<Item = &[u8]> {
+        let mut records = message::question(&self.bytes).map(|(_, records)| records);
+        std::iter::from_fn(move || {
+            let records = records.as_mut()?;
+            while records.more() {
+                let record = records.next(&self.bytes)?;
+                if record.section != Section::Answer {
+                    return None;
+                }
+                if record.kind == kind && record.class == CLASS_IN {
+                    return Some(&self.bytes[record.data..record.end]);
+                }
+            }
+            None
+        })
+    }
+
+    /// True when there is an AAAA record whose address `excluded` does not reject.
+    pub fn has_address(&self, mut excluded: impl FnMut([u8; 16]) -> bool) -> bool {
+        self.data(TYPE_AAAA).any(|data| <[u8; 16]>::try_from(data).is_ok_and(|address| !excluded(address)))
+    }
+
+    /// The message for one client: its id, its spelling of the question, current TTLs, at most `limit` bytes.
+    /// A larger one becomes an empty one with TC (the second value), which sends the client to TCP (RFC 2181 section 9).
+    pub fn reply(&self, now: Now, query: &Query, limit: usize) -> (Vec<u8>, bool) {
+        let wants_ad = query.dnssec_ok() || query.flags & FLAG_AD != 0;
+        let ad = if self.authenticated && wants_ad { FLAG_AD } else { 0 };
+        // An extended code cannot be said to a client without EDNS.
+        let rcode = if self.rcode > 0xf && query.edns.is_none() { SERVFAIL } else { self.rcode };
+        let opt_length = if query.edns.is_some() { 11 } else { 0 };
+        if self.bytes.len() + opt_length > limit {
+            return (
+                message::bare_reply(query.id, query.flags, rcode, Some(&query.question), query.edns, ad | FLAG_TC),
+                true,
+            );
+        }
+        let mut bytes = Vec::with_capacity(self.bytes.len() + opt_length);
+        bytes.extend_from_slice(&self.bytes);
+        let flags = FLAG_QR | FLAG_RA | ad | (query.flags & (FLAG_RD | message::FLAG_CD)) | (rcode & 0xf);
+        bytes[..2].copy_from_slice(&query.id.to_be_bytes());
+        bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+        let name = query.question.name.wire();
+        let end = HEADER + name.len();
+        // The kept question differs at most in case and, where an A answer serves an AAAA question, in its type.
+        debug_assert!(bytes[HEADER..end].eq_ignore_ascii_case(name));
+        bytes[HEADER..end].copy_from_slice(name);
+        bytes[end..end + 2].copy_from_slice(&query.question.kind.to_be_bytes());
+        let age = self.age(now);
+        if let (1.., Some((_, mut records))) = (age, message::question(&self.bytes)) {
+            while records.more() {
+                let Some(record) = records.next(&self.bytes) else { break };
+                let ttl = sane_ttl(record.ttl).saturating_sub(age);
+                bytes[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
+            }
+        }
+        if let Some(edns) = query.edns {
+            message::push_opt(&mut bytes, edns.dnssec_ok, rcode);
+        }
+        (bytes, false)
+    }
+}
+
+/// A TTL with its highest bit set means zero (RFC 2181 section 8).
+fn sane_ttl(ttl: u32) -> u32 {
+    if ttl > i32::MAX as u32 { 0 } else { ttl }
+}

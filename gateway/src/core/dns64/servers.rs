@@ -1,0 +1,158 @@
+//! Which servers are asked about a name, in which order, and what is known of them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::config::Upstream;
+use super::name::Name;
+use crate::core::time::Now;
+
+/// Attempts without an answer, one after another, after which a server is passed over for a while.
+const FAILURES_TO_REST: u32 = 3;
+/// The longest a server that keeps silent is passed over.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// One server and its recent behaviour.
+#[derive(Debug)]
+pub struct Server {
+    pub address: SocketAddr,
+    /// False once it refused a query for its EDNS record and answered without one (RFC 6891 section 7).
+    pub edns: bool,
+    failures: u32,
+    rest_until: Now,
+    pub sent: u64,
+    pub answered: u64,
+    pub failed: u64,
+}
+
+impl Server {
+    pub fn is_resting(&self, now: Now) -> bool {
+        now < self.rest_until
+    }
+
+    /// It answered, whatever it said.
+    pub fn alive(&mut self) {
+        self.failures = 0;
+        self.rest_until = Now(0);
+        self.answered += 1;
+    }
+
+    /// It did not answer in time, or could not be reached.
+    pub fn silent(&mut self, now: Now) {
+        self.failures = self.failures.saturating_add(1);
+        self.failed += 1;
+        if self.failures >= FAILURES_TO_REST {
+            self.rest_until = now + self.rest();
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        Duration::from_secs(1 << (self.failures - FAILURES_TO_REST).min(5)).min(LONGEST_REST)
+    }
+}
+
+/// The servers for the names under one suffix.
+#[derive(Debug)]
+pub struct Group {
+    pub suffix: String,
+    pub servers: Vec<Server>,
+}
+
+/// All groups.
+#[derive(Debug)]
+pub struct Upstreams {
+    by_suffix: HashMap<Box<[u8]>, usize>,
+    groups: Vec<Group>,
+}
+
+impl Upstreams {
+    pub fn new(upstreams: &[Upstream]) -> Self {
+        let mut by_suffix = HashMap::new();
+        let mut groups = Vec::with_capacity(upstreams.len());
+        for (index, upstream) in upstreams.iter().enumerate() {
+            by_suffix.insert(upstream.suffix.0.wire().into(), index);
+            let servers = upstream.servers.iter().map(|server| Server {
+                address: server.0,
+                edns: true,
+                failures: 0,
+                rest_until: Now(0),
+                sent: 0,
+                answered: 0,
+                failed: 0,
+            });
+            groups.push(Group { suffix: upstream.suffix.to_string(), servers: servers.collect() });
+        }
+        Self { by_suffix, groups }
+    }
+
+    /// The group of the longest suffix of a name in lower case.
+    pub fn select(&self, lower: &Name) -> Option<usize> {
+        lower.suffixes().find_map(|suffix| self.by_suffix.get(suffix)).copied()
+    }
+
+    pub fn group(&self, group: usize) -> &Group {
+        &self.groups[group]
+    }
+
+    pub fn server(&mut self, group: usize, server: usize) -> &mut Server {
+        &mut self.groups[group].servers[server]
+    }
+
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The order in which to ask: as configured, servers at rest last. The first question after a server's rest finds it
+    /// in its place again and stands for all: until it answers, the others keep passing it over.
+    pub fn order(&mut self, now: Now, group: usize) -> Vec<u8> {
+        let servers = &mut self.groups[group].servers;
+        let mut order: Vec<u8> = (0..servers.len() as u8).collect();
+        order.sort_by_key(|&index| servers[usize::from(index)].is_resting(now));
+        let first = &mut servers[usize::from(order[0])];
+        if first.failures >= FAILURES_TO_REST {
+            first.rest_until = now + first.rest();
+        }
+        order
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::dns64::config::{Server as ServerAddress, Suffix};
+
+    fn upstream(suffix: &str, servers: &[&str]) -> Upstream {
+        let servers = servers.iter().map(|server| server.parse::<ServerAddress>().expect("a server"));
+        Upstream { suffix: suffix.parse::<Suffix>().expect("a suffix"), servers: servers.collect() }
+    }
+
+    #[test]
+    fn the_longest_suffix_wins_at_label_borders() {
+        let upstreams =
+            Upstreams::new(&[upstream("corp.example", &["10.0.0.1"]), upstream("lab.corp.example", &["10.0.0.2"])]);
+        let select = |text| upstreams.select(&Name::from_text(text).expect("a name"));
+        assert_eq!(select("a.corp.example"), Some(0));
+        assert_eq!(select("corp.example"), Some(0));
+        assert_eq!(select("x.lab.corp.example"), Some(1));
+        assert_eq!(select("xlab.corp.example"), Some(0));
+        assert_eq!(select("xcorp.example"), None);
+    }
+
+    #[test]
+    fn a_silent_server_rests_and_one_question_tries_it_again() {
+        let mut upstreams = Upstreams::new(&[upstream("", &["10.0.0.1", "10.0.0.2"])]);
+        let second = Now::from_secs(1);
+        for _ in 0..3 {
+            assert_eq!(upstreams.order(second, 0), [0, 1]);
+            upstreams.server(0, 0).silent(second);
+        }
+        assert_eq!(upstreams.order(second, 0), [1, 0]);
+        let later = Now::from_secs(2);
+        assert_eq!(upstreams.order(later, 0), [0, 1]);
+        assert_eq!(upstreams.order(later, 0), [1, 0]);
+        upstreams.server(0, 0).alive();
+        assert_eq!(upstreams.order(later, 0), [0, 1]);
+        assert_eq!(upstreams.order(later, 0), [0, 1]);
+    }
+}

@@ -1,0 +1,313 @@
+//! DNS64's sockets: one thread with its own runtime over inherited UDP and TCP sockets, around `core::dns64`.
+
+mod clients;
+mod servers;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::mpsc as blocking;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use socket2::{Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, LocalSet};
+
+use crate::core::dns64::config::Config;
+use crate::core::dns64::engine::{Engine, Entropy};
+use crate::core::dns64::stats::Stats;
+use crate::core::dns64::{Action, Client, Transport};
+use crate::core::time::Now;
+
+/// How long a caller waits for the thread, which never waits for anything itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients that wait to be accepted.
+const BACKLOG: i32 = 256;
+
+/// The engine's counters and those of the sockets.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ShellStats {
+    #[serde(flatten)]
+    pub engine: Stats,
+    /// TCP connections of clients now, and since the start.
+    pub tcp_connections: u64,
+    pub tcp_accepted: u64,
+    /// Closed at once: too many connections, of one client or of all.
+    pub tcp_refused: u64,
+    /// Closed because nothing, or too little, came in time.
+    pub tcp_idle: u64,
+    /// Answers that the socket did not take, or whose connection had gone.
+    pub replies_dropped: u64,
+    pub receive_errors: u64,
+}
+
+enum Command {
+    Configure(Box<Config>, blocking::SyncSender<()>),
+    Stats(blocking::SyncSender<ShellStats>),
+    Flush(blocking::SyncSender<usize>),
+    Close,
+}
+
+/// A running DNS64. Dropping it closes it.
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Handle {
+    /// Takes another configuration; queries on their way are answered under it.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after [`Handle::close`].
+    pub fn configure(&self, config: Config) -> io::Result<()> {
+        self.call(|reply| Command::Configure(Box::new(config), reply))
+    }
+
+    /// # Errors
+    /// `BrokenPipe` after [`Handle::close`].
+    pub fn stats(&self) -> io::Result<ShellStats> {
+        self.call(Command::Stats)
+    }
+
+    /// Forgets all cached answers and returns how many there were.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after [`Handle::close`].
+    pub fn flush(&self) -> io::Result<usize> {
+        self.call(Command::Flush)
+    }
+
+    /// Closes all sockets and ends the thread; queries on their way stay unanswered.
+    pub fn close(&self) {
+        // The thread may have ended already; then there is nothing to tell it.
+        let _ = self.commands.send(Command::Close);
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn call<T>(&self, command: impl FnOnce(blocking::SyncSender<T>) -> Command) -> io::Result<T> {
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "DNS64 has been closed; start it again");
+        let (sender, receiver) = blocking::sync_channel(1);
+        self.commands.send(command(sender)).map_err(|_| gone())?;
+        receiver.recv_timeout(PATIENCE).map_err(|_| gone())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Starts DNS64 over bound UDP sockets and bound or listening TCP sockets, which it owns from here on.
+///
+/// # Errors
+/// A descriptor of the wrong kind (the message names it), or no thread or runtime to be had.
+pub fn spawn(config: Config, udp_fds: Vec<OwnedFd>, tcp_fds: Vec<OwnedFd>) -> io::Result<Handle> {
+    let udp = udp_fds.into_iter().map(|fd| socket(fd, Type::DGRAM)).collect::<io::Result<Vec<_>>>()?;
+    let tcp = tcp_fds.into_iter().map(|fd| socket(fd, Type::STREAM)).collect::<io::Result<Vec<_>>>()?;
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let (started, ready) = blocking::sync_channel(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("dns64".into()).spawn(move || {
+        LocalSet::new().block_on(&runtime, async move {
+            match Shell::new(config, udp, tcp) {
+                Ok((shell, listeners)) => {
+                    // The caller waits for this word, so it is there to hear it.
+                    let _ = started.send(Ok(()));
+                    shell.run(listeners, receiver).await;
+                }
+                Err(error) => _ = started.send(Err(error)),
+            }
+        });
+    })?;
+    let handle = Handle { commands, thread: Mutex::new(Some(thread)) };
+    match ready.recv() {
+        Ok(result) => result.map(|()| handle),
+        Err(_) => Err(io::Error::other("the DNS64 thread ended before it began; see the log for its panic")),
+    }
+}
+
+fn socket(fd: OwnedFd, kind: Type) -> io::Result<Socket> {
+    let number = fd.as_raw_fd();
+    let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidInput, format!("DNS64 descriptor {number}: {why}"));
+    let socket = Socket::from(fd);
+    let found = socket.r#type().map_err(|error| wrong(error.to_string()))?;
+    if found != kind {
+        let name = if kind == Type::DGRAM { "UDP" } else { "TCP" };
+        return Err(wrong(format!("not a {name} socket")));
+    }
+    if kind == Type::STREAM {
+        socket.listen(BACKLOG).map_err(|error| wrong(format!("cannot listen: {error}")))?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Unpredictable numbers, drawn from the cryptographic generator in blocks.
+fn entropy() -> Entropy {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut block = [0; 512];
+    let mut used = block.len();
+    Box::new(move || {
+        if used == block.len() {
+            // Guessable ids would invite forged answers; without a generator there is no service.
+            provider.secure_random.fill(&mut block).expect("the random generator works");
+            used = 0;
+        }
+        used += 8;
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&block[used - 8..used]);
+        u64::from_ne_bytes(bytes)
+    })
+}
+
+/// Everything the thread's tasks share.
+struct Shell {
+    engine: RefCell<Engine>,
+    origin: Instant,
+    udp: Vec<UdpSocket>,
+    /// Where answers for a TCP connection go.
+    connections: RefCell<HashMap<u64, mpsc::UnboundedSender<Vec<u8>>>>,
+    connections_by_client: RefCell<HashMap<IpAddr, usize>>,
+    /// Sockets open towards servers, by attempt.
+    attempts: RefCell<HashMap<u64, AbortHandle>>,
+    last_connection: Cell<u64>,
+    /// The moment the timer task sleeps towards, and how to wake it for an earlier one.
+    armed: Cell<Option<Now>>,
+    rearm: Notify,
+    counters: RefCell<ShellStats>,
+}
+
+impl Shell {
+    fn new(config: Config, udp: Vec<Socket>, tcp: Vec<Socket>) -> io::Result<(Rc<Self>, Vec<TcpListener>)> {
+        let udp = udp.into_iter().map(|socket| UdpSocket::from_std(socket.into())).collect::<io::Result<_>>()?;
+        let tcp = tcp.into_iter().map(|socket| TcpListener::from_std(socket.into())).collect::<io::Result<_>>()?;
+        let shell = Self {
+            engine: RefCell::new(Engine::new(config, entropy())),
+            origin: Instant::now(),
+            udp,
+            connections: RefCell::default(),
+            connections_by_client: RefCell::default(),
+            attempts: RefCell::default(),
+            last_connection: Cell::new(0),
+            armed: Cell::new(None),
+            rearm: Notify::new(),
+            counters: RefCell::default(),
+        };
+        Ok((Rc::new(shell), tcp))
+    }
+
+    async fn run(self: Rc<Self>, listeners: Vec<TcpListener>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        for socket in 0..self.udp.len() {
+            tokio::task::spawn_local(clients::serve_udp(Rc::clone(&self), socket));
+        }
+        for listener in listeners {
+            tokio::task::spawn_local(clients::accept(Rc::clone(&self), listener));
+        }
+        tokio::task::spawn_local(Rc::clone(&self).keep_time());
+        // Callers that stopped waiting do not hear the answer; the work is done all the same.
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Configure(config, reply) => {
+                    self.engine.borrow_mut().configure(self.now(), *config);
+                    self.pump();
+                    let _ = reply.send(());
+                }
+                Command::Stats(reply) => {
+                    let mut stats = self.counters.borrow().clone();
+                    stats.engine = self.engine.borrow().stats(self.now());
+                    stats.tcp_connections = self.connections.borrow().len() as u64;
+                    let _ = reply.send(stats);
+                }
+                Command::Flush(reply) => _ = reply.send(self.engine.borrow_mut().flush()),
+                Command::Close => return,
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn query(&self, client: Client, bytes: &[u8]) {
+        self.engine.borrow_mut().handle_query(self.now(), client, bytes);
+    }
+
+    fn response(self: &Rc<Self>, attempt: u64, server: SocketAddr, bytes: &[u8]) {
+        self.engine.borrow_mut().handle_response(self.now(), attempt, server, bytes);
+        self.pump();
+    }
+
+    fn unreachable(self: &Rc<Self>, attempt: u64) {
+        self.engine.borrow_mut().handle_unreachable(self.now(), attempt);
+        self.pump();
+    }
+
+    /// Does what the engine asks for.
+    fn pump(self: &Rc<Self>) {
+        loop {
+            let action = self.engine.borrow_mut().poll_action();
+            match action {
+                Some(Action::SendUpstream { attempt, server, tcp, bytes }) => {
+                    let shell = Rc::clone(self);
+                    let task = tokio::task::spawn_local(servers::exchange(shell, attempt, server, tcp, bytes));
+                    self.attempts.borrow_mut().insert(attempt, task.abort_handle());
+                }
+                Some(Action::CancelUpstream { attempt }) => {
+                    if let Some(task) = self.attempts.borrow_mut().remove(&attempt) {
+                        task.abort();
+                    }
+                }
+                Some(Action::Reply { client, bytes }) => self.reply(client, bytes),
+                None => break,
+            }
+        }
+        let next = self.engine.borrow().next_timeout();
+        if next.is_some() && (self.armed.get().is_none() || next < self.armed.get()) {
+            self.rearm.notify_one();
+        }
+    }
+
+    fn reply(&self, client: Client, bytes: Vec<u8>) {
+        let sent = match client.transport {
+            // A full socket buffer means the client's queries come faster than its line takes answers; it will ask again.
+            Transport::Udp { socket } => self.udp[socket].try_send_to(&bytes, client.address).is_ok(),
+            // At most as many answers queue here as the connection may have queries waiting.
+            Transport::Tcp { connection } => {
+                self.connections.borrow().get(&connection).is_some_and(|replies| replies.send(bytes).is_ok())
+            }
+        };
+        if !sent {
+            self.counters.borrow_mut().replies_dropped += 1;
+        }
+    }
+
+    async fn keep_time(self: Rc<Self>) {
+        loop {
+            let next = self.engine.borrow().next_timeout();
+            self.armed.set(next);
+            match next {
+                None => self.rearm.notified().await,
+                Some(at) => {
+                    let at = tokio::time::Instant::from_std(self.origin + Duration::from_micros(at.0));
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {
+                            self.engine.borrow_mut().handle_timeout(self.now());
+                            self.pump();
+                        }
+                        () = self.rearm.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+}
