@@ -44,10 +44,6 @@ pub trait LinkSink {
     fn learned(&mut self, session: SessionId, address: Ipv6Addr);
 }
 
-/// The client table is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromClient {
     /// Hand the frame to NAT64 or the kernel.
@@ -165,13 +161,18 @@ impl Link {
         Ok(())
     }
 
-    /// Adds a session to the client table; the 200 response follows. Mode Certificates needs an identity, which the
-    /// [`super::Session`] sees to.
+    /// Adds a session to the client table; the 200 response follows.
     ///
     /// # Errors
-    /// [`Full`]: disconnect.
-    pub fn attach(&self, now: Now, session: SessionId, identity: Option<Identity>) -> Result<Attachment, Full> {
-        let member = self.neighbours.add(now, session, identity, self.config().max_sessions).ok_or(Full)?;
+    /// `TableFull`, or `NoIdentity` in mode Certificates, also when that mode has just been set: disconnect.
+    pub fn attach(&self, now: Now, session: SessionId, identity: Option<Identity>) -> Result<Attachment, CloseReason> {
+        // Held until the session is in the table: a change of mode sees it there or is seen here.
+        let config = self.config.read();
+        if config.authentication == Authentication::Certificates && identity.is_none() {
+            return Err(CloseReason::NoIdentity);
+        }
+        let member = self.neighbours.add(now, session, identity, config.max_sessions);
+        let member = member.ok_or(CloseReason::TableFull)?;
         Ok(Attachment {
             generation: member.generation(),
             member,

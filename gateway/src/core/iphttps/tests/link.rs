@@ -297,7 +297,7 @@ fn answers_have_a_rate() {
 #[test]
 fn a_full_table_refuses() {
     let mut dialogue = Dialogue::new(Nobody, 10);
-    assert_eq!(dialogue.link.attach(dialogue.now, SessionId(11), None).unwrap_err(), Full);
+    assert_eq!(dialogue.link.attach(dialogue.now, SessionId(11), None).unwrap_err(), CloseReason::TableFull);
     dialogue.link.detach(dialogue.attachments.pop().unwrap());
     assert!(dialogue.link.attach(dialogue.now, SessionId(12), None).is_ok());
     assert_eq!(dialogue.link.sessions(), 10);
@@ -314,6 +314,9 @@ fn a_changed_mode_closes_all() {
     assert_eq!((dialogue.link.sessions(), dialogue.link.owner(client(7))), (0, None));
     let after = dialogue.receive(1, &udp(client(7), ip("fd7c:1a2b:3c4d:1::6")));
     assert_eq!(after, FromClient::Drop(DropReason::Evicted));
+    // A session that asked under the old mode and comes late.
+    let late = dialogue.link.attach(dialogue.now, SessionId(9), None);
+    assert_eq!(late.unwrap_err(), CloseReason::NoIdentity);
 }
 
 #[test]

@@ -144,11 +144,13 @@ pub(super) struct Dialogue {
 }
 
 impl Dialogue {
-    /// `sessions` sessions without identity.
+    /// `sessions` sessions, each of another machine.
     pub(super) fn new(authentication: Authentication, sessions: u64) -> Self {
         let now = Now::from_secs(100);
         let link = Link::new(config(authentication), now).unwrap();
-        let attachments = (1..=sessions).map(|id| link.attach(now, SessionId(id), None).unwrap()).collect();
+        let machine = |id| identity(&format!("machine{id}"));
+        let attachments =
+            (1..=sessions).map(|id| link.attach(now, SessionId(id), Some(machine(id))).unwrap()).collect();
         Self { link, attachments, now, recorder: Recorder::default() }
     }
 

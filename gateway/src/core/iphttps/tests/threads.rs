@@ -12,7 +12,8 @@ fn workers_race_for_addresses_and_exactly_one_owns_each() {
                 scope.spawn(move || {
                     let mut sink = Recorder::default();
                     let mut attachments: Vec<_> = (0..10)
-                        .map(|index| link.attach(Now(0), SessionId(worker * 100 + index), None).unwrap())
+                        .map(|index| worker * 100 + index)
+                        .map(|id| link.attach(Now(0), SessionId(id), Some(identity(&format!("machine{id}")))).unwrap())
                         .collect();
                     for round in 0..200u16 {
                         for attachment in &mut attachments {
