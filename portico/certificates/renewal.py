@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -14,6 +13,7 @@ from portico.certificates.issue import Identity, Issuer
 from portico.certificates.trust import parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import private_directory, read_file, write_file
+from portico.settings.rules.certificates import names_cover
 
 SERVER_NAME = "server.pem"
 
@@ -37,19 +37,9 @@ def covers(certificate: x509.Certificate, host: str) -> bool:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return False
-    address = _address(host)
-    if address is not None:
-        return address in names.get_values_for_type(x509.IPAddress)
-    return any(name_covers(name, host) for name in names.get_values_for_type(x509.DNSName))
-
-
-def name_covers(pattern: str, host: str) -> bool:
-    """Whether a certificate's DNS name covers a host: equal, or `*.` for exactly one label."""
-    pattern, host = pattern.lower().removesuffix("."), host.lower().removesuffix(".")
-    if pattern.startswith("*."):
-        first, dot, rest = host.partition(".")
-        return bool(first and dot) and rest == pattern[2:] and "." in rest
-    return pattern == host
+    dns = names.get_values_for_type(x509.DNSName)
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return names_cover((*dns, *addresses), host)
 
 
 def load_identity(path: Path) -> Identity:
@@ -133,13 +123,6 @@ def _why_not(certificate: x509.Certificate, issuer: Issuer, connect_to: str, day
 def _usable(certificate: x509.Certificate, issuer: Issuer, connect_to: str, now: datetime) -> bool:
     valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
     return valid and issuer.authority.issued(certificate) and covers(certificate, connect_to)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text)
-    except ValueError:
-        return None
 
 
 def _damaged(path: Path, why: str) -> InvalidInput:

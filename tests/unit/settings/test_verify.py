@@ -1,0 +1,250 @@
+"""Every code of the catalogue has an example here that causes it, and the plain document causes none."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portico.settings.document import dump, load, load_data, load_file
+from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener
+from portico.settings.problems import CATALOGUE, SettingsRefused
+from portico.settings.verify import catalogue_markdown, require, verify
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PLAIN: dict[str, Any] = {
+    "schema_version": 1,
+    "deployment": {
+        "domain": "corp.example.net",
+        "connect_to": "da.example.net",
+        "organisation_prefix": "fd7c:1a2b:3c4d::/48",
+    },
+    "server": {"name": "da1", "internet_interface": "eth0", "internal_interface": "eth1"},
+    "dns64": {"upstream_servers": ["10.0.0.53"]},
+}
+IMPORTED = {"mode": "imported", "server_certificate": "/a.pem", "server_key": "/a.key", "client_ca": ["/ca.pem"]}
+MACHINE = Facts(
+    now=NOW,
+    interfaces={
+        "eth0": Interface("eth0", addresses=(ip_interface("203.0.113.11/24"),)),
+        "eth1": Interface("eth1", addresses=(ip_interface("10.0.0.2/24"), ip_interface("fd7c:1a2b:3c4d:1::2/64"))),
+    },
+    resolved={"da.example.net": (ip_address("203.0.113.11"),)},
+    kernel=Kernel("6.1"),
+    processors=2,
+)
+SERVER_FILE = CertificateFile(
+    "certificates.server_certificate",
+    "/a.pem",
+    names=("da.example.net",),
+    common_name="da.example.net",
+    not_before=NOW - timedelta(days=1),
+    not_after=NOW + timedelta(days=365),
+    key_matches=True,
+)
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """The plain document with `section.key` paths replaced."""
+    data = copy.deepcopy(PLAIN)
+    for path, value in changes.items():
+        section, _, key = path.partition(".")
+        if key:
+            data.setdefault(section, {})[key] = value
+        else:
+            data[section] = value
+    return data
+
+
+def machine(**changes: Any) -> Facts:
+    return replace(MACHINE, **changes)
+
+
+def with_file(**changes: Any) -> Facts:
+    return machine(certificate_files=(replace(SERVER_FILE, **changes),))
+
+
+def with_interfaces(**changes: Interface) -> Facts:
+    assert MACHINE.interfaces is not None
+    return machine(interfaces={**MACHINE.interfaces, **changes})
+
+
+ORGANISATION = "deployment.organisation_prefix"
+CONNECT_TO = "deployment.connect_to"
+CLIENT = "ip_https.client_prefix"
+POOL = "nat64.ipv4_address_port_pool"
+IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED}
+
+EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
+    "ORGANISATION_PREFIX_LENGTH": ({ORGANISATION: "fd00::/56"}, MACHINE),
+    "ORGANISATION_PREFIX_KIND": ({ORGANISATION: "fe80::/48"}, MACHINE),
+    "CLIENT_PREFIX_LENGTH": ({CLIENT: "fd7c:1a2b:3c4d:1000::/56"}, MACHINE),
+    "NAT64_PREFIX_LENGTH": ({"nat64.prefix": "fd7c:1a2b:3c4d:7777::/64"}, MACHINE),
+    "NAT64_PREFIX_BITS": ({"nat64.prefix": "fd7c:1a2b:3c4d:7777:100::/96"}, MACHINE),
+    "NAT64_PREFIX_WELL_KNOWN": ({"nat64.prefix": "64:ff9b::/96"}, MACHINE),
+    "PREFIX_OVERLAP": ({CLIENT: "fd7c:1a2b:3c4d:1::/64"}, MACHINE),
+    "INTRANET_PREFIX_DUPLICATE": ({"addresses.intranet_prefixes": ["fd00:9::/48", "fd00:9:0:1::/64"]}, MACHINE),
+    "TOO_MANY_ROUTES": ({"addresses.intranet_prefixes": [f"fd00:{i:x}::/48" for i in range(40)]}, MACHINE),
+    "MANAGE_OUT_IPV4": ({"access.manage_out": {"from": ["10.0.0.0/24"]}}, MACHINE),
+    "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
+    "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
+    "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
+    "DNS64_UPSTREAM_LOOP": ({"dns64.upstream_servers": ["fd7c:1a2b:3c4d:3333::1"]}, MACHINE),
+    "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
+    "DNS64_SYNTHESIS_CONFLICT": ({"dns64.always_synthesize": True}, MACHINE),
+    "DNS64_WITHOUT_NAT64": ({"nat64.state": "disabled"}, MACHINE),
+    "NRPT_DUPLICATE": ({"nrpt": {"rules": [{"namespace": ".x.org"}], "exemptions": [".X.org."]}}, MACHINE),
+    "NRPT_CONNECT_TO": ({"nrpt.rules": [{"namespace": "da.example.net"}]}, MACHINE),
+    "NRPT_NO_SERVERS": ({"dns64.state": "disabled"}, MACHINE),
+    "NRPT_IPV4_SERVER": ({"nrpt.rules": [{"namespace": ".x.org", "dns_servers": ["10.0.0.53"]}]}, MACHINE),
+    "NRPT_EVERYTHING": ({"nrpt.rules": [{"namespace": "."}]}, MACHINE),
+    "INTERFACE_MISSING": ({"server.internet_interface": "eth9"}, MACHINE),
+    "INTERFACE_DOWN": ({}, with_interfaces(eth1=Interface("eth1", False, (ip_interface("10.0.0.2/24"),)))),
+    "INTERFACE_NO_ADDRESS": ({}, with_interfaces(eth0=Interface("eth0", True, (ip_interface("fe80::1/64"),)))),
+    "INTERNAL_IPV4_MISSING": ({}, with_interfaces(eth1=Interface("eth1", True, (ip_interface("fd00::1/64"),)))),
+    "ADDRESS_NOT_LOCAL": ({"server.internal_ipv4": "10.9.9.9"}, MACHINE),
+    "NAT64_POOL_OVERLAP": ({POOL: ["10.0.0.2,2000-4000", "10.0.0.2,3500-6000"]}, MACHINE),
+    "NAT64_POOL_SMALL": ({POOL: ["10.0.0.2,5000-5100"]}, MACHINE),
+    "NAT64_POOL_TAKES_ALL": ({POOL: ["10.0.0.2,*"]}, MACHINE),
+    "NAT64_POOL_IN_USE": (
+        {POOL: ["10.0.0.2,5000-9000"]},
+        machine(listeners=(Listener("udp", ip_address("10.0.0.2"), 8080, "dnsmasq"),)),
+    ),
+    "LISTENER_PORT_IN_USE": ({}, machine(listeners=(Listener("tcp", ip_address("::"), 443, "nginx"),))),
+    "CONNECT_TO_UNRESOLVED": ({}, machine(resolved={"da.example.net": ()})),
+    "CONNECT_TO_ELSEWHERE": ({CONNECT_TO: "198.51.100.7"}, MACHINE),
+    "KERNEL_LACKS": ({}, machine(kernel=Kernel("6.1", tun=False))),
+    "TOO_MANY_WORKERS": ({"server.workers": 64}, MACHINE),
+    "CERTIFICATE_NOT_NAMED": ({"certificates.mode": "imported"}, MACHINE),
+    "CERTIFICATE_IGNORED": ({"certificates.server_key": "/a.key"}, MACHINE),
+    "CERTIFICATE_RENEW_WINDOW": ({"certificates.client_lifetime_days": 20}, MACHINE),
+    "AUTHENTICATION_NONE": ({"ip_https.authentication": "none"}, MACHINE),
+    "CERTIFICATE_FILE_MISSING": (IMPORTED_SETTINGS, with_file(trouble="missing")),
+    "CERTIFICATE_FILE_EMPTY": (IMPORTED_SETTINGS, with_file(trouble="empty")),
+    "CERTIFICATE_FILE_NOT_READABLE": (IMPORTED_SETTINGS, with_file(trouble="not_readable", detail="a directory")),
+    "CERTIFICATE_FILE_TRUNCATED": (IMPORTED_SETTINGS, with_file(trouble="truncated", detail="no end")),
+    "CERTIFICATE_FILE_WRONG_KIND": (IMPORTED_SETTINGS, with_file(trouble="not_pem", detail="a key")),
+    "CERTIFICATE_KEY_ENCRYPTED": (IMPORTED_SETTINGS, with_file(trouble="encrypted")),
+    "CERTIFICATE_NOT_CA": (IMPORTED_SETTINGS, with_file(trouble="not_ca")),
+    "CRL_NOT_OURS": (IMPORTED_SETTINGS, with_file(trouble="foreign")),
+    "CERTIFICATE_KEY_MISMATCH": (IMPORTED_SETTINGS, with_file(key_matches=False)),
+    "CERTIFICATE_NAME_MISMATCH": (IMPORTED_SETTINGS, with_file(names=("www.example.net",))),
+    "CERTIFICATE_NO_SAN": (IMPORTED_SETTINGS, with_file(names=())),
+    "CERTIFICATE_NO_SUBJECT": (IMPORTED_SETTINGS, with_file(has_subject=False)),
+    "CERTIFICATE_USAGE": (IMPORTED_SETTINGS, with_file(server_auth=False)),
+    "CERTIFICATE_EXPIRED": (IMPORTED_SETTINGS, with_file(not_after=NOW)),
+    "CERTIFICATE_EXPIRES_SOON": (IMPORTED_SETTINGS, with_file(not_after=NOW + timedelta(days=7))),
+    "CERTIFICATE_NOT_YET_VALID": (IMPORTED_SETTINGS, with_file(not_before=NOW + timedelta(hours=1))),
+    "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
+}
+
+TEXT_EXAMPLES = {
+    "SETTINGS_NOT_TEXT": b"\xff",
+    "SETTINGS_SYNTAX": b"server: {name: da1",
+    "SETTINGS_DUPLICATE_KEY": b"drift: repair\ndrift: report",
+    "SETTINGS_SCHEMA_VERSION": b"schema_version: 99",
+    "SETTINGS_UNKNOWN_KEY": b"schema_version: 1\nip_https: {prot: 443}",
+    "SETTINGS_MISSING": b"schema_version: 1\nserver: {name: da1}",
+    "SETTINGS_INVALID": b"schema_version: 1\nip_https: {port: 70000}",
+}
+
+
+def test_the_plain_document_has_no_problem() -> None:
+    assert verify(load_data(PLAIN), MACHINE) == []
+    assert verify(load_data(PLAIN)) == []
+    assert verify(load_data(changed(IMPORTED_SETTINGS)), with_file()) == []
+
+
+def test_every_code_has_an_example() -> None:
+    assert {*EXAMPLES, *TEXT_EXAMPLES, "SETTINGS_FILE"} == set(CATALOGUE)
+    assert all(kind.example for kind in CATALOGUE.values())
+
+
+@pytest.mark.parametrize("code", sorted(EXAMPLES))
+def test_an_example_causes_its_problem(code: str) -> None:
+    changes, facts = EXAMPLES[code]
+    settings = load_data(changed(changes))
+    found = [problem for problem in verify(settings, facts) if problem.code == code]
+    assert found, [problem.code for problem in verify(settings, facts)]
+    for problem in found:
+        assert problem.severity == CATALOGUE[code].severity
+        for text in (problem.what, problem.why, problem.resolution):
+            assert text and "{" not in text and not text.endswith("."), text
+    if CATALOGUE[code].severity == "error":
+        with pytest.raises(SettingsRefused):
+            require(settings, facts)
+    assert load(dump(settings)) == settings
+
+
+@pytest.mark.parametrize("code", sorted(TEXT_EXAMPLES))
+def test_a_text_causes_its_problem(code: str) -> None:
+    with pytest.raises(SettingsRefused) as caught:
+        load(TEXT_EXAMPLES[code])
+    assert code in {problem.code for problem in caught.value.problems}
+
+
+def test_a_missing_file_causes_its_problem(tmp_path: Path) -> None:
+    with pytest.raises(SettingsRefused) as caught:
+        load_file(tmp_path / "none.yaml")
+    assert caught.value.problems[0].code == "SETTINGS_FILE"
+
+
+def test_errors_come_before_warnings() -> None:
+    settings = load_data(changed({"access.intranet": [], "dns64.upstream_servers": []}))
+    assert [problem.severity for problem in verify(settings, MACHINE)] == ["error", "warning"]
+
+
+def test_a_wildcard_covers_one_label() -> None:
+    settings = load_data(changed(IMPORTED_SETTINGS))
+    assert verify(settings, with_file(names=("*.example.net",))) == []
+    for name in ("*.net", "*.corp.example.net", "*"):
+        assert [p.code for p in verify(settings, with_file(names=(name,)))] == ["CERTIFICATE_NAME_MISMATCH"]
+
+
+def test_an_address_as_connect_to_must_be_in_the_certificate_as_an_address() -> None:
+    settings = load_data(changed({**IMPORTED_SETTINGS, CONNECT_TO: "203.0.113.11"}))
+    assert verify(settings, with_file(names=("203.0.113.11",))) == []
+    assert [p.code for p in verify(settings, with_file())] == ["CERTIFICATE_NAME_MISMATCH"]
+
+
+def test_an_organisation_may_list_its_whole_48_and_have_its_dns64_address_in_it() -> None:
+    settings = load_data(
+        changed(
+            {
+                "addresses.intranet_prefixes": ["fd7c:1a2b:3c4d::/48", "2001:db8:1::/64"],
+                "dns64.address": "2001:db8:1::2",
+            }
+        )
+    )
+    assert [p.code for p in verify(settings, MACHINE) if p.severity == "error"] == []
+
+
+def test_a_listener_on_another_address_does_not_matter() -> None:
+    facts = machine(listeners=(Listener("tcp", ip_address("127.0.0.1"), 443, "x"),))
+    assert verify(load_data(PLAIN), facts) == []
+
+
+def test_the_documentation_of_problems_is_current() -> None:
+    path = Path(__file__).parents[3] / "docs" / "problems.md"
+    hint = "python -c 'from portico.settings.verify import *; print(catalogue_markdown(), end=\"\")' > docs/problems.md"
+    assert path.read_text() == catalogue_markdown(), f"write it again with: {hint}"
+
+
+prefixes = st.sampled_from(
+    ["fd00::/48", "fd00::/56", "fd00:0:0:1::/64", "64:ff9b::/96", "::/0", "fe80::/10", "ff00::/8"]
+)
+
+
+@given(prefixes, prefixes, prefixes, st.lists(prefixes, max_size=3), st.booleans())
+def test_verify_never_raises(a: str, b: str, c: str, d: list[str], known: bool) -> None:
+    changes = {ORGANISATION: a, CLIENT: b, "nat64.prefix": c, "addresses.intranet_prefixes": d, "access.intranet": d}
+    for problem in verify(load_data(changed(changes)), MACHINE if known else None):
+        assert str(problem)
