@@ -14,10 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from portico.certificates.ca import CertificateAuthority
-from portico.certificates.store import CertificateStore, IssuedRecord, RevokedRecord, stamp
+from portico.certificates.store import DATABASE_NAME, CertificateStore, IssuedRecord, RevokedRecord, stamp
 from portico.certificates.trust import name_sha256, serial_hex
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import read_file, write_file
+from portico.settings.database import set_aside
 
 CRL_NAME = "crl.pem"
 CRL_LIFETIME = timedelta(days=7)
@@ -230,6 +231,34 @@ def current_revocations(
     if problems:
         entries.update(previous)
     return Revocations(tuple(sorted(entries)), tuple(problems))
+
+
+def recover(directory: Path, authority: CertificateAuthority, now: datetime) -> tuple[CertificateStore, Path]:
+    """Puts a damaged store aside and starts a new one that knows the revocations of the last signed list.
+
+    What was issued and which tokens were open is lost: clients stay connected until their certificates end, then
+    they must be enrolled again.
+
+    Returns:
+        The new store and the damaged file's new name.
+
+    Raises:
+        PorticoError: the list is there but cannot be read, or nothing can be written; the damaged store stays then.
+    """
+    try:
+        crl, _ = read_crl(directory / CRL_NAME, [authority.certificate])
+        entries = [(serial_hex(entry.serial_number), entry.revocation_date_utc) for entry in crl]
+        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except NotFound:
+        entries, number = [], 0
+    aside = set_aside(directory / DATABASE_NAME, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    store = CertificateStore.open(directory)
+    with store.transaction() as connection:
+        connection.execute("INSERT INTO counter VALUES ('crl', ?)", (number,))
+        for serial, revoked in entries:
+            record = RevokedRecord(authority.issuer_sha256, serial, "", revoked, "unspecified", None)
+            store.add_revoked(connection, record)
+    return store, aside
 
 
 def _check_reason(reason: str) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from portico.certificates.revocation import (
     Revoked,
     current_revocations,
     read_crl,
+    recover,
     revoke,
     revoke_foreign,
     revoked_list,
@@ -102,8 +104,6 @@ def test_openssl_refuses_a_revoked_certificate_by_our_list(issuer: Issuer, tmp_p
 
 
 def test_the_number_of_the_list_grows(issuer: Issuer, tmp_path: Path, now: datetime) -> None:
-    from cryptography import x509
-
     numbers = []
     for _ in range(3):
         crl, _entries = read_crl(
@@ -140,6 +140,22 @@ def test_a_damaged_database_does_not_let_revoked_clients_in(issuer: Issuer, now:
     outcome = current_revocations(None, directory=directory, authority=issuer.authority, now=now)
     assert outcome.entries == (entry,)
     assert outcome.problems == ()
+
+    store, aside = recover(directory, issuer.authority, now)
+    assert aside.exists()
+    assert revoked_list(store, now) == [entry]
+    crl, entries = read_crl(write_crl(issuer.authority, store, directory, now), [issuer.authority.certificate])
+    assert entries == [entry]
+    assert crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 2
+
+
+def test_a_store_is_not_recovered_over_a_list_that_cannot_be_read(issuer: Issuer, now: datetime) -> None:
+    directory = issuer.store.directory
+    issuer.store.close()
+    (directory / CRL_NAME).write_bytes(b"garbage")
+    with pytest.raises(PorticoError, match=CRL_NAME):
+        recover(directory, issuer.authority, now)
+    assert (directory / DATABASE_NAME).exists()
 
 
 def test_a_source_that_cannot_be_read_never_shortens_the_list(issuer: Issuer, tmp_path: Path, now: datetime) -> None:
