@@ -1,10 +1,11 @@
 //! Answers as they are kept: the server's bytes without the hop's own parts (id, flags, OPT), ready to be sent to anybody.
 
 use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
 
 use super::message::{
     self, CLASS_IN, FLAG_AD, FLAG_QR, FLAG_RA, FLAG_RD, FLAG_TC, HEADER, NOERROR, NXDOMAIN, Query, Question, SERVFAIL,
-    Section, TYPE_AAAA, TYPE_ANY, TYPE_OPT, TYPE_SOA, TYPE_TSIG, u16_at, u32_at,
+    Section, TYPE_AAAA, TYPE_ANY, TYPE_DNAME, TYPE_OPT, TYPE_SOA, TYPE_TSIG, u16_at, u32_at,
 };
 use crate::core::time::Now;
 
@@ -44,7 +45,7 @@ impl Answer {
     /// Takes a server's response, whose header and question the caller has matched.
     pub fn from_server(now: Now, bytes: &[u8]) -> Result<Self, AnswerError> {
         let (question, mut records) = message::question(bytes).ok_or(AnswerError::Malformed)?;
-        let mut opt = None;
+        let (mut opt, mut dname) = (None, false);
         while records.more() {
             let record = records.next(bytes).ok_or(AnswerError::Malformed)?;
             match record.kind {
@@ -53,15 +54,17 @@ impl Answer {
                     return Err(AnswerError::Malformed);
                 }
                 TYPE_OPT => opt = Some(record),
+                TYPE_DNAME => dname = true,
                 _ => {}
             }
         }
         let end = records.position();
-        let mut rcode = u16_at(bytes, 2) & 0xf;
+        let extended = opt.map_or(0, |record| (record.ttl >> 24) as u16);
+        let rcode = u16_at(bytes, 2) & 0xf | extended << 4;
         let kept = match opt {
+            _ if dname => Self::respelled(bytes)?,
             None => bytes[..end].to_vec(),
             Some(record) => {
-                rcode |= ((record.ttl >> 24) as u16) << 4;
                 if record.end == end {
                     let mut kept = bytes[..record.start].to_vec();
                     let count = u16_at(bytes, 10) - 1;
@@ -76,6 +79,19 @@ impl Answer {
             }
         };
         Self::examined(now, kept, question, rcode).ok_or(AnswerError::Rewrite)
+    }
+
+    /// The message without OPT, aliases in lower case: what a server derives from a DNAME repeats the first labels of the
+    /// question as they were spelled for it, which is random.
+    fn respelled(bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
+        let mut message = Message::from_vec(bytes).map_err(|_| AnswerError::Rewrite)?;
+        message.edns = None;
+        for record in &mut message.answers {
+            if let RData::CNAME(target) = &mut record.data {
+                target.0 = target.0.to_lowercase();
+            }
+        }
+        message.to_vec().map_err(|_| AnswerError::Rewrite)
     }
 
     /// An answer made here: any encoded response with one question and without OPT.
