@@ -1,0 +1,215 @@
+//! What the translator is told, and the rules that spread work over shards.
+
+use super::prefix::Prefix;
+use crate::wire::ipv4::Ipv4Header;
+use crate::wire::{be16, ipv4};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// A range of ports (and ICMP identifiers) of one IPv4 address; both ends belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolEntry {
+    pub address: Ipv4Addr,
+    pub first: u16,
+    pub last: u16,
+}
+
+/// Which packets from IPv4 may use a mapping (RFC 4787 section 5; RFC 6146 section 3.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// From any IPv4 host.
+    #[default]
+    EndpointIndependent,
+    /// Only from IPv4 hosts that the mapping has sent to.
+    AddressDependent,
+}
+
+/// Idle lifetimes of sessions (RFC 6146 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP_EST: 2 hours 4 minutes.
+    pub tcp_established: Duration,
+    /// TCP_TRANS: 4 minutes.
+    pub tcp_transitory: Duration,
+    /// TCP_INCOMING_SYN: 6 seconds.
+    pub tcp_incoming_syn: Duration,
+    /// UDP_DEFAULT: 5 minutes.
+    pub udp: Duration,
+    /// ICMP_DEFAULT: 60 seconds.
+    pub icmp: Duration,
+    /// FRAGMENT_MIN: 2 seconds.
+    pub fragment: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: Duration::from_secs(7440),
+            tcp_transitory: Duration::from_secs(240),
+            tcp_incoming_syn: Duration::from_secs(6),
+            udp: Duration::from_secs(300),
+            icmp: Duration::from_secs(60),
+            fragment: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Everything a [`super::Nat64`] needs to know. Sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub prefix: Prefix,
+    /// The first address is also the source of ICMP errors made here when no other is known.
+    pub pool: Vec<PoolEntry>,
+    /// MTU towards IPv4, at least 1280.
+    pub mtu: usize,
+    /// MTU towards IPv6, at least 1280.
+    pub ipv6_mtu: usize,
+    /// Source of ICMPv6 errors made here.
+    pub address: Ipv6Addr,
+    pub timeouts: Timeouts,
+    pub filtering: Filtering,
+    /// Limits of this instance: divide the deployment's limits by the number of shards.
+    pub max_bindings: usize,
+    pub max_sessions: usize,
+    /// Limits of one IPv6 address.
+    pub max_bindings_per_client: usize,
+    pub max_sessions_per_client: usize,
+    /// Packets whose fragments may be in flight at once, and the bytes held for those whose first is missing.
+    pub max_fragmented_packets: usize,
+    pub max_fragment_bytes: usize,
+    /// ICMP errors made here per second; as many may be made in one burst.
+    pub errors_per_second: u32,
+    /// Secret of hash tables and port choice: whoever knows it can provoke collisions.
+    pub seed: u64,
+    /// This instance among `shards`.
+    pub shard: usize,
+    pub shards: usize,
+}
+
+/// Why a configuration cannot work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    EmptyPool,
+    /// A range whose first port is zero or behind its last.
+    PortRange(PoolEntry),
+    /// A pool address that no host can have.
+    PoolAddress(Ipv4Addr),
+    /// Below 1280 bytes.
+    Mtu(usize),
+    /// No shards, or an index outside them.
+    Shard,
+    /// The source of ICMPv6 errors is not a unicast address.
+    Address(Ipv6Addr),
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::EmptyPool => write!(out, "the IPv4 address and port pool is empty"),
+            Self::PortRange(entry) => write!(out, "ports {}-{} are not a range of ports", entry.first, entry.last),
+            Self::PoolAddress(address) => write!(out, "{address} cannot be the address of a host"),
+            Self::Mtu(mtu) => write!(out, "an MTU of {mtu} bytes is below 1280"),
+            Self::Shard => write!(out, "the shard index is outside the number of shards"),
+            Self::Address(address) => write!(out, "{address} cannot be the source of ICMPv6 errors"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// A configuration with the defaults of RFC 6146, one shard and a fixed seed (give a secret one to a listener).
+    pub fn new(prefix: Prefix, pool: Vec<PoolEntry>, address: Ipv6Addr) -> Self {
+        Self {
+            prefix,
+            pool,
+            mtu: 1500,
+            ipv6_mtu: 1280,
+            address,
+            timeouts: Timeouts::default(),
+            filtering: Filtering::default(),
+            max_bindings: 262_144,
+            max_sessions: 524_288,
+            max_bindings_per_client: 4096,
+            max_sessions_per_client: 16_384,
+            max_fragmented_packets: 1024,
+            max_fragment_bytes: 1 << 20,
+            errors_per_second: 1000,
+            seed: 0x9e37_79b9_7f4a_7c15,
+            shard: 0,
+            shards: 1,
+        }
+    }
+
+    /// # Errors
+    /// [`ConfigError`] names the first value that cannot work.
+    pub fn verify(&self) -> Result<(), ConfigError> {
+        if self.pool.is_empty() {
+            return Err(ConfigError::EmptyPool);
+        }
+        for entry in &self.pool {
+            if entry.first == 0 || entry.first > entry.last {
+                return Err(ConfigError::PortRange(*entry));
+            }
+            if !is_host(entry.address) {
+                return Err(ConfigError::PoolAddress(entry.address));
+            }
+        }
+        if let Some(mtu) = [self.mtu, self.ipv6_mtu].into_iter().find(|mtu| *mtu < 1280) {
+            return Err(ConfigError::Mtu(mtu));
+        }
+        if self.shard >= self.shards || self.shards > 1024 {
+            return Err(ConfigError::Shard);
+        }
+        if self.address.is_multicast() || self.address.is_unspecified() {
+            return Err(ConfigError::Address(self.address));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a packet may come from or go to this IPv4 address: not 0.0.0.0/8, loopback, multicast or class E.
+pub(super) fn is_host(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    first != 0 && first != 127 && first < 224
+}
+
+/// The shard that translates for an IPv6 host: all its mappings are in one instance.
+pub fn shard_of_client(client: Ipv6Addr, shards: usize) -> usize {
+    let bits = u128::from(client);
+    let mixed = ((bits >> 64) as u64 ^ bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed >> 32) as usize) % shards.max(1)
+}
+
+/// The shard that hands out a port or ICMP identifier.
+pub fn shard_of_port(port: u16, shards: usize) -> usize {
+    usize::from(port / 2) % shards.max(1)
+}
+
+/// The shard an IPv4 packet belongs to, by its destination port, echo identifier, or that of the packet an error quotes.
+///
+/// `None` for a fragment other than the first, which has no port: give it to each shard in turn until one does not
+/// answer [`super::Verdict::Held`]. What cannot be read belongs to shard 0, which counts why it is dropped.
+pub fn shard_of_v4(packet: &[u8], shards: usize) -> Option<usize> {
+    let Ok(header) = Ipv4Header::parse(packet) else { return Some(0) };
+    if header.fragment_offset != 0 {
+        return None;
+    }
+    let payload = &packet[header.header_len..header.total_len];
+    let port = match header.protocol {
+        ipv4::PROTOCOL_TCP | ipv4::PROTOCOL_UDP if payload.len() >= 4 => be16(payload, 2),
+        ipv4::PROTOCOL_ICMP if payload.len() >= 8 => match crate::wire::icmpv4::is_error(payload[0]) {
+            false => be16(payload, 4),
+            true => quoted_port(&payload[8..]).unwrap_or(0),
+        },
+        _ => 0,
+    };
+    Some(shard_of_port(port, shards))
+}
+
+fn quoted_port(packet: &[u8]) -> Option<u16> {
+    let header = Ipv4Header::parse_embedded(packet).ok()?;
+    let payload = packet.get(header.header_len..)?;
+    let at = if header.protocol == ipv4::PROTOCOL_ICMP { 4 } else { 0 };
+    payload.get(at..at + 2).map(|bytes| be16(bytes, 0))
+}

@@ -1,0 +1,193 @@
+//! Which binding a packet uses, and what it does to its session (RFC 6146 section 3.5).
+
+use super::bindings::{Popped, Session};
+use super::config::Filtering;
+use super::ports::Mapped;
+use super::stats::Reason;
+use super::tcp_state::{self, TcpEvent, TcpState, TcpTimer};
+use super::transport::Transport;
+use super::{Nat64, Protocol, Refusal, Sink};
+use crate::core::time::Now;
+use crate::wire::{icmpv4, icmpv6};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Sessions looked at in one call of [`Nat64::handle_timeout`].
+const MAX_EXPIRIES: usize = 1024;
+/// Unsolicited SYNs held at once, and the bytes kept of each: an IPv4 header with options and 8 bytes, for the answer.
+const MAX_HELD_SYNS: usize = 256;
+const HELD_SYN_LEN: usize = 68;
+
+impl Nat64 {
+    /// The binding of a packet from IPv6, made if need be; its session is refreshed.
+    pub(super) fn outbound(
+        &mut self,
+        now: Now,
+        transport: &Transport,
+        client: Ipv6Addr,
+        remote: Ipv4Addr,
+    ) -> Result<u32, Refusal> {
+        let protocol = transport.protocol;
+        let remote_port = if protocol == Protocol::Icmp { 0 } else { transport.destination_port };
+        let event = (protocol == Protocol::Tcp).then(|| TcpEvent::of(transport.flags, true));
+        let known = self.tables.binding_of_client(protocol, client, transport.source_port);
+        if let Some(binding) = known
+            && let Some(session) = self.tables.find_session(now, binding, remote, remote_port)
+        {
+            self.refresh(now, session, event);
+            return Ok(binding);
+        }
+        let tcp = match event {
+            None => None,
+            Some(TcpEvent::V6Syn) => Some(TcpState::V6Init),
+            // CLOSED: no session, but a packet of a known binding passes (RFC 6146 section 3.5.2.2).
+            Some(_) => return known.ok_or_else(|| Reason::NoSession.into()),
+        };
+        let exhausted = |reason| Refusal::ToV6(reason, icmpv6::ErrorMessage::unreachable(icmpv6::ADDRESS_UNREACHABLE));
+        self.tables.admit(client, known.is_none()).map_err(exhausted)?;
+        let binding = match known {
+            Some(binding) => binding,
+            None => self.tables.create_binding(protocol, client, transport.source_port).map_err(exhausted)?,
+        };
+        let expires = now + self.first_timeout(protocol);
+        let session = self.tables.create_session(Session { binding, remote, remote_port, tcp, expires });
+        self.held_syns.remove(&session);
+        Ok(binding)
+    }
+
+    /// The binding of a packet from IPv4 to `mapped`; its session is refreshed or made.
+    pub(super) fn inbound(
+        &mut self,
+        now: Now,
+        transport: &Transport,
+        mapped: Mapped,
+        remote: Ipv4Addr,
+        packet: &[u8],
+    ) -> Result<u32, Refusal> {
+        let protocol = transport.protocol;
+        let unreachable = |reason, code| Refusal::ToV4(reason, icmpv4::ErrorMessage::unreachable(code));
+        let Some(binding) = self.tables.binding_of_port(protocol, mapped) else {
+            return Err(match protocol {
+                Protocol::Udp => unreachable(Reason::NoBinding, icmpv4::PORT_UNREACHABLE),
+                Protocol::Icmp => unreachable(Reason::NoBinding, icmpv4::HOST_UNREACHABLE),
+                // Silence: an unsolicited SYN may be the other half of a simultaneous open (RFC 5382 REQ-4).
+                Protocol::Tcp => Reason::NoBinding.into(),
+            });
+        };
+        let remote_port = if protocol == Protocol::Icmp { 0 } else { transport.source_port };
+        let event = (protocol == Protocol::Tcp).then(|| TcpEvent::of(transport.flags, false));
+        if let Some(session) = self.tables.find_session(now, binding, remote, remote_port) {
+            if self.held_syns.contains_key(&session) {
+                return Err(Reason::Filtered.into());
+            }
+            self.refresh(now, session, event);
+            return Ok(binding);
+        }
+        let admitted = self.tables.has_host(binding, remote);
+        let client = self.tables.binding(binding).client;
+        match event {
+            None if admitted => {
+                self.tables.admit(client, false)?;
+                let expires = now + self.first_timeout(protocol);
+                self.tables.create_session(Session { binding, remote, remote_port, tcp: None, expires });
+                Ok(binding)
+            }
+            None => Err(unreachable(Reason::Filtered, icmpv4::ADMINISTRATIVELY_PROHIBITED)),
+            Some(TcpEvent::V4Syn) if self.config.filtering == Filtering::EndpointIndependent => {
+                self.tables.admit(client, false)?;
+                let expires = now + self.config.timeouts.tcp_transitory;
+                let tcp = Some(TcpState::V4Init);
+                self.tables.create_session(Session { binding, remote, remote_port, tcp, expires });
+                Ok(binding)
+            }
+            Some(TcpEvent::V4Syn) => {
+                self.hold_syn(
+                    now,
+                    Session { binding, remote, remote_port, tcp: Some(TcpState::V4Init), expires: now },
+                    packet,
+                )?;
+                Err(Reason::Filtered.into())
+            }
+            Some(_) if admitted => Ok(binding),
+            Some(_) => Err(Reason::Filtered.into()),
+        }
+    }
+
+    /// Keeps the head of an unsolicited SYN: the client may open the same connection within six seconds, and if it does
+    /// not the sender gets an error (RFC 6146 section 3.5.2.2, CLOSED).
+    fn hold_syn(&mut self, now: Now, mut session: Session, packet: &[u8]) -> Result<(), Reason> {
+        self.tables.admit(self.tables.binding(session.binding).client, false)?;
+        if self.held_syns.len() >= MAX_HELD_SYNS {
+            return Err(Reason::SessionsFull);
+        }
+        session.expires = now + self.config.timeouts.tcp_incoming_syn;
+        let id = self.tables.create_session(session);
+        self.held_syns.insert(id, packet[..packet.len().min(HELD_SYN_LEN)].into());
+        Ok(())
+    }
+
+    fn first_timeout(&self, protocol: Protocol) -> std::time::Duration {
+        match protocol {
+            Protocol::Tcp => self.config.timeouts.tcp_transitory,
+            Protocol::Udp => self.config.timeouts.udp,
+            Protocol::Icmp => self.config.timeouts.icmp,
+        }
+    }
+
+    fn refresh(&mut self, now: Now, id: u32, event: Option<TcpEvent>) {
+        let session = self.tables.session(id);
+        let (Some(event), Some(state)) = (event, session.tcp) else {
+            let protocol = self.tables.binding(session.binding).protocol;
+            let expires = now + self.first_timeout(protocol);
+            return self.tables.set_expiry(id, expires);
+        };
+        let (next, timer) = tcp_state::next(state, event);
+        if next != state {
+            self.tables.set_tcp(id, next);
+            if state == TcpState::V4Init {
+                self.held_syns.remove(&id);
+            }
+        }
+        match timer {
+            TcpTimer::Keep => {}
+            TcpTimer::Established => self.tables.set_expiry(id, now + self.config.timeouts.tcp_established),
+            TcpTimer::Transitory => self.tables.set_expiry(id, now + self.config.timeouts.tcp_transitory),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Option<Now> {
+        [self.tables.next_expiry(), self.fragments.next_expiry()].into_iter().flatten().min()
+    }
+
+    /// Ends sessions whose time is over; answers SYNs that nobody took into `sink`.
+    ///
+    /// One call looks at no more than 1024 sessions; [`Self::next_timeout`] then still lies in the past.
+    pub fn handle_timeout(&mut self, now: Now, sink: &mut impl Sink) {
+        self.fragments.expire(now);
+        for _ in 0..MAX_EXPIRIES {
+            match self.tables.pop_expired(now) {
+                Popped::Nothing => return,
+                Popped::Alive => {}
+                Popped::Expired(id) => {
+                    self.tables.remove_session(id);
+                    self.stats.sessions_expired += 1;
+                    if let Some(packet) = self.held_syns.remove(&id) {
+                        self.answer_held_syn(now, &packet, sink);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_held_syn(&mut self, now: Now, packet: &[u8], sink: &mut impl Sink) {
+        if self.limiter.allow(now) {
+            let error = icmpv4::ErrorMessage::unreachable(icmpv4::PORT_UNREACHABLE);
+            let (source, destination) = (crate::wire::ipv4::destination(packet), crate::wire::ipv4::source(packet));
+            let len = error.emit(&mut self.scratch[..], source, destination, packet);
+            sink.packet(&self.scratch[..len]);
+            self.stats.errors_sent += 1;
+        } else {
+            self.stats.errors_limited += 1;
+        }
+    }
+}
