@@ -15,7 +15,7 @@ pub struct Stats {
     pub answered_local: u64,
     /// Answered after servers were asked.
     pub answered_resolved: u64,
-    /// Told to repeat the query by TCP, because the answer is larger than UDP may carry.
+    /// Told to repeat the query by TCP, because the answer is larger than UDP may carry (also counted in one of the above).
     pub answered_truncated: u64,
     /// Told to repeat an ANY query by TCP (RFC 8482): the classic amplifier.
     pub answered_any_by_tcp: u64,

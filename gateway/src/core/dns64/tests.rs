@@ -410,3 +410,20 @@ fn another_configuration_takes_over_questions_on_their_way() {
     d.answer(&new, &answer(&new, vec![a("moved.example", 60, [10, 0, 0, 4])]));
     assert_eq!(d.reply().answers.len(), 1);
 }
+
+#[test]
+fn random_letters_do_not_reach_clients_through_dname() {
+    let mut d = Dialogue::new("{}");
+    d.query(&query("host.tree.example", RecordType::A));
+    let asked = d.sent();
+    let spelled = asked.message.queries[0].name().to_ascii();
+    assert_ne!(spelled, spelled.to_lowercase());
+    let label = spelled.split('.').next().expect("a label");
+    let redirect = dialogue::redirect("tree.example", 300, b"\x03sub\x07example\x00");
+    let derived = alias(spelled.trim_end_matches('.'), 300, &format!("{label}.sub.example"));
+    d.answer(&asked, &answer(&asked, vec![redirect, derived, a("host.sub.example", 300, [10, 0, 0, 9])]));
+    let reply = d.reply();
+    assert_eq!(reply.answers[1].name.to_ascii(), "host.tree.example.");
+    assert_eq!(texts(&reply)[1], "300 CNAME host.sub.example.");
+    assert_eq!(reply.answers.len(), 3);
+}

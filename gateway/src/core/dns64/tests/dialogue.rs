@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NULL, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::core::dns64::config::Config;
@@ -211,6 +211,12 @@ pub fn alias(owner: &str, ttl: u32, target: &str) -> Record {
 
 pub fn pointer(owner: &str, ttl: u32, target: &str) -> Record {
     Record::from_rdata(name(owner), ttl, RData::PTR(PTR(name(target))))
+}
+
+/// A DNAME record; `target` in wire form.
+pub fn redirect(owner: &str, ttl: u32, target: &[u8]) -> Record {
+    let rdata = NULL::with(target.to_vec());
+    Record::from_rdata(name(owner), ttl, RData::Unknown { code: RecordType::DNAME, rdata })
 }
 
 /// TTL, type and data of the answer section.
