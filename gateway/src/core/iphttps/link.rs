@@ -526,7 +526,7 @@ impl Link {
         match outcome {
             Probed::Ask { owner, address } => self.ask(&self.config(), owner, address, sink),
             Probed::Alive { address, askers } => {
-                for asker in askers {
+                for asker in askers.into_iter().filter(|&asker| self.neighbours.member(asker).is_some()) {
                     self.defend(asker, address, false, sink);
                 }
             }

@@ -207,3 +207,15 @@ fn an_owner_that_leaves_while_probed_leaves_nothing_behind() {
     assert_eq!(dialogue.receive(1, &udp(client(7), ip(HOST))), FromClient::ToHost);
     assert_eq!(dialogue.link.owner(client(7)), Some(SessionId(2)));
 }
+
+#[test]
+fn an_asker_that_left_hears_nothing() {
+    let mut dialogue = Dialogue::new(Nobody, 2);
+    dialogue.own(1, client(7));
+    dialogue.wait(2000);
+    dialogue.receive(2, &probe(client(7)));
+    dialogue.link.detach(dialogue.attachments.pop().unwrap());
+    dialogue.sent();
+    assert_eq!(dialogue.receive(1, &udp(client(7), ip(HOST))), FromClient::ToHost);
+    assert!(dialogue.sent().is_empty());
+}

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod link;
+mod model;
 mod pair;
 mod threads;
 
