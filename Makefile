@@ -128,8 +128,10 @@ $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
-# The package itself runs from this directory: editable, with the native module beside its sources.
+# The package itself runs from this directory, with the native module beside its sources.
 $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 	$(call say,Native module (release build; the first one takes some minutes))
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --release
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --release --skip-install
+	@test -x $(VENV)/bin/portico || VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(PYTHON) -m pip install --quiet \
+	   --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
