@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import socket
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv6Address
-from typing import Any
 
 import pytest
 
@@ -19,9 +18,10 @@ from portico.lab.lab import Lab
 from portico.lab.services import nginx
 from tests.lab.helpers import SERVER_ADDRESS, reaches, start_download
 from tests.peers.enrolment import Identity, enrol
-from tests.peers.iphttps import Tunnel, tls
+from tests.peers.iphttps_peer import Peer, tls
 
 TUNNELS = 1000
+APP6_ADDRESS = IPv6Address("fd7c:1a2b:3c4d:1::6")
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +33,26 @@ def identity(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Identity:
 
 def test_a_thousand_tunnels_opened_at_once_all_come_up(lab: Lab, identity: Identity) -> None:
     context = tls(identity.trust, identity.certificate, identity.key)
-    server = IPv6Address("fd7c:1a2b:3c4d:1::6")
+    begin = threading.Barrier(TUNNELS + 1)
 
-    async def one() -> Tunnel:
-        tunnel = await Tunnel.open(SERVER_ADDRESS, context)
-        await tunnel.configure()
-        return tunnel
+    def one(_: int) -> Peer:
+        begin.wait()
+        peer = Peer.connect(SERVER_ADDRESS, context=context, timeout=60.0)
+        peer.open()
+        peer.configure(wait=0.0)
+        return peer
 
-    async def all_of_them() -> tuple[int, float]:
+    # threads inherit the network of the thread that starts them
+    with lab.host("internet").network(), ThreadPoolExecutor(TUNNELS) as crowd:
+        pending = [crowd.submit(one, index) for index in range(TUNNELS)]
+        begin.wait()
         started = time.monotonic()
-        tunnels = await asyncio.gather(*(one() for _ in range(TUNNELS)))
+        peers = [future.result(120.0) for future in pending]
         seconds = time.monotonic() - started
-        addresses = {tunnel.address for tunnel in tunnels}
-        replies = await asyncio.gather(*(tunnel.ping(server) for tunnel in tunnels))
-        for tunnel in tunnels:
-            tunnel.close()
-        assert replies == [b"portico"] * TUNNELS
-        return len(addresses), seconds
-
-    with lab.host("internet").network():
-        different, seconds = asyncio.run(asyncio.wait_for(all_of_them(), 120.0))
-    assert different == TUNNELS
+        list(crowd.map(lambda peer: peer.ping(APP6_ADDRESS, timeout=30.0), peers))
+    for peer in peers:
+        peer.close()
+    assert len({peer.address for peer in peers}) == TUNNELS
     print(f"{TUNNELS} tunnels in {seconds:.1f} s")
     assert reaches(lab.host("client1")), "who was there before is still served"
 
@@ -101,38 +100,16 @@ def test_half_open_handshakes_do_not_keep_others_out(lab: Lab, client: Host, ser
 
 def test_a_slow_reader_is_bounded_and_does_not_hold_up_others(lab: Lab, client: Host, identity: Identity) -> None:
     """A peer that stops reading while the intranet pours data at it loses packets, nobody else does."""
-    context = tls(identity.trust, identity.certificate, identity.key)
     mgmt = lab.host("mgmt")
-
-    async def stuck() -> Any:
-        tunnel = await Tunnel.open(SERVER_ADDRESS, context)
-        await tunnel.configure()
-        await tunnel.ping(IPv6Address("fd7c:1a2b:3c4d:1::9"))
-        assert tunnel.address is not None
-        tunnel.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        target = str(tunnel.address)
-        poured = await asyncio.to_thread(
-            mgmt.run,
-            "ping",
-            "-6",
-            "-f",
-            "-q",
-            "-s",
-            "1232",
-            "-c",
-            "20000",
-            "-W",
-            "1",
-            target,
-            check=False,
-            timeout=60.0,
-        )
-        tunnel.close()
-        return poured.stdout
-
     with lab.host("internet").network():
-        asyncio.run(asyncio.wait_for(stuck(), 90.0))
-    assert reaches(client)
+        peer = Peer.connect(SERVER_ADDRESS, context=tls(identity.trust, identity.certificate, identity.key))
+    with peer:
+        peer.open()
+        peer.configure()
+        peer.ping(IPv6Address("fd7c:1a2b:3c4d:1::9"))
+        flood = ("ping", "-6", "-f", "-q", "-s", "1232", "-c", "20000", "-W", "1", str(peer.address))
+        mgmt.run(*flood, check=False, timeout=60.0)
+        assert reaches(client)
 
 
 def _rubbish(stop: threading.Event) -> int:

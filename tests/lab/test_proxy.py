@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from portico.lab import wait
-from portico.lab.deployment import CLIENT
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from tests.lab.helpers import APP4, APP6, SERVER_ADDRESS, time_until
@@ -51,9 +50,9 @@ def proxy(request: pytest.FixtureRequest, lab: Lab, client: Host) -> Iterator[st
 
 
 def test_client_connects_through_the_proxy(lab: Lab, client: Host, proxy: str) -> None:
-    client.stop_service(CLIENT)
     assert client.run("ping", "-c", "1", "-W", "1", SERVER_ADDRESS, check=False).returncode != 0
-    client.start_service(CLIENT, ["portico", "client", "run", "--proxy", proxy], restart=True)
+    client.write("/etc/portico-proxy", proxy + "\n", 0o600)
+    client.run("portico", "client", "settings", "--proxy-file", "/etc/portico-proxy")
     for name in (APP4, APP6):
         assert time_until("the intranet through the proxy", client, name) < 20.0
     assert "CONNECT da.example.net:443" in lab.host("nat1").log("tinyproxy").read_text() or (
@@ -62,6 +61,6 @@ def test_client_connects_through_the_proxy(lab: Lab, client: Host, proxy: str) -
 
 
 def test_client_without_the_proxy_stays_outside(lab: Lab, client: Host, proxy: str) -> None:
-    client.stop_service(CLIENT)
-    client.start_service(CLIENT, ["portico", "client", "run"], restart=True)
+    client.run("portico", "client", "settings", "--proxy", "none")
+    client.run("portico", "client", "redial")
     assert client.run("curl", "-sf", "--max-time", "2", f"http://{APP4}/", check=False).returncode != 0

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.peers.iphttps import tls
+from portico.certificates.ca import CertificateAuthority
+from tests.peers.iphttps_peer import tls
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,33 @@ def foreign_identity(trust: str, into: Path, *, name: str = "client1") -> Identi
         .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     )
     return _write(into, Path(trust), certificate.public_bytes(serialization.Encoding.PEM).decode(), key, None)
+
+
+def identity_signed_by(
+    authority: CertificateAuthority,
+    like: x509.Certificate,
+    trust: str,
+    into: Path,
+    not_before: datetime,
+    not_after: datetime,
+) -> Identity:
+    """An identity as the server issues it (the extensions of `like`), for any time."""
+    into.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(like.subject)
+        .issuer_name(like.issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+    )
+    for extension in like.extensions:
+        if not isinstance(extension.value, x509.SubjectKeyIdentifier):
+            builder = builder.add_extension(extension.value, extension.critical)
+    chain = authority.sign(builder).public_bytes(serialization.Encoding.PEM).decode()
+    return _write(into, Path(trust), chain, key, None)
 
 
 def _write(into: Path, trust: Path, chain: str, key: ec.EllipticCurvePrivateKey, settings: Any) -> Identity:
