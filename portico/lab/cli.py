@@ -231,6 +231,6 @@ def _show_summary(lab: Lab, results: list[summary.Result], progress: output.Prog
         console.print(f"The lab {lab.name} is running (started in {seconds:.1f} s). Try:")
         for line in summary.what_to_try(lab):
             console.print(f"  {line}", soft_wrap=True)
-        console.print(f"and remove it with: portico lab down{_name_option(lab.name)}")
+        console.print(f"and remove it with: {summary.command()} lab down{_name_option(lab.name)}")
 
     output.show(document, people)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import sys
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 from portico.lab.deployment import tunnel_address
 from portico.lab.hosts import Host, LabFailure
@@ -93,14 +97,25 @@ def _manage_out(lab: Lab, client: Host) -> Result:
     )
 
 
+def command() -> str:
+    """How this `portico` is called from where the person stands."""
+    beside = Path(sys.executable).with_name("portico")
+    if shutil.which("portico") is not None or not beside.exists():
+        found = "portico"
+    else:
+        found = str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return f"sudo {found}" if os.environ.get("SUDO_USER") else found
+
+
 def what_to_try(lab: Lab) -> list[str]:
     """Commands worth typing next."""
     name = "" if lab.name == "portico" else f" --name {lab.name}"
+    portico = command()
     return [
-        f"portico lab exec{name} client1 -- curl http://app4.{CORP_DOMAIN}/",
-        f"portico lab exec{name} client1 -- portico client status",
-        f"portico lab exec{name} da1 -- portico clients list",
-        f"portico lab kill{name} da1; portico lab restart{name} da1",
-        f"portico lab pcap{name} da1 eth1",
-        f"portico lab console{name} client1",
+        f"{portico} lab exec{name} client1 -- curl http://app4.{CORP_DOMAIN}/",
+        f"{portico} lab exec{name} client1 -- portico client status",
+        f"{portico} lab exec{name} da1 -- portico clients list",
+        f"{portico} lab kill{name} da1; {portico} lab restart{name} da1",
+        f"{portico} lab pcap{name} da1 eth1",
+        f"{portico} lab console{name} client1",
     ]
