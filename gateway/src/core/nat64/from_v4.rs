@@ -100,7 +100,8 @@ impl Nat64 {
                 put16(payload, udp::CHECKSUM, if value == 0 { 0xffff } else { value });
             }
         }
-        let verdict = self.finish_v6(frame, &header, protocol, source, binding.client, wire_len, &transport, sink);
+        let verdict =
+            self.finish_v6(frame, &header, protocol, source, binding.client, wire_len, transport.header_len, sink);
         for mut buffer in held {
             let end = buffer.len();
             let mut later = Frame::new(&mut buffer, HEADROOM, end, Offload::default());
@@ -110,6 +111,8 @@ impl Nat64 {
     }
 
     /// Replaces the header of a frame whose transport part is translated.
+    ///
+    /// `wire_len` is the length of one IPv6 packet on the wire, `header_len` that of the transport header.
     #[allow(clippy::too_many_arguments)]
     fn finish_v6(
         &mut self,
@@ -119,7 +122,7 @@ impl Nat64 {
         source: Ipv6Addr,
         destination: Ipv6Addr,
         wire_len: usize,
-        transport: &Transport,
+        header_len: usize,
         sink: &mut impl Sink,
     ) -> Verdict {
         frame.pull(header.header_len);
@@ -135,10 +138,14 @@ impl Nat64 {
         let mtu = self.config.ipv6_mtu;
         if wire_len > mtu {
             match frame.offload.kind {
+                SegmentKind::None if frame.offload.partial_checksum => {
+                    transport::complete(frame.bytes_mut(), protocol);
+                    frame.offload.partial_checksum = false;
+                }
                 SegmentKind::None => {}
                 // The sender allows fragments; smaller segments do the same for less.
                 SegmentKind::Tcp => {
-                    frame.offload.segment_size = (mtu - ipv6::HEADER_LEN - transport.header_len) as u16;
+                    frame.offload.segment_size = (mtu - ipv6::HEADER_LEN - header_len) as u16;
                 }
                 SegmentKind::Udp => {
                     let datagrams = wire_packets(frame.len(), frame.offload);
@@ -189,9 +196,7 @@ impl Nat64 {
         };
         let protocol = Protocol::from_v4(header.protocol).ok_or(Reason::Protocol)?;
         let source = self.config.prefix.embed(header.source);
-        let transport =
-            Transport { protocol, source_port: 0, destination_port: 0, flags: 0, header_len: 0, checksum: 0 };
-        Ok(self.finish_v6(frame, header, protocol, source, client, wire_len, &transport, sink))
+        Ok(self.finish_v6(frame, header, protocol, source, client, wire_len, 0, sink))
     }
 
     /// Whether an IPv4 packet to the pool is for a binding of this shard.

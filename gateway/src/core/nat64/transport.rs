@@ -3,7 +3,7 @@
 use super::Protocol;
 use super::stats::Reason;
 use crate::core::frame::{Offload, SegmentKind};
-use crate::wire::checksum::Delta;
+use crate::wire::checksum::{self, Delta};
 use crate::wire::tcp::TcpHeader;
 use crate::wire::udp::UdpHeader;
 use crate::wire::{be16, icmpv4, icmpv6, put16, tcp, udp};
@@ -126,6 +126,17 @@ pub fn rewrite(payload: &mut [u8], protocol: Protocol, which: Port, port: u16, a
             0 if protocol == Protocol::Udp => 0xffff,
             value => value,
         }
+    };
+    put16(payload, field_at, value);
+}
+
+/// Turns a partial checksum (the pseudo-header sum in the field) into the whole one, before the packet is cut up.
+pub fn complete(payload: &mut [u8], protocol: Protocol) {
+    let field_at = if protocol == Protocol::Tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+    // The pseudo-header sum is already in the field, so it is part of the sum over the payload.
+    let value = match checksum::finish(checksum::sum(payload)) {
+        0 if protocol == Protocol::Udp => 0xffff,
+        value => value,
     };
     put16(payload, field_at, value);
 }

@@ -129,6 +129,16 @@ fn without_df_tcp_segments_shrink_and_udp_datagrams_are_fragmented() {
 }
 
 #[test]
+fn a_partial_checksum_is_completed_before_the_packet_is_cut_up() {
+    let mut bench = open();
+    let mut packet = V4 { fragment: 0, ..V4::new(SERVER, 17) }.raw(&udp(53, 40_000, &[5; 2000]));
+    make_partial(&mut packet);
+    let ((verdict, _), _) = bench.run(&packet, offload(SegmentKind::None, 0), false);
+    assert_eq!((verdict, bench.sunk.len()), (Verdict::Sent, 2));
+    check(&V6 { source: server6(), ..V6::new(client(), 17) }.raw(&reassemble(&bench.sunk)));
+}
+
+#[test]
 fn an_offload_that_contradicts_the_packet_is_malformed() {
     let mut bench = open();
     let packet = V6::new(server6(), 17).build(udp(40_000, 53, &[0; 3000]));
