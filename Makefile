@@ -25,7 +25,7 @@ SETUP := packaging/development
 UID := $(shell id -u)
 SUDO := $(if $(filter 0,$(UID)),,sudo)
 AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
-CARGO_ENV = PATH="$$(cat $(STAMPS)/cargo):$$PATH"
+CARGO_ENV = PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
 RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
 
 # One line before each step, so that a long build says what it is at.

@@ -90,8 +90,8 @@ def _small(net: Network, target: str, seconds: int, *options: str) -> float:
     receiver = result if "-R" in options else result["server_output_json"]
     intervals = [interval["sum"] for interval in receiver["intervals"]]
     arrived: float = sum(one["packets"] - one["lost_packets"] for one in intervals)
-    seconds: float = sum(one["seconds"] for one in intervals)
-    return arrived / seconds
+    taken: float = sum(one["seconds"] for one in intervals)
+    return arrived / taken
 
 
 def _ping(net: Network, target: str) -> float:
