@@ -243,11 +243,18 @@ class Host:
             LabFailure: the kernel refused.
         """
         self._prepare_disk()
+        covered = _closed_to_others(Path(sys.base_prefix))
         spec = {
             "hostname": self.name,
             "socket": str(self._socket),
             "directories": {"/etc": str(self.disk / "etc"), **{top: str(self.disk) + top for top in PRIVATE}},
-            "visible": {CODE: str(ROOT), INTERPRETER: sys.prefix, COMMANDS: str(self.state.runtime / "bin")},
+            "visible": {
+                CODE: str(ROOT),
+                INTERPRETER: sys.prefix,
+                COMMANDS: str(self.state.runtime / "bin"),
+                **({sys.base_prefix: sys.base_prefix} if covered else {}),
+            },
+            "covered": covered,
             "sysctls": {**_QUICK_START, **sysctls},
         }
         spec_path = self.state.runtime / f"{self.name}.json"
@@ -362,6 +369,18 @@ def _copy_owned(source: str, target: str) -> str:
     except OSError:
         pass
     return target
+
+
+def _closed_to_others(path: Path) -> list[str]:
+    """The outermost directory on the way to `path` that only its owner may enter, if any.
+
+    An interpreter below somebody's home directory is of no use to unprivileged processes: hosts cover that directory
+    and show the interpreter alone.
+    """
+    for directory in [*reversed(path.resolve().parents), path]:
+        if not directory.stat().st_mode & 0o001:
+            return [str(directory)]
+    return []
 
 
 def _setns(descriptor: int) -> None:

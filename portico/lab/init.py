@@ -73,6 +73,8 @@ def make_private(spec: dict[str, Any]) -> None:
         mount(f"/proc/self/fd/{descriptor}", target, flags=MS_BIND)
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for directory in spec["covered"]:
+        mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     for target, descriptor in visible.items():
         os.makedirs(target, exist_ok=True)
         mount(f"/proc/self/fd/{descriptor}", target, flags=MS_BIND | MS_REC)
