@@ -249,7 +249,8 @@ class Host:
             "socket": str(self._socket),
             "directories": {"/etc": str(self.disk / "etc"), **{top: str(self.disk) + top for top in PRIVATE}},
             "visible": {
-                CODE: str(ROOT),
+                # not the directory around them, which may be its owner's only (mkdtemp)
+                **{f"{CODE}/{name}": str(ROOT / name) for name in ("portico", "tests") if (ROOT / name).is_dir()},
                 INTERPRETER: sys.prefix,
                 COMMANDS: str(self.state.runtime / "bin"),
                 **({sys.base_prefix: sys.base_prefix} if covered else {}),
