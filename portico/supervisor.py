@@ -189,6 +189,7 @@ class Supervisor:
         self._process: asyncio.subprocess.Process | None = None
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -198,10 +199,12 @@ class Supervisor:
         return process.pid if process is not None and process.returncode is None else None
 
     def start(self) -> None:
-        """Begins supervising. Does not wait; see `wait_ready`."""
+        """Begins supervising, or ends a back-off. Does not wait; see `wait_ready`."""
         if self._task is None or self._task.done():
             self._stop.clear()
             self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.program.name}")
+        elif self.state is ChildState.WAITING:
+            self._hurry.set()
 
     async def wait_ready(self, timeout: float) -> None:  # noqa: ASYNC109 - the deadline belongs to the message
         """Waits until a child has answered its start.
@@ -217,6 +220,18 @@ class Supervisor:
                 why=self.reason or f"no answer within {timeout:g} s",
                 resolution="Its own messages are in the journal: journalctl -u 'portico-*'",
             ) from None
+
+    async def wait_ended(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Waits until the running child is gone, as after `kill`.
+
+        Raises:
+            Unavailable: it is still there after `timeout` seconds.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self.state is ChildState.RUNNING:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Unavailable(f"The {self.program.name} process does not end", why=f"not within {timeout:g} s")
+            await asyncio.sleep(0.005)
 
     async def request(self, op: str, *, timeout: float = 10.0, **fields: Any) -> Any:  # noqa: ASYNC109
         """Sends one operation and returns its result.
@@ -275,10 +290,13 @@ class Supervisor:
             log.error("child=%s died reason=%r restart_in=%g", self.program.name, reason, delay)
             self.restarts += 1
             self._change(ChildState.WAITING, reason)
-            try:
-                await asyncio.wait_for(self._stop.wait(), delay)
-            except TimeoutError:
-                continue
+            waits = [asyncio.create_task(event.wait()) for event in (self._stop, self._hurry)]
+            await asyncio.wait(waits, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if self._hurry.is_set():
+                self._hurry.clear()
+                short_lives = 0
         if self.state is not ChildState.STOPPING:
             self._change(ChildState.STOPPING)
         self._change(ChildState.STOPPED)

@@ -1,0 +1,159 @@
+"""Runs an agent and its API in one process until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from portico.errors import Conflict, PorticoError, Unavailable
+from portico.management.api.app import create_app
+from portico.server.agent import Agent
+
+log = logging.getLogger("portico.server")
+
+STOP_TIMEOUT = 3
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process ends in an order of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(agent: Agent, path: Path) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status.
+
+    Readiness (sd_notify) is told when the API answers and the first attempt to serve has ended, well or not: a broken
+    deployment must be reachable to be repaired.
+
+    Raises:
+        Conflict: another agent has the socket.
+        Unavailable: the socket cannot be made.
+    """
+    listener = open_socket(path)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = _Server(
+        uvicorn.Config(
+            create_app(agent),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=STOP_TIMEOUT,
+            limit_concurrency=256,
+        )
+    )
+    api = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await agent.start()
+        notify("READY=1")
+        log.info("ready socket=%s revision=%s", path, agent.revision.number if agent.revision else None)
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopping, api}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        notify("STOPPING=1")
+        log.info("stopping")
+        server.should_exit = True
+        await asyncio.gather(api, return_exceptions=True)
+        failures = await agent.stop()
+        listener.close()
+        _remove(path)
+    for failure in failures:
+        log.error("left behind: %s", failure)
+    return 1 if failures else 0
+
+
+def open_socket(path: Path) -> socket.socket:
+    """The API's Unix socket, 0600, in place of one that a dead agent left.
+
+    Raises:
+        Conflict: a living agent answers on it.
+        Unavailable: it cannot be made.
+    """
+    what = f"Cannot listen on {path}"
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if path.exists():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise Conflict(
+                        what,
+                        why="another Portico server runs on this machine",
+                        resolution="Stop it first: portico server stop",
+                    )
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)  # the socket must not be open to others for an instant
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(64)
+    except OSError as error:
+        raise Unavailable(
+            what, why=error.strerror or str(error), resolution=f"Run as root; check: ls -ld {path.parent}"
+        ) from None
+    return listener
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def notify(state: str) -> None:
+    """Tells the service manager, where there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
+        channel.sendto(state.encode(), address)
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """One event a line. Under the journal (JOURNAL_STREAM) without a time, which it adds itself."""
+    journal = "JOURNAL_STREAM" in os.environ
+    form = "%(levelname)s %(name)s %(message)s" if journal else "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(form))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("portico").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _OneLine(logging.Formatter):
+    """A traceback belongs to its event: it goes into the same line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", "\\n")
+
+
+def run(state: Path, path: Path, *, verbose: bool = False) -> int:
+    """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
+    log_to_stderr(verbose=verbose)
+
+    async def body() -> int:
+        return await serve(Agent(state), path)
+
+    try:
+        return asyncio.run(body())
+    except PorticoError as error:
+        log.error("%s", error)
+        raise

@@ -1,0 +1,306 @@
+"""`portico server`: install, run, start, stop, status, uninstall."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from portico import paths
+from portico.errors import InvalidInput, PorticoError
+from portico.management.cli import output
+from portico.management.cli.connection import author, server
+from portico.server import control, install
+from portico.server.facts import read_facts
+from portico.settings.document import dump, load_data, load_file
+from portico.settings.facts import Facts
+from portico.settings.model import Settings
+from portico.settings.problems import SettingsRefused, errors
+from portico.settings.verify import verify
+from portico.transition.addressing import generate_organisation_prefix
+
+app = typer.Typer()
+
+
+@app.command("install")
+def install_command(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Settings as YAML instead of questions.")] = None,
+    domain: Annotated[str | None, typer.Option(help="DNS domain of the intranet.")] = None,
+    connect_to: Annotated[str | None, typer.Option(help="Public name or address that clients dial.")] = None,
+    internet: Annotated[str | None, typer.Option(help="Network interface to the Internet.")] = None,
+    internal: Annotated[str | None, typer.Option(help="Network interface to the intranet.")] = None,
+    dns: Annotated[list[str] | None, typer.Option(help="DNS server of the intranet; may be repeated.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="IPv6 /48 of the organisation; made up when not given.")] = None,
+    start: Annotated[bool, typer.Option(help="Start serving afterwards.")] = True,
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Make this machine a Remote Access server.
+
+    Asks what is needed, or takes a file or options; checks everything before anything is changed; can be repeated.
+
+    Examples:
+
+        portico server install
+
+        portico server install --file settings.yaml --yes
+
+        portico server install --domain corp.example.net --connect-to da.example.net --internet eth0 --internal eth1
+        --dns 10.0.0.53 --yes
+    """
+    state = paths.server_state()
+    install.refuse_second_installation(state)
+    if file is not None:
+        settings = load_file(file)
+    else:
+        given = {"domain": domain, "connect_to": connect_to, "internet": internet, "internal": internal}
+        settings = _asked(given, dns, prefix, ask=not yes and not json)
+    problems = verify(settings, read_facts(settings, resolve=True))
+    if errors(problems):
+        raise SettingsRefused("This machine cannot be installed with these settings", problems)
+    for problem in problems:
+        output.warn(str(problem))
+    steps = [step for step in install.install_steps(settings, state, author=author()) if step.needed()]
+    if dry_run:
+        output.show(
+            {"settings": settings.as_data(), "steps": [step.name for step in steps], "dry_run": True},
+            lambda out: _show_plan(out, settings, steps),
+        )
+        return
+    output.require_root("Cannot install the server")
+    if not output.wants_json():
+        _show_plan(output.stderr(), settings, steps)
+    output.confirm("Install this?", yes=yes)
+    progress = output.Progress()
+    _run_steps(steps, progress)
+    running = ""
+    if start:
+        with progress.step("Start the server") as detail:
+            running = control.start(paths.runtime_directory(), state, _answers)
+            detail(running)
+    status = _status() if start else None
+    result = {"installed": True, "running": running or None, "steps": progress.steps, "status": status}
+    output.show(result, lambda out: _installed(out, settings, running))
+
+
+@app.command("status")
+def status_command(json: output.Json = False) -> None:
+    """Show what this server does, and what is wrong with it."""
+    with server() as api:
+        status = api.get("/v1/status")
+    output.show(status, lambda out: _show_status(out, status))
+    if not status["serving"]:
+        raise typer.Exit(1)
+
+
+@app.command("start")
+def start_command(dry_run: output.DryRun = False, json: output.Json = False) -> None:
+    """Start the server: its systemd unit, or a detached process where systemd does not run."""
+    if _answers():
+        output.show({"started": False, "running": True}, lambda out: out.print("The server runs already."))
+        return
+    if dry_run:
+        output.show({"dry_run": True, "would": "start"}, lambda out: out.print("Would start the server."))
+        return
+    output.require_root("Cannot start the server")
+    progress = output.Progress()
+    with progress.step("Start the server") as detail:
+        how = control.start(paths.runtime_directory(), paths.server_state(), _answers)
+        detail(how)
+    status = _status()
+    output.show({"started": True, "running": how, "status": status}, lambda out: _show_status(out, status))
+
+
+@app.command("stop")
+def stop_command(yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
+    """Stop the server. Every tunnel is closed and the kernel is left as it was before."""
+    connected = _connected()
+    if dry_run:
+        output.show(
+            {"dry_run": True, "would": "stop", "disconnects": connected},
+            lambda out: out.print(f"Would stop the server and close {connected} tunnels."),
+        )
+        return
+    output.require_root("Cannot stop the server")
+    output.confirm(f"Stop the server and close {connected} tunnels?", yes=yes)
+    stopped = control.stop(paths.runtime_directory())
+    output.show({"stopped": stopped}, lambda out: out.print("Stopped." if stopped else "The server did not run."))
+
+
+@app.command("run")
+def run_command(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line."""
+    from portico.management.api.serve import run
+
+    output.require_root("Cannot run the server")
+    raise typer.Exit(run(paths.server_state(), paths.server_socket(), verbose=verbose))
+
+
+@app.command("uninstall")
+def uninstall_command(
+    purge: Annotated[bool, typer.Option("--purge", help="Also delete settings, certificates and the CA.")] = False,
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Take the role off this machine: exactly what Portico made goes, settings and certificates stay.
+
+    With --purge everything goes; enrolled computers must then be enrolled again.
+    """
+    state = paths.server_state()
+    steps = [step for step in install.uninstall_steps(state, purge=purge) if step.needed()]
+    names = ["Stop the server", *(step.name for step in steps)]
+    if dry_run:
+        output.show(
+            {"dry_run": True, "steps": names}, lambda out: out.print("\n".join(f"Would: {name}" for name in names))
+        )
+        return
+    output.require_root("Cannot uninstall the server")
+    output.confirm(f"{'; '.join(names)}?", yes=yes)
+    progress = output.Progress()
+    with progress.step("Stop the server") as detail:
+        detail("done" if control.stop(paths.runtime_directory()) else "it did not run")
+    if _answers():
+        raise PorticoError(
+            "The server still runs",
+            why="it was started in the foreground",
+            resolution="End 'portico server run' where it runs, then repeat this",
+        )
+    _run_steps(steps, progress)
+    output.show({"uninstalled": True, "purged": purge, "steps": progress.steps}, lambda out: None)
+
+
+def _run_steps(steps: list[install.Step], progress: output.Progress) -> None:
+    for step in steps:
+        with progress.step(step.name) as detail:
+            text = step.do()
+            if text:
+                detail(text)
+
+
+def _asked(given: dict[str, str | None], dns: list[str] | None, prefix: str | None, *, ask: bool) -> Settings:
+    """A document from options and, on a terminal, questions with the machine's own values as defaults."""
+    facts = read_facts()
+    names = _interfaces(facts)
+    questions = {
+        "domain": ("DNS domain of the intranet", None),
+        "connect_to": ("Public name or address that clients dial", None),
+        "internet": ("Interface to the Internet", names[0] if names else None),
+        "internal": ("Interface to the intranet", names[1] if len(names) > 1 else (names[0] if names else None)),
+    }
+    values = dict(given)
+    for key, (question, default) in questions.items():
+        if values[key] is None and ask:
+            values[key] = typer.prompt(question, default=default, err=True)
+    missing = [f"--{key.replace('_', '-')}" for key, value in values.items() if value is None]
+    if missing:
+        raise InvalidInput(
+            "The settings are incomplete",
+            why=f"missing: {', '.join(missing)}",
+            resolution="Give these options, or --file settings.yaml, or answer the questions on a terminal",
+        )
+    if dns is None and ask:
+        text = typer.prompt("DNS servers of the intranet (comma between them)", default="", err=True)
+        dns = [part.strip() for part in text.split(",") if part.strip()]
+    organisation = prefix or str(generate_organisation_prefix(secrets.token_bytes))
+    return load_data(
+        {
+            "schema_version": 1,
+            "deployment": {
+                "domain": values["domain"],
+                "connect_to": values["connect_to"],
+                "organisation_prefix": organisation,
+            },
+            "server": {
+                "name": socket.gethostname().split(".")[0],
+                "internet_interface": values["internet"],
+                "internal_interface": values["internal"],
+            },
+            "dns64": {"upstream_servers": dns or []},
+        },
+        source="the answers",
+    )
+
+
+def _interfaces(facts: Facts) -> list[str]:
+    return [name for name, item in (facts.interfaces or {}).items() if item.up and name != "lo"]
+
+
+def _show_plan(out: Console, settings: Settings, steps: list[install.Step]) -> None:
+    out.print(escape(dump(settings)))
+    for step in steps:
+        out.print(f"Will: {escape(step.name)}")
+
+
+def _installed(out: Console, settings: Settings, running: str) -> None:
+    if running:
+        out.print(f"\nServing as {escape(settings.deployment.connect_to)} ({escape(running)}).")
+    else:
+        out.print("\nInstalled. Start it with: portico server start")
+    out.print("Enrol a computer: portico ca token create --name NAME, then on it: portico client enrol TOKEN")
+
+
+def _show_status(out: Console, status: dict[str, Any]) -> None:
+    gateway = status["gateway"]
+    now = time.time()
+    since = f", {output.duration_text(now - gateway['since'])}" if gateway["since"] else ""
+    restarts = f", {gateway['restarts']} restarts" if gateway["restarts"] else ""
+    out.print("[green]Serving[/]" if status["serving"] else "[bold red]Not serving[/]")
+    out.print(
+        output.fields(
+            {
+                "Problem": _fault(status["problem"]) if status["problem"] else None,
+                "Address": status["url"],
+                "Settings": f"revision {status['revision']}" if status["revision"] else "none in force",
+                "Read-only": status["settings_damage"] if status["settings_read_only"] else None,
+                "Gateway": f"{gateway['state']}{since}{restarts}",
+                "Reason": gateway["reason"] or None,
+                "Tunnels": status["sessions"],
+                "Drift": "; ".join(status["drifting"]) or None,
+                "Running for": output.duration_text(now - status["started"]),
+                "Version": status["version"],
+            }
+        )
+    )
+    for warning in status["warnings"]:
+        out.print(f"[yellow]Warning:[/] {escape(_fault(warning))}")
+    for drift in status["drifts"][:3]:
+        what = "repaired" if drift["repaired"] else "not repaired"
+        out.print(f"{output.time_text(drift['at'])} {what}: {escape('; '.join(drift['changes']))}")
+
+
+def _fault(fault: dict[str, Any]) -> str:
+    return ". ".join(part for part in (f"{fault['what']}: {fault['why']}", fault["resolution"]) if part)
+
+
+def _status() -> dict[str, Any]:
+    with server() as api:
+        status: dict[str, Any] = api.get("/v1/status")
+    return status
+
+
+def _connected() -> int:
+    try:
+        return int(_status()["sessions"] or 0)
+    except PorticoError:
+        return 0
+
+
+def _answers() -> bool:
+    if not paths.server_socket().exists():
+        return False
+    try:
+        status = _status()
+    except PorticoError:
+        return False
+    # The API answers before the first attempt to serve has ended; that attempt is what is waited for.
+    return bool(status["serving"] or status["problem"])

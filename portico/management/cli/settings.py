@@ -1,0 +1,244 @@
+"""`portico settings`: show, edit, plan, apply, history, rollback, compare, repair."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from portico.errors import InvalidInput, PorticoError
+from portico.files import read_file
+from portico.management.cli import output
+from portico.management.cli.connection import author, server
+from portico.management.client import ApiClient
+from portico.settings.document import MAXIMUM_SIZE
+
+app = typer.Typer()
+
+Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; kept in the history.")]
+File = Annotated[Path, typer.Argument(help="A settings document (YAML).")]
+
+
+@app.command()
+def show(
+    revision: Annotated[int | None, typer.Option("--revision", "-r", help="Not the newest but this one.")] = None,
+    effective: Annotated[bool, typer.Option("--effective", help="Show every derived value and its origin.")] = False,
+    json: output.Json = False,
+) -> None:
+    """Print the settings as YAML.
+
+    Example: portico settings show > settings.yaml
+    """
+    with server() as api:
+        found = api.get("/v1/settings", revision=revision)
+    if effective and found["effective"] is None:
+        raise InvalidInput(
+            "The derived values are not known",
+            why="these settings are not the ones in force",
+            resolution="Leave out --revision, and look at: portico server status",
+        )
+
+    def people(out: Console) -> None:
+        if effective:
+            rows = [(path, _text(item["value"]), item["origin"]) for path, item in found["effective"].items()]
+            out.print(output.table(["Setting", "Value", "Origin"], rows))
+            return
+        out.print(escape(found["yaml"]), end="")
+
+    output.show(found if not effective else found["effective"], people)
+    if found["read_only"]:
+        output.warn("settings are read-only; see: portico server status")
+
+
+@app.command()
+def plan(file: File, json: output.Json = False) -> None:
+    """Check a document and show what applying it would change, for settings and for connected clients."""
+    with server() as api:
+        outcome = api.post("/v1/settings", {**_document(file), "dry_run": True})
+    output.show(outcome, lambda out: _show_difference(out, outcome))
+
+
+@app.command()
+def apply(
+    file: File,
+    comment: Comment = "",
+    expected: Annotated[
+        int | None, typer.Option("--expected-revision", help="Refuse when the newest revision is another one.")
+    ] = None,
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Verify, store and apply a document. When it cannot be applied the former settings come back.
+
+    Example: portico settings apply settings.yaml -m "second DNS server"
+    """
+    with server() as api:
+        _apply(api, _document(file), expected, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command()
+def edit(
+    comment: Comment = "", yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False
+) -> None:
+    """Open the settings in $EDITOR, then verify, store and apply them."""
+    import click
+
+    with server() as api:
+        found = api.get("/v1/settings")
+        text = found["yaml"]
+        while True:
+            try:
+                changed = click.edit(text, extension=".yaml")
+            except click.ClickException as error:
+                raise PorticoError(
+                    "The editor failed", why=error.format_message(), resolution="Set EDITOR, for example EDITOR=nano"
+                ) from None
+            if changed is None or changed == found["yaml"]:
+                output.show({"changed": False}, lambda out: out.print("Nothing was changed."))
+                return
+            try:
+                _apply(
+                    api,
+                    {"yaml": changed, "source": "the edited settings"},
+                    found["revision"]["number"],
+                    comment,
+                    yes=yes,
+                    dry_run=dry_run,
+                )
+            except PorticoError as error:
+                if error.code != "SETTINGS_REFUSED" or output.wants_json():
+                    raise
+                output.print_error(error)
+                if not typer.confirm("Edit again?", default=True, err=True):
+                    _keep(changed)
+                    raise
+                text = changed
+                continue
+            return
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)] = 20, json: output.Json = False
+) -> None:
+    """List the revisions, newest first, and how far each got on this server."""
+    with server() as api:
+        found = api.get("/v1/settings/history", limit=limit)
+    rows = [
+        (
+            item["number"],
+            item["created"][:19].replace("T", " "),
+            item["author"],
+            item["progress"]["stage"] if item["progress"] else "",
+            item["comment"],
+        )
+        for item in found
+    ]
+    columns = ["Revision", "Created (UTC)", "Author", "State", "Comment"]
+    output.show(found, lambda out: out.print(output.table(columns, rows, empty="No settings yet.")))
+
+
+@app.command()
+def compare(
+    before: Annotated[int, typer.Argument(help="Revision; 0 is nothing configured.")],
+    after: Annotated[int, typer.Argument(help="Revision.")],
+    json: output.Json = False,
+) -> None:
+    """Show what differs between two revisions."""
+    with server() as api:
+        difference = api.get("/v1/settings/compare", before=before, after=after)
+    output.show(difference, lambda out: _lines(out, difference["lines"]))
+
+
+@app.command()
+def rollback(
+    revision: Annotated[int, typer.Argument(help="The revision whose settings come back.")],
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Make the settings of an earlier revision the newest ones and apply them."""
+    body: dict[str, Any] = {"revision": revision, "author": author()}
+    with server() as api:
+        planned = api.post("/v1/settings/rollback", {**body, "dry_run": True})
+        if dry_run:
+            output.show(planned, lambda out: _show_difference(out, planned))
+            return
+        _ask(planned, yes)
+        outcome = api.post("/v1/settings/rollback", body)
+    output.show(outcome, lambda out: _applied(out, outcome))
+
+
+@app.command()
+def repair(yes: output.Yes = False, json: output.Json = False) -> None:
+    """Put a damaged settings database aside and start a new one from the settings in force."""
+    output.confirm("Start a new settings database from the settings in force?", yes=yes)
+    with server() as api:
+        done = api.post("/v1/settings/repair")
+    aside = done["set_aside"]
+    text = f"The damaged database is now {aside}." if aside else "The settings database is sound; nothing was done."
+    output.show(done, lambda out: out.print(escape(text)))
+
+
+def _document(file: Path) -> dict[str, Any]:
+    data = read_file(file, limit=MAXIMUM_SIZE)
+    try:
+        return {"yaml": data.decode("utf-8-sig"), "source": str(file)}
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"{file} cannot be used", why=f"byte {error.start} is not UTF-8", resolution="Save it as UTF-8 text"
+        ) from None
+
+
+def _apply(
+    api: ApiClient, document: dict[str, Any], expected: int | None, comment: str, *, yes: bool, dry_run: bool
+) -> None:
+    body = {**document, "expected_revision": expected, "comment": comment, "author": author()}
+    planned = api.post("/v1/settings", {**body, "dry_run": True})
+    if dry_run:
+        output.show(planned, lambda out: _show_difference(out, planned))
+        return
+    if planned["difference"]["changes"]:
+        _ask(planned, yes)
+    outcome = api.post("/v1/settings", body)
+    output.show(outcome, lambda out: _applied(out, outcome))
+
+
+def _ask(planned: dict[str, Any], yes: bool) -> None:
+    if not output.wants_json():
+        _show_difference(output.stderr(), planned)
+    output.confirm("Apply this?", yes=yes)
+
+
+def _show_difference(out: Console, outcome: dict[str, Any]) -> None:
+    _lines(out, outcome["difference"]["lines"])
+    for problem in outcome["problems"]:
+        output.print_problem(out, problem)
+
+
+def _lines(out: Console, lines: list[str]) -> None:
+    colours = {"+": "green", "-": "red", "~": "yellow", "!": "bold yellow"}
+    for line in lines:
+        out.print(f"[{colours.get(line[:1], 'default')}]{escape(line)}[/]")
+    if not lines:
+        out.print("No difference.")
+
+
+def _applied(out: Console, outcome: dict[str, Any]) -> None:
+    revision = outcome["revision"]
+    out.print(f"Revision {revision['number']} is in force.")
+
+
+def _keep(text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="portico-settings-", delete=False) as file:
+        file.write(text)
+    output.note(f"Your text is kept in {file.name}")
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,122 @@
+"""A Python client of the API over a Unix socket. Errors of the API come out as the PorticoError they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from portico.errors import (
+    Conflict,
+    InvalidInput,
+    LimitReached,
+    NotFound,
+    NotPermitted,
+    PorticoError,
+    Unavailable,
+)
+
+_KINDS: dict[int, type[PorticoError]] = {
+    400: InvalidInput,
+    403: NotPermitted,
+    404: NotFound,
+    409: Conflict,
+    422: InvalidInput,
+    429: LimitReached,
+    503: Unavailable,
+}
+
+
+class ApiClient:
+    """Speaks to one agent. A context manager.
+
+    Args:
+        path: the agent's socket.
+        what: names the agent in errors: "Portico server".
+        start: what starts it, for the resolution.
+        timeout: seconds for an answer; applying settings takes a while.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        what: str = "Portico server",
+        start: str = "portico server start",
+        timeout: float = 120.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._path = path
+        self._what = what
+        self._start = start
+        self._http = httpx.Client(
+            transport=transport if transport is not None else httpx.HTTPTransport(uds=str(path)),
+            base_url="http://portico",
+            timeout=httpx.Timeout(timeout, connect=5.0),
+        )
+
+    def __enter__(self) -> ApiClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON answer to a GET; parameters that are None are left out."""
+        return self._call("GET", path, params={key: value for key, value in query.items() if value is not None})
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON answer to a POST."""
+        return self._call("POST", path, json=body if body is not None else {})
+
+    def delete(self, path: str) -> Any:
+        return self._call("DELETE", path)
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.ConnectError as error:
+            raise self._no_answer(error) from None
+        except httpx.TimeoutException:
+            raise Unavailable(
+                f"The {self._what} does not answer",
+                why="no answer in time",
+                resolution="Look at its log: journalctl -u portico-server",
+            ) from None
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"The {self._what} broke the connection", why=str(error), resolution="Try again; look at its log"
+            ) from None
+        try:
+            data = answer.json()
+        except ValueError:
+            data = None
+        if answer.is_success:
+            return data
+        raise self._error(answer.status_code, data)
+
+    def _error(self, status: int, data: Any) -> PorticoError:
+        fields = data.get("error") if isinstance(data, dict) else None
+        if not isinstance(fields, dict):
+            return Unavailable(f"The {self._what} failed", why=f"HTTP status {status}")
+        error = _KINDS.get(status, PorticoError)(
+            str(fields.get("what", "")),
+            why=str(fields.get("why", "")),
+            resolution=str(fields.get("resolution", "")),
+            code=str(fields.get("code", "UNKNOWN")),
+        )
+        if isinstance(fields.get("problems"), list):
+            error.problems = fields["problems"]  # type: ignore[attr-defined]
+        return error
+
+    def _no_answer(self, error: Exception) -> PorticoError:
+        text = str(error)
+        if "Permission denied" in text:
+            return NotPermitted(
+                f"Cannot talk to the {self._what}",
+                why=f"{self._path}: permission denied",
+                resolution="Run as root, for example with sudo",
+            )
+        why = "it does not run" if not self._path.exists() else f"{self._path}: {text}"
+        return Unavailable(f"The {self._what} does not answer", why=why, resolution=f"Start it: {self._start}")

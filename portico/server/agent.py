@@ -1,0 +1,546 @@
+"""The server's agent: owns the settings in force, changes them as transactions, keeps the machine as they say.
+
+A change is verified, stored as a new revision, applied; when that fails the former settings are applied again, also in
+the kernel, and stored as the newest revision, so that what is stored and what is in force never differ for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from portico import __version__
+from portico.certificates.revocation import revoke, revoke_foreign
+from portico.errors import NotFound, PorticoError, Unavailable
+from portico.files import private_directory, read_file, write_file
+from portico.server.clients import Client, clients, session_name
+from portico.server.credentials import Credentials, now_utc
+from portico.server.enrolment import Enrolment
+from portico.server.facts import read_facts
+from portico.server.gateway import Gateway, Request, Response
+from portico.server.platform import Platform
+from portico.server.progress import Progress, Stage
+from portico.server.reconcile.monitor import Monitor
+from portico.settings.diff import Difference, compare
+from portico.settings.effective import Effective, effective
+from portico.settings.model import Settings
+from portico.settings.problems import Problem, SettingsRefused, errors
+from portico.settings.store import Revision, SettingsStore
+from portico.settings.verify import verify
+
+log = logging.getLogger("portico.server")
+
+SEEN_NAME = "seen.json"
+PROGRESS_NAME = "revisions.json"
+LOOK_INTERVAL = 3.0
+"""Seconds between looks at the kernel when netlink reports nothing: sysctls change silently."""
+UPKEEP_INTERVAL = 60.0
+CRL_INTERVAL = 24 * 3600.0
+RETRY_INTERVAL = 2.0
+REMEMBERED_DRIFT = 100
+
+
+class ApplyFailed(PorticoError):
+    """A change that could not be applied. The former settings are in force again."""
+
+    code = "APPLY_FAILED"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a change did, or would do (`revision` None).
+
+    Attributes:
+        kernel: what was changed in the kernel, in words.
+    """
+
+    revision: Revision | None
+    difference: Difference
+    problems: list[Problem]
+    connected: int
+    kernel: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Drift:
+    """Something else changed what Portico manages. Times in seconds since the epoch."""
+
+    at: float
+    changes: list[str]
+    repaired: bool
+    error: str | None = None
+
+
+class Agent:
+    """One server's agent.
+
+    Args:
+        state: the directory of everything that outlives a restart.
+
+    Raises:
+        Unavailable: the directory cannot be made.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = private_directory(state)
+        self.credentials = Credentials.open(state)
+        self.platform = Platform(state, self.credentials, self._answer, self._spawn)
+        self.progress = Progress(state / PROGRESS_NAME)
+        self.enrolment = Enrolment(self.credentials, self._current, now_utc)
+        self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
+        self.drifting: list[str] = []
+        """What differs now and is not repaired (`drift: report`, or the repair failed)."""
+        self.problem: PorticoError | None = None
+        """Why nothing, or not everything, is served."""
+        self.revision: Revision | None = None
+        self.started = time.time()
+        self._store: SettingsStore | None = None
+        self._changing = asyncio.Lock()
+        self._look = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._monitor = Monitor(self._look.set)
+        self._seen = _read_seen(state / SEEN_NAME)
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.platform.gateway
+
+    def store(self) -> SettingsStore:
+        """The settings store. Raises the PorticoError that keeps it closed."""
+        if self._store is None or self._store.read_only:
+            try:
+                fresh = SettingsStore.open(self.state)
+            except PorticoError:
+                if self._store is None:
+                    raise
+            else:
+                if self._store is not None:
+                    self._store.close()
+                self._store = fresh
+        return self._store
+
+    # Life
+
+    async def start(self) -> None:
+        """Serves from the last applied revision, then takes up a newer one that was stored but not applied.
+
+        Never fails because of the settings or the machine: `problem` says what is wrong, and it is tried again.
+        """
+        self._monitor.start()
+        async with self._changing:
+            await self._begin()
+        self._spawn(self._watch())
+        self._spawn(self._upkeep())
+
+    async def stop(self) -> list[str]:
+        """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
+        self._monitor.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        failures = await self.platform.stop()
+        self._write_seen()
+        self.credentials.close()
+        if self._store is not None:
+            self._store.close()
+        return failures
+
+    async def _begin(self) -> None:
+        try:
+            store = await asyncio.to_thread(self.store)
+            applied = await asyncio.to_thread(store.applied)
+            latest = await asyncio.to_thread(store.latest)
+            if store.damage is not None:
+                log.error("settings=read-only why=%r", str(store.damage))
+        except PorticoError as error:
+            self._trouble(error)
+            return
+        start = applied if applied is not None else latest
+        if start is None:
+            self._trouble(_not_installed())
+            return
+        try:
+            await self._enforce(start)
+        except PorticoError as error:
+            self._trouble(error)
+            return
+        self.problem = None
+        if latest is not None and applied is not None and latest.number > applied.number:
+            log.info("revision=%d was stored but not applied; applying it now", latest.number)
+            try:
+                await self._transition(latest, applied)
+            except PorticoError as error:
+                log.error("revision=%d %s", latest.number, error)
+
+    # Settings
+
+    async def check(self, settings: Settings, *, resolve: bool = False) -> list[Problem]:
+        """Everything wrong with a document on this machine."""
+        return await asyncio.to_thread(self._check, settings, resolve)
+
+    def _check(self, settings: Settings, resolve: bool) -> list[Problem]:
+        authority = self.credentials.authority_file if settings.certificates.mode == "built-in" else None
+        return verify(settings, read_facts(settings, authority=authority, resolve=resolve))
+
+    async def change(
+        self, settings: Settings, *, expected: int | None, author: str, comment: str = "", dry_run: bool = False
+    ) -> Outcome:
+        """Verifies, stores and applies a document, or only says what that would do.
+
+        Args:
+            expected: the revision the change was made on; None takes the newest there is.
+
+        Raises:
+            SettingsRefused: verification found errors; nothing was stored.
+            Conflict: somebody else stored a revision first.
+            ApplyFailed: it was stored but could not be applied; the former settings are in force and stored again.
+        """
+        async with self._changing:
+            store = await asyncio.to_thread(self.store)
+            latest = await asyncio.to_thread(store.latest)
+            former = latest.settings if latest is not None else None
+            problems = await self.check(settings)
+            if errors(problems):
+                raise SettingsRefused("The settings are refused", problems)
+            connected = len(await self._sessions())
+            difference = compare(former, settings)
+            if dry_run:
+                return Outcome(None, difference, problems, connected)
+            number = latest.number if latest is not None else 0
+            revision = await asyncio.to_thread(
+                lambda: store.commit(
+                    settings,
+                    expected=expected if expected is not None else number,
+                    author=author,
+                    comment=comment,
+                    now=now_utc(),
+                )
+            )
+            self.progress.note(revision.number, Stage.DISTRIBUTED, time.time())
+            kernel = await self._transition(revision, self.revision)
+            return Outcome(revision, difference, problems, connected, kernel)
+
+    async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Outcome:
+        """Makes the document of an earlier revision the newest one. Raises as `change`; NotFound."""
+        store = await asyncio.to_thread(self.store)
+        settings = (await asyncio.to_thread(store.get, number)).settings
+        return await self.change(
+            settings, expected=None, author=author, comment=f"restored revision {number}", dry_run=dry_run
+        )
+
+    async def _transition(self, revision: Revision, former: Revision | None) -> list[str]:
+        """Applies a stored revision, or puts the former one back and says so."""
+        self.progress.note(revision.number, Stage.RETRIEVED, time.time())
+        try:
+            return await self._enforce(revision)
+        except PorticoError as error:
+            self.progress.note(revision.number, Stage.FAILED, time.time(), error=error)
+            if former is None or former.number == revision.number:
+                self._trouble(error)
+                raise ApplyFailed(
+                    f"Revision {revision.number} cannot be applied", why=str(error), resolution=error.resolution
+                ) from error
+            back = await self._back_to(former, revision, error)
+            raise ApplyFailed(
+                f"Revision {revision.number} cannot be applied; revision {former.number} is in force again"
+                + (f" as revision {back}" if back != former.number else ""),
+                why=str(error),
+                resolution=error.resolution or "Correct the settings and apply them again",
+            ) from error
+
+    async def _back_to(self, former: Revision, failed: Revision, error: PorticoError) -> int:
+        number = former.number
+        try:
+            store = self.store()
+            restored = await asyncio.to_thread(
+                lambda: store.restore(
+                    former.number,
+                    expected=failed.number,
+                    author="portico",
+                    comment=f"rolled back: revision {failed.number} failed: {error.what}",
+                    now=now_utc(),
+                )
+            )
+            self.progress.note(restored.number, Stage.DISTRIBUTED, time.time())
+            former, number = restored, restored.number
+        except PorticoError as problem:
+            log.error("revision=%d cannot be stored again: %s", former.number, problem)
+        self.progress.rolled_back(failed.number, number)
+        try:
+            await self._enforce(former)
+        except PorticoError as problem:
+            self._trouble(problem)
+        return number
+
+    async def _enforce(self, revision: Revision) -> list[str]:
+        settings = revision.settings
+        facts = await asyncio.to_thread(read_facts)
+        values = _derive(settings, facts)
+        changes = await self.platform.apply(settings, values)
+        store = self.store()
+        if not store.read_only:
+            await asyncio.to_thread(store.mark_applied, revision)
+        self.revision, self.problem, self.drifting = revision, None, []
+        self.progress.note(revision.number, Stage.APPLIED, time.time())
+        for change in changes:
+            log.info("kernel=%r", str(change))
+        return [str(change) for change in changes]
+
+    # Keeping it so
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), LOOK_INTERVAL)
+            self._look.clear()
+            async with self._changing:
+                await self.look()
+            if self.problem is not None:
+                await asyncio.sleep(RETRY_INTERVAL)
+
+    async def look(self) -> None:
+        """Compares the machine with the settings in force; repairs or reports, by name."""
+        if self.problem is not None:
+            await self._begin()
+            return
+        settings = self.platform.settings
+        if settings is None:
+            return
+        try:
+            changes = await self.platform.drift()
+        except PorticoError as error:
+            log.warning("drift cannot be looked for: %s", error)
+            return
+        names = [str(change) for change in changes]
+        if not names:
+            self.drifting = []
+            return
+        if settings.drift == "report":
+            if names != self.drifting:
+                log.warning("drift=reported changes=%r", names)
+                self.drifts.append(Drift(time.time(), names, False))
+            self.drifting = names
+            return
+        error_text: str | None = None
+        try:
+            await self.platform.repair()
+        except PorticoError as error:
+            error_text = str(error)
+        if error_text is None or names != self.drifting:
+            log.warning("drift=%s changes=%r", "repaired" if error_text is None else "not repaired", names)
+            self.drifts.append(Drift(time.time(), names, error_text is None, error_text))
+        self.drifting = [] if error_text is None else names
+        if error_text is not None:
+            await asyncio.sleep(RETRY_INTERVAL)
+
+    async def _upkeep(self) -> None:
+        written = 0.0
+        while True:
+            await asyncio.sleep(UPKEEP_INTERVAL)
+            async with self._changing:
+                try:
+                    if time.monotonic() - written >= CRL_INTERVAL:
+                        await asyncio.to_thread(self.credentials.write_crl, now_utc())
+                        written = time.monotonic()
+                    await self.platform.refresh()
+                except PorticoError as error:
+                    log.warning("certificates cannot be refreshed: %s", error)
+            await self._note_seen()
+
+    # Clients
+
+    async def clients(self) -> list[Client]:
+        """Every remote computer that was enrolled or is connected."""
+        sessions = await self._sessions()
+        store = self.credentials.store
+        issued = await asyncio.to_thread(lambda: store.issued(kind="client", limit=100_000)) if store else []
+        return clients(issued, sessions, self._seen, now_utc())
+
+    async def client(self, name: str) -> Client:
+        """Raises NotFound."""
+        for client in await self.clients():
+            if client.name == name:
+                return client
+        raise NotFound(
+            f"There is no client {name}",
+            why="no certificate was issued to it and it is not connected",
+            resolution="List them with: portico clients list",
+        )
+
+    async def disconnect(self, name: str) -> int:
+        """Closes a client's tunnels; it may dial again. Raises NotFound."""
+        client = await self.client(name)
+        closed = await self.platform.gateway.disconnect([int(s["session"]) for s in client.sessions])
+        log.info("client=%r disconnected=%d", name, closed)
+        return closed
+
+    async def revoke(self, *, name: str | None, serial: str | None, reason: str) -> tuple[list[str], int]:
+        """Revokes certificates and closes their tunnels at once.
+
+        Returns:
+            The serial numbers revoked just now, and how many tunnels were closed.
+
+        Raises:
+            NotFound, InvalidInput: nothing was revoked.
+            Unavailable: it is stored, but the gateway could not be told; it will be before it serves again.
+        """
+        sessions = await self._sessions()
+        store = self.credentials.usable_store()
+        try:
+            done = await asyncio.to_thread(
+                lambda: revoke(store, name=name, serial=serial, reason=reason, now=now_utc())
+            )
+            serials = [record.serial for record in done]
+        except NotFound:
+            serials = await asyncio.to_thread(self._revoke_foreign, sessions, name, serial, reason)
+            if not serials:
+                raise
+        log.warning("revoked=%r name=%r reason=%s", serials, name, reason)
+        await self.platform.refresh()
+        gone = {(entry.issuer_sha256, entry.serial) for entry in self.credentials.revoked}
+        doomed = [int(s["session"]) for s in await self._sessions() if _identity(s) in gone]
+        closed = await self.platform.gateway.disconnect(doomed)
+        before, after = len(sessions), len(await self._sessions())
+        await asyncio.to_thread(self.credentials.write_crl, now_utc())
+        return serials, max(closed, before - after, 0)
+
+    def _revoke_foreign(
+        self, sessions: list[dict[str, Any]], name: str | None, serial: str | None, reason: str
+    ) -> list[str]:
+        """Certificates of imported CAs have no record; a living tunnel says which one is meant."""
+        done = []
+        for session in sessions:
+            identity = _identity(session)
+            if identity is None or not (session_name(session) == name or identity[1] == serial):
+                continue
+            if revoke_foreign(
+                self.credentials.usable_store(),
+                issuer_sha256=identity[0],
+                serial=identity[1],
+                name=session_name(session),
+                reason=reason,
+                now=now_utc(),
+            ):
+                done.append(identity[1])
+        return done
+
+    # Status
+
+    async def status(self) -> dict[str, Any]:
+        """Everything `portico server status` shows. Never raises because something is broken: it says what."""
+        store = self._store
+        values = self.platform.values
+        try:
+            sessions: int | None = len(await self._sessions())
+            counters = await self.platform.gateway.stats()
+        except PorticoError:
+            sessions, counters = None, {}
+        return {
+            "version": __version__,
+            "started": self.started,
+            "serving": self.problem is None and self.platform.gateway.running,
+            "problem": self.problem.as_dict() if self.problem is not None else None,
+            "revision": self.revision.number if self.revision is not None else None,
+            "settings_read_only": store is None or store.read_only,
+            "settings_damage": str(store.damage) if store is not None and store.damage is not None else None,
+            "url": values.url if values is not None else None,
+            "gateway": self.platform.gateway.status(),
+            "sessions": sessions,
+            "counters": counters,
+            "drifting": self.drifting,
+            "drifts": [vars(drift) for drift in reversed(self.drifts)],
+            "warnings": [error.as_dict() for error in self.credentials.warnings.values()],
+            "revisions": self.progress.as_list()[:10],
+        }
+
+    # Small things
+
+    def _current(self) -> tuple[Settings, Effective, int] | None:
+        settings, values = self.platform.settings, self.platform.values
+        if settings is None or values is None or self.revision is None:
+            return None
+        return settings, values, self.revision.number
+
+    async def _answer(self, request: Request) -> Response:
+        return await asyncio.to_thread(self.enrolment.answer, request)
+
+    async def _sessions(self) -> list[dict[str, Any]]:
+        sessions: list[dict[str, Any]] = await self.platform.gateway.sessions()
+        now = time.time()
+        for session in sessions:
+            self._seen[session_name(session)] = now
+        return sessions
+
+    async def _note_seen(self) -> None:
+        try:
+            await self._sessions()
+        except PorticoError:
+            return
+        await asyncio.to_thread(self._write_seen)
+
+    def _write_seen(self) -> None:
+        newest = sorted(self._seen.items(), key=lambda item: item[1])[-100_000:]
+        try:
+            write_file(self.state / SEEN_NAME, json.dumps(dict(newest)).encode())
+        except PorticoError as error:
+            log.warning("%s", error)
+
+    def _trouble(self, error: PorticoError) -> None:
+        if str(error) != str(self.problem):
+            log.error("not serving: %s", error)
+        self.problem = error
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _logged(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("a background task failed")
+
+
+def _derive(settings: Settings, facts: Any) -> Effective:
+    try:
+        return effective(settings, facts)
+    except ValueError as error:
+        raise PorticoError("The settings cannot be applied", why=str(error), code="SETTINGS_REFUSED") from None
+
+
+def _identity(session: dict[str, Any]) -> tuple[str, str] | None:
+    identity = session.get("identity")
+    if not isinstance(identity, dict):
+        return None
+    return str(identity.get("issuer_sha256")), str(identity.get("serial"))
+
+
+def _read_seen(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): float(at) for name, at in json.loads(read_file(path, limit=64 << 20)).items()}
+    except (PorticoError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("file=%s cannot be read, when clients were last seen is forgotten: %s", path, error)
+        return {}
+
+
+def _not_installed() -> PorticoError:
+    return Unavailable(
+        "This server has no settings",
+        why="nothing was installed yet",
+        resolution="Install it: portico server install",
+        code="NOT_INSTALLED",
+    )

@@ -1,0 +1,122 @@
+"""From settings to the kernel that they mean. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Interface, IPv6Network
+from typing import Literal, TypeVar
+
+from portico.server.reconcile.wanted import (
+    MAIN_TABLE,
+    NAT64_TABLE,
+    TRANSLATOR,
+    TRANSLATOR_ADDRESS,
+    TUNNEL,
+    Device,
+    DeviceAddress,
+    Filter,
+    Pool,
+    Route,
+    Wanted,
+)
+from portico.settings.addresses import Network
+from portico.settings.effective import Effective
+from portico.settings.model import ManageOut, Settings
+from portico.transition.addressing import tunnel_addresses
+from portico.transition.iphttps import MTU
+
+NAT64_MTU = 1500
+
+N = TypeVar("N", IPv4Network | IPv6Network, IPv6Network)
+
+
+def desired_kernel(
+    settings: Settings,
+    values: Effective,
+    *,
+    closed: frozenset[Literal[4, 6]],
+    accepts_advertisements: tuple[str, ...] = (),
+) -> Wanted:
+    """What this server's kernel should hold.
+
+    Args:
+        closed: families the machine does not forward by itself, see `Filter.closed`.
+        accepts_advertisements: interfaces that take their routes from router advertisements now. A forwarding machine
+            ignores those unless told otherwise, and would lose its default route.
+    """
+    nat64 = values.nat64_prefix is not None and bool(values.nat64_pool)
+    internal = settings.server.internal_interface
+    devices = [Device(TUNNEL, MTU, values.workers)]
+    addresses = [DeviceAddress(TUNNEL, IPv6Interface((a.address, a.prefix_length))) for a in tunnel_addresses(values)]
+    routes = [Route(6, MAIN_TABLE, str(values.link_prefix), TUNNEL)]
+    sysctls = {f"net/ipv6/conf/{name}/accept_ra": "2" for name in accepts_advertisements}
+    sysctls |= {
+        f"net/ipv6/conf/{TUNNEL}/accept_ra": "0",
+        f"net/ipv6/conf/{TUNNEL}/accept_redirects": "0",
+        "net/ipv6/conf/all/forwarding": "1",
+    }
+    if nat64:
+        devices.append(Device(TRANSLATOR, NAT64_MTU, values.workers))
+        addresses.append(DeviceAddress(TRANSLATOR, TRANSLATOR_ADDRESS))
+        routes.append(Route(4, NAT64_TABLE, "default", TRANSLATOR))
+        sysctls |= {
+            f"net/ipv4/conf/{TRANSLATOR}/accept_local": "1",
+            # The kernel uses the larger of this and conf/all: loose, whatever the machine has there.
+            f"net/ipv4/conf/{TRANSLATOR}/rp_filter": "2",
+            f"net/ipv4/conf/{TRANSLATOR}/forwarding": "1",
+            # Only these two interfaces forward; the machine as a whole need not.
+            f"net/ipv4/conf/{internal}/forwarding": "1",
+        }
+    pools = tuple(Pool(p.address, p.first, p.last) for p in values.nat64_pool) if nat64 else ()
+    return Wanted(
+        devices=tuple(devices),
+        addresses=tuple(addresses),
+        routes=tuple(routes),
+        steer=nat64,
+        sysctls=sysctls,
+        reserved_ports=tuple((pool.first, pool.last) for pool in pools),
+        filter=Filter(
+            internet_interface=settings.server.internet_interface,
+            internal_interface=internal,
+            client_prefix=values.link_prefix,
+            dns64_address=values.dns64_address,
+            own_prefixes=_own_prefixes(values),
+            pools=pools,
+            destinations=_destinations(settings),
+            sources=_sources(settings),
+            client_to_client=settings.access.client_to_client,
+            closed=closed,
+        ),
+    )
+
+
+def _own_prefixes(values: Effective) -> tuple[IPv6Network, ...]:
+    prefixes = [values.client_prefix]
+    if values.dns64_address is not None:
+        prefixes.append(IPv6Network((values.dns64_address, 128)))
+    if values.nat64_prefix is not None:
+        prefixes.append(values.nat64_prefix)
+    return _disjoint(prefixes)
+
+
+def _disjoint(networks: Iterable[N]) -> tuple[N, ...]:
+    """Without prefixes that lie in another one: nftables refuses overlapping intervals."""
+    unique = list(dict.fromkeys(networks))
+    return tuple(n for n in unique if not any(n != o and n.version == o.version and _inside(n, o) for o in unique))
+
+
+def _inside(network: Network, other: Network) -> bool:
+    return other.prefixlen <= network.prefixlen and network.network_address in other
+
+
+def _destinations(settings: Settings) -> tuple[Network, ...] | None:
+    if "any" in settings.access.intranet:
+        return None
+    return _disjoint([network for network in settings.access.intranet if not isinstance(network, str)])
+
+
+def _sources(settings: Settings) -> tuple[IPv6Network, ...] | None:
+    manage_out = settings.access.manage_out
+    if isinstance(manage_out, ManageOut):
+        return _disjoint([network for network in manage_out.sources if isinstance(network, IPv6Network)])
+    return None if manage_out else ()

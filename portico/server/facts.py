@@ -1,0 +1,256 @@
+"""Looks at the machine and the files the settings name, for `verify` and for what is derived. Blocking."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from portico.certificates.revocation import read_crl
+from portico.certificates.trust import common_name, parse_certificates
+from portico.errors import PorticoError
+from portico.files import read_file
+from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL
+from portico.settings.addresses import Address, Network
+from portico.settings.facts import CertificateFile, Facts, FileTrouble, Interface, Kernel, Listener
+from portico.settings.model import Settings
+
+_TROUBLE: dict[str, FileTrouble] = {
+    "FILE_MISSING": "missing",
+    "FILE_EMPTY": "empty",
+    "FILE_NOT_READABLE": "not_readable",
+    "PEM_TRUNCATED": "truncated",
+    "CRL_FOREIGN": "foreign",
+}
+
+_LISTEN = "0A"
+_RESOLVE_SECONDS = 5.0
+
+
+def read_facts(settings: Settings | None = None, *, authority: Path | None = None, resolve: bool = False) -> Facts:
+    """What is true of this machine now.
+
+    Args:
+        settings: names the files and names to look at; None looks at the machine only.
+        authority: the file of the built-in CA, when it is in use.
+        resolve: whether names are looked up (takes up to 5 s when the resolver is silent).
+    """
+    interfaces, routes = _network()
+    return Facts(
+        now=datetime.now(UTC),
+        interfaces=interfaces,
+        listeners=tuple(_listeners()),
+        resolved=_resolve([settings.deployment.connect_to]) if settings is not None and resolve else {},
+        routes=routes,
+        kernel=_kernel(),
+        processors=len(os.sched_getaffinity(0)),
+        certificate_files=tuple(_certificate_files(settings)) if settings is not None else (),
+        built_in_ca=_certificate("certificates.mode", authority) if authority is not None else None,
+    )
+
+
+def _network() -> tuple[dict[str, Interface] | None, tuple[Network, ...]]:
+    try:
+        with IPRoute() as ip:
+            links = {link["index"]: link for link in ip.get_links()}
+            addresses: dict[int, list[Any]] = {index: [] for index in links}
+            for message in ip.get_addr():
+                # On a point-to-point link IFA_ADDRESS is the other end.
+                text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                if message["index"] in addresses:
+                    addresses[message["index"]].append(ipaddress.ip_interface(f"{text}/{message['prefixlen']}"))
+            interfaces = {
+                link.get_attr("IFLA_IFNAME"): Interface(
+                    name=link.get_attr("IFLA_IFNAME"),
+                    up=bool(link["flags"] & 1),
+                    addresses=tuple(addresses[index]),
+                    mtu=link.get_attr("IFLA_MTU") or 1500,
+                )
+                for index, link in links.items()
+            }
+            ours = {index for index, link in links.items() if link.get_attr("IFLA_IFNAME") in (TUNNEL, TRANSLATOR)}
+            return interfaces, tuple(_routes(ip, ours))
+    except (NetlinkError, OSError):
+        return None, ()
+
+
+def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
+    for message in ip.get_routes():
+        target = message.get_attr("RTA_DST")
+        table = message.get_attr("RTA_TABLE") or message["table"]
+        if table != MAIN_TABLE or target is None or message.get_attr("RTA_OIF") in ours:
+            continue
+        network = ipaddress.ip_network(f"{target}/{message['dst_len']}", strict=False)
+        if not network.is_link_local and not network.is_multicast:
+            yield network
+
+
+def _listeners() -> Iterator[Listener]:
+    """Listening sockets, without those of this process."""
+    ours = _own_sockets()
+    tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
+        ("tcp", "tcp"),
+        ("tcp", "tcp6"),
+        ("udp", "udp"),
+        ("udp", "udp6"),
+    )
+    for protocol, name in tables:
+        try:
+            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            parts = line.split()
+            if len(parts) < 10 or (protocol == "tcp" and parts[3] != _LISTEN) or parts[9] in ours:
+                continue
+            host, _, port = parts[1].partition(":")
+            try:
+                yield Listener(protocol, _proc_address(host), int(port, 16))
+            except ValueError:
+                continue
+
+
+def _own_sockets() -> set[str]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found
+
+
+def _proc_address(text: str) -> Address:
+    """An address as /proc/net prints it: 32-bit words in host order."""
+    data = bytes.fromhex(text)
+    words = [data[i : i + 4][::-1] for i in range(0, len(data), 4)]
+    return ipaddress.ip_address(b"".join(words))
+
+
+def _resolve(names: Iterable[str]) -> dict[str, tuple[Address, ...]]:
+    """Addresses by name; names whose lookup does not end in time are left out (not looked at)."""
+    found: dict[str, tuple[Address, ...]] = {}
+    pool = ThreadPoolExecutor(max_workers=4)
+    try:
+        lookups = {name: pool.submit(_lookup, name) for name in names}
+        for name, lookup in lookups.items():
+            try:
+                found[name] = lookup.result(_RESOLVE_SECONDS)
+            except TimeoutError:
+                continue
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return found
+
+
+def _lookup(name: str) -> tuple[Address, ...]:
+    try:
+        rows = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows))
+
+
+def _kernel() -> Kernel:
+    return Kernel(
+        release=os.uname().release,
+        tun=Path("/dev/net/tun").exists(),
+        nftables=any(Path(p, "nft").exists() for p in ("/usr/sbin", "/sbin", "/usr/bin", "/bin")),
+        ipv6=Path("/proc/sys/net/ipv6/conf/all/forwarding").exists(),
+    )
+
+
+def _certificate_files(settings: Settings) -> Iterator[CertificateFile]:
+    certificates = settings.certificates
+    if certificates.server_certificate is not None:
+        key = Path(certificates.server_key) if certificates.server_key is not None else None
+        yield _certificate("certificates.server_certificate", Path(certificates.server_certificate), key)
+    if certificates.server_key is not None:
+        yield _key("certificates.server_key", Path(certificates.server_key))
+    issuers: list[x509.Certificate] = []
+    for index, name in enumerate(certificates.client_ca):
+        yield _certificate(f"certificates.client_ca[{index}]", Path(name), authority=True)
+        try:
+            issuers += parse_certificates(read_file(Path(name)))
+        except PorticoError:
+            continue  # reported above
+    for index, name in enumerate(certificates.crl):
+        yield _revocation_list(f"certificates.crl[{index}]", Path(name), issuers)
+
+
+def _certificate(setting: str, path: Path, key: Path | None = None, *, authority: bool = False) -> CertificateFile:
+    try:
+        certificate = parse_certificates(read_file(path), source=str(path))[0]
+        names = _extension(certificate, x509.SubjectAlternativeName)
+        usage = _extension(certificate, x509.ExtendedKeyUsage)
+        basic = _extension(certificate, x509.BasicConstraints)
+    except PorticoError as error:
+        return _troubled(setting, path, error)
+    except ValueError as error:
+        return CertificateFile(setting, str(path), trouble="not_pem", detail=str(error))
+    return CertificateFile(
+        setting,
+        str(path),
+        trouble="not_ca" if authority and (basic is None or not basic.ca) else None,
+        names=tuple(str(name.value) for name in names) if names is not None else (),
+        common_name=common_name(certificate.subject),
+        has_subject=bool(certificate.subject.rdns),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        key_matches=_matches(certificate, key) if key is not None else None,
+        server_auth=usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage,
+    )
+
+
+def _extension(certificate: x509.Certificate, kind: Any) -> Any:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _matches(certificate: x509.Certificate, path: Path) -> bool | None:
+    try:
+        key = serialization.load_pem_private_key(read_file(path), password=None)
+        return key.public_key() == certificate.public_key()
+    except Exception:
+        return None  # the key's own entry says why
+
+
+def _key(setting: str, path: Path) -> CertificateFile:
+    try:
+        data = read_file(path)
+    except PorticoError as error:
+        return _troubled(setting, path, error)
+    try:
+        serialization.load_pem_private_key(data, password=None)
+    except TypeError:
+        return CertificateFile(setting, str(path), trouble="encrypted", detail="the private key has a passphrase")
+    except Exception as error:
+        return CertificateFile(setting, str(path), trouble="not_pem", detail=type(error).__name__)
+    return CertificateFile(setting, str(path))
+
+
+def _revocation_list(setting: str, path: Path, issuers: list[x509.Certificate]) -> CertificateFile:
+    try:
+        crl, _ = read_crl(path, issuers)
+    except PorticoError as error:
+        return _troubled(setting, path, error)
+    return CertificateFile(setting, str(path), next_update=crl.next_update_utc)
+
+
+def _troubled(setting: str, path: Path, error: PorticoError) -> CertificateFile:
+    return CertificateFile(setting, str(path), trouble=_TROUBLE.get(error.code, "not_pem"), detail=error.why)

@@ -1,0 +1,184 @@
+"""The agent's handle on the gateway process: configuration in, events out, requests both ways."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import os
+import pwd
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from portico.errors import PorticoError, Unavailable
+from portico.supervisor import ChildError, ChildState, Program, Start, Supervisor
+
+log = logging.getLogger("portico.gateway")
+
+USER = "portico-gateway"
+MODULE = "portico.server.gateway_process"
+
+_LOGGED = frozenset({"session_up", "session_down", "refused", "warning"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request on the public listener, handed up by the gateway.
+
+    Attributes:
+        identity: of the client certificate that the gateway verified, None without one.
+    """
+
+    number: int
+    peer: str
+    method: str
+    path: str
+    body: bytes
+    identity: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Gateway:
+    """One supervised gateway.
+
+    Args:
+        prepare: the configuration and descriptors for the next start.
+        answer: answers a request from the Internet; must not raise.
+        spawn: runs a coroutine in the background and keeps it from being collected.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[], Start],
+        answer: Callable[[Request], Awaitable[Response]],
+        spawn: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._answer = answer
+        self._spawn = spawn
+        self.supervisor = Supervisor(
+            Program("gateway", MODULE, user=_user(), heartbeat="stats"), prepare, self._event, self._changed
+        )
+
+    @property
+    def running(self) -> bool:
+        return self.supervisor.state is ChildState.RUNNING
+
+    def status(self) -> dict[str, Any]:
+        """State, process id, restarts and since when, for `portico server status`."""
+        watched = self.supervisor
+        return {
+            "state": watched.state.value,
+            "reason": watched.reason,
+            "pid": watched.pid,
+            "restarts": watched.restarts,
+            "since": watched.started_at,
+        }
+
+    async def configure(self, config: dict[str, Any]) -> None:
+        """Gives the running gateway a new configuration as a whole.
+
+        Raises:
+            ChildError: it refused and serves with the old one.
+            Unavailable: it does not run or answer; its successor starts with the new one.
+        """
+        await self.supervisor.request("configure", config=config)
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The tunnels; empty while no gateway runs (then there are none)."""
+        if not self.running:
+            return []
+        found = await self.supervisor.request("sessions")
+        return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+    async def disconnect(self, sessions: list[int]) -> int:
+        """Closes tunnels by number and returns how many there were."""
+        if not sessions or not self.running:
+            return 0
+        closed = await self.supervisor.request("disconnect", sessions=sessions)
+        return closed if isinstance(closed, int) else 0
+
+    async def stats(self) -> dict[str, Any]:
+        """The gateway's counters; empty while none runs."""
+        if not self.running:
+            return {}
+        found = await self.supervisor.request("stats")
+        return found if isinstance(found, dict) else {}
+
+    def restart(self, reason: str) -> None:
+        """Replaces the process at once; clients redial."""
+        self.supervisor.kill(reason)
+
+    def _changed(self, state: ChildState, reason: str) -> None:
+        log.info("gateway=%s%s", state.value, f" reason={reason!r}" if reason else "")
+
+    def _event(self, event: dict[str, Any]) -> None:
+        name = event.get("event")
+        if name == "request":
+            self._spawn(self._serve(event))
+        elif name in _LOGGED:
+            log.info("event=%s %s", name, _line(event))
+
+    async def _serve(self, event: dict[str, Any]) -> None:
+        try:
+            request = Request(
+                number=int(event["request"]),
+                peer=str(event.get("peer", "")),
+                method=str(event["method"]),
+                path=str(event["path"]),
+                body=base64.b64decode(event.get("body_base64") or "", validate=True),
+                identity=event["identity"] if isinstance(event.get("identity"), dict) else None,
+            )
+        except (KeyError, ValueError, TypeError, binascii.Error) as error:
+            log.warning("event=request malformed: %s", error)
+            return
+        response = await self._answer(request)
+        try:
+            await self.supervisor.request(
+                "answer",
+                request=request.number,
+                status=response.status,
+                content_type=response.content_type,
+                body_base64=base64.b64encode(response.body).decode(),
+            )
+        except (Unavailable, ChildError) as error:
+            log.info("request=%d answer lost: %s", request.number, error)
+        except PorticoError as error:
+            log.warning("request=%d answer lost: %s", request.number, error)
+
+
+def _user() -> str | None:
+    """The account of the gateway. Only root can become another user; then it must exist, or the start says so."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        log.error("user=%s does not exist; the gateway cannot start without it", USER)
+    return USER
+
+
+def _line(event: dict[str, Any]) -> str:
+    """An event as one line of `key=value`; foreign text quoted, nested identities flattened, nothing secret."""
+    parts = []
+    for key, value in event.items():
+        if key in ("event", "at"):
+            continue
+        if isinstance(value, dict):
+            parts += [f"{key}.{inner}={_value(item)}" for inner, item in value.items()]
+        else:
+            parts.append(f"{key}={_value(value)}")
+    return " ".join(parts)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        plain = value and all(c.isalnum() or c in ".:_-/[]" for c in value)
+        return value if plain else repr(value[:200])
+    return str(value)[:200]

@@ -1,0 +1,282 @@
+"""Plans and renderings: pure functions of the server, no privileges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portico.certificates.store import IssuedRecord
+from portico.server.clients import ClientState, clients
+from portico.server.desired import desired_kernel
+from portico.server.install import unit_text
+from portico.server.progress import Progress, Stage
+from portico.server.reconcile import addresses, nftables, routes, rules, sysctls
+from portico.server.reconcile.ledger import Ledger
+from portico.server.reconcile.wanted import LOCAL_TABLE, TRANSLATOR, TUNNEL, DeviceAddress, Filter, Route
+from portico.settings.document import load_data
+from portico.settings.effective import effective
+from portico.settings.model import Settings
+
+PREFIX = "fd7c:1a2b:3c4d"
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def settings(**sections: dict[str, Any]) -> Settings:
+    data: dict[str, Any] = {
+        "deployment": {"domain": "corp.example.net", "connect_to": "da.example.net"},
+        "server": {"name": "da1", "internet_interface": "eth0", "internal_interface": "eth1"},
+    }
+    data["schema_version"] = 1
+    data["deployment"]["organisation_prefix"] = f"{PREFIX}::/48"
+    data["server"]["internal_ipv4"] = "10.0.0.2"
+    for name, values in sections.items():
+        data[name] = {**data.get(name, {}), **values}
+    return load_data(data)
+
+
+def kernel_filter(**sections: dict[str, Any]) -> Filter:
+    document = settings(**sections)
+    return desired_kernel(document, effective(document), closed=frozenset()).filter
+
+
+def chain(wanted: Filter, name: str) -> list[str]:
+    return [comment for where, _, comment in nftables.rules(wanted) if where == name]
+
+
+def test_stateless_unless_somebody_may_only_answer() -> None:
+    assert '"ct"' not in json.dumps(nftables.render(kernel_filter()))
+    for restricted in ({"intranet": ["10.0.0.0/24"]}, {"manage_out": False}):
+        assert '"ct"' in json.dumps(nftables.render(kernel_filter(access=restricted)))
+
+
+def test_nothing_of_ours_crosses_the_internet_interface() -> None:
+    text = json.dumps(nftables.render(kernel_filter()))
+    for name in ("edge_in", "edge_out"):
+        assert f'"name": "{name}"' in text
+        assert len(chain(kernel_filter(), name)) == 2
+
+
+def test_single_interface_has_no_edge() -> None:
+    wanted = kernel_filter(server={"internal_interface": "eth0"})
+    assert wanted.single_interface
+    assert chain(wanted, "edge_in") == []
+    assert "never out to the Internet" not in chain(wanted, "from_clients")
+
+
+def test_without_nat64_nothing_of_it_is_there() -> None:
+    document = settings(nat64={"state": "disabled"})
+    wanted = desired_kernel(document, effective(document), closed=frozenset())
+    assert [device.name for device in wanted.devices] == [TUNNEL]
+    assert not wanted.steer
+    assert wanted.reserved_ports == ()
+    assert "steer" not in json.dumps(nftables.render(wanted.filter))
+    assert not any(TRANSLATOR in name for name in wanted.sysctls)
+
+
+def test_manage_out_from_named_prefixes_only() -> None:
+    wanted = kernel_filter(access={"manage_out": {"from": [f"{PREFIX}:1::/64", f"{PREFIX}:1::/80", "10.0.0.0/8"]}})
+    assert wanted.sources == (IPv6Network(f"{PREFIX}:1::/64"),), "overlaps and IPv4 have no place in the set"
+
+
+def test_destinations_are_split_by_family() -> None:
+    wanted = kernel_filter(access={"intranet": ["10.0.0.0/24", f"{PREFIX}:1::/64"]})
+    assert wanted.destinations == (IPv4Network("10.0.0.0/24"), IPv6Network(f"{PREFIX}:1::/64"))
+    assert "the intranet the settings allow" in chain(wanted, "from_clients")
+    assert "the intranet the settings allow" in chain(wanted, "from_translator")
+
+
+def test_closed_families_stay_closed() -> None:
+    wanted = replace(kernel_filter(), closed=frozenset({4, 6}))
+    assert len(chain(wanted, "forward")) == len(chain(kernel_filter(), "forward")) + 2
+
+
+def test_listing_is_compared_without_handles_and_counters() -> None:
+    def listing(handle: int, packets: int) -> dict[str, Any]:
+        expr = [{"counter": {"packets": packets, "bytes": 0}}, {"drop": None}]
+        return {"nftables": [{"metainfo": {"version": handle}}, {"rule": {"handle": handle, "expr": expr}}]}
+
+    assert nftables.normalise(listing(1, 0)) == nftables.normalise(listing(2, 99))
+    assert nftables.normalise({}) == []
+
+
+def test_plan_of_the_table() -> None:
+    one, two = json.dumps({"rule": {"chain": "a", "comment": "x"}}), json.dumps({"chain": {"name": "a"}})
+    assert nftables.plan([one], [one]) == []
+    assert [c.action for c in nftables.plan([one], None)] == ["add"]
+    assert [c.action for c in nftables.plan(None, [one])] == ["set"]
+    assert [str(c) for c in nftables.plan([one], [two])] == [
+        "remove nftables in inet portico: chain a",
+        "add nftables in inet portico: rule of chain a (x)",
+    ]
+    assert [c.action for c in nftables.plan([one, two], [two, one])] == ["set"], "order counts"
+
+
+def test_local_rule_is_added_before_it_is_removed_both_ways() -> None:
+    fresh = {rules.LOCAL_FIRST, rules.Rule(32766, 254)}
+    assert [(c.action, c.key) for c in rules.plan(True, fresh)] == [
+        ("add", rules.LOCAL_MOVED),
+        ("add", rules.STEER),
+        ("remove", rules.LOCAL_FIRST),
+    ]
+    moved = {rules.LOCAL_MOVED, rules.STEER}
+    assert rules.plan(True, moved) == []
+    assert [(c.action, c.key) for c in rules.plan(False, moved, True)] == [
+        ("add", rules.LOCAL_FIRST),
+        ("remove", rules.STEER),
+        ("remove", rules.LOCAL_MOVED),
+    ]
+
+
+def test_local_rule_that_somebody_else_moved_is_left_alone() -> None:
+    theirs = {rules.Rule(1000, LOCAL_TABLE)}
+    assert [c.key for c in rules.plan(True, theirs)] == [rules.STEER]
+    assert [c.key for c in rules.plan(False, theirs | {rules.STEER}, False)] == [rules.STEER]
+
+
+@given(st.sets(st.sampled_from([rules.LOCAL_FIRST, rules.LOCAL_MOVED, rules.STEER, rules.Rule(1000, LOCAL_TABLE)])))
+def test_machine_is_never_without_its_local_rule(state: set[rules.Rule]) -> None:
+    """From any state, through every step of putting it right and of undoing it."""
+    for steer, changes in ((True, rules.plan(True, state)), (False, rules.plan(False, state, True))):
+        now = set(state)
+        had = any(rule.table == LOCAL_TABLE for rule in now)
+        for change in changes:
+            assert isinstance(change.key, rules.Rule)
+            (now.add if change.action == "add" else now.discard)(change.key)
+            has = any(rule.table == LOCAL_TABLE for rule in now)
+            assert has or not had
+            had = has
+        assert has_rule(now, steer)
+
+
+def has_rule(state: set[rules.Rule], steer: bool) -> bool:
+    return (rules.STEER in state) == steer and any(rule.table == LOCAL_TABLE for rule in state)
+
+
+def test_foreign_addresses_and_routes_on_our_devices_go() -> None:
+    ours = DeviceAddress(TUNNEL, IPv6Interface("fd00::1/64"))
+    theirs = DeviceAddress(TUNNEL, IPv6Interface("fd00::bad/64"))
+    assert [(c.action, c.key) for c in addresses.plan([ours], [theirs])] == [("remove", theirs), ("add", ours)]
+    route, other = Route(6, 254, "fd00::/64", TUNNEL), Route(6, 254, "fd01::/64", TUNNEL)
+    state = [routes.Observed(route, True), routes.Observed(other, False)]
+    assert [(c.action, c.key) for c in routes.plan([route], state)] == [("remove", other)]
+    assert routes.plan([], state[:1]) == [], "the kernel's own routes are the kernel's"
+
+
+def test_pool_leaves_the_machine_ephemeral_ports(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "kernel.json")
+    state = {sysctls.RESERVED_PORTS: "8080", sysctls.PORT_RANGE: "32768 60999"}
+    values = sysctls.complete({}, ((32768, 60999),), state, ledger)
+    assert values == {sysctls.RESERVED_PORTS: "8080,32768-60999", sysctls.PORT_RANGE: "10240 32767"}
+    small = sysctls.complete({}, ((40000, 41000),), state, ledger)
+    assert small == {sysctls.RESERVED_PORTS: "8080,40000-41000"}, "enough ports are left"
+
+
+ports = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)).map(lambda p: (p[0], p[0] + p[1])), max_size=8)
+
+
+@given(ports, ports)
+def test_port_ranges_are_sets(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
+    def members(ranges: sysctls.Ports) -> set[int]:
+        return {port for low, high in ranges for port in range(low, high + 1)}
+
+    a, b = tuple(one), tuple(other)
+    assert members(sysctls.merge(a, b)) == members(a) | members(b)
+    assert members(sysctls.subtract(a, b)) == members(a) - members(b)
+    assert sysctls.parse_ports(sysctls.format_ports(sysctls.merge(a, ()))) == sysctls.merge(a, ())
+
+
+def test_sysctls_are_put_back_unless_somebody_changed_them(tmp_path: Path) -> None:
+    root = tmp_path / "sys"
+    root.mkdir()
+    (root / "one").write_text("0\n")
+    (root / "two").write_text("5\n")
+    ledger = Ledger(tmp_path / "kernel.json")
+    sysctls.apply(sysctls.plan({"one": "1", "two": "6"}, sysctls.observe(["one", "two"], root)), ledger, root)
+    (root / "two").write_text("7\n")
+    again = Ledger(tmp_path / "kernel.json")
+    assert sysctls.undo(again, root) == []
+    assert sysctls.observe(["one", "two"], root) == {"one": "0", "two": "7"}
+    assert again.sysctls == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"boot_id": "b", "sysctls": {"a": 1}}', b"null"])
+def test_damaged_ledger_is_named_and_survived(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kernel.json"
+    path.write_bytes(content)
+    ledger = Ledger(path, boot_id="b")
+    assert ledger.sysctls == {}
+    assert ledger.damage is not None
+    assert str(path) in ledger.damage
+
+
+def test_ledger_of_another_boot_means_nothing(tmp_path: Path) -> None:
+    Ledger(tmp_path / "k", boot_id="one").remember_sysctl("a", "0", "1")
+    assert Ledger(tmp_path / "k", boot_id="one").sysctls == {"a": ("0", "1")}
+    assert Ledger(tmp_path / "k", boot_id="two").sysctls == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[{}]", b"garbage", b'[{"revision": "x"}]'])
+def test_damaged_history_costs_only_the_history(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "revisions.json"
+    path.write_bytes(content)
+    progress = Progress(path)
+    assert progress.entries == []
+    progress.note(1, Stage.APPLIED, 5.0)
+    assert Progress(path).as_list()[0]["times"] == {"applied": 5.0}
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def record(name: str, serial: str, *, revoked: bool = False, days: int = 90) -> IssuedRecord:
+    end = NOW + timedelta(days=days)
+    gone = NOW if revoked else None
+    return IssuedRecord("aa", serial, "client", name, NOW, end, NOW, None, "", gone, "unspecified" if revoked else None)
+
+
+def test_clients_merge_certificates_and_tunnels() -> None:
+    identity = {"subject": "up", "serial": "1", "issuer_sha256": "aa"}
+    found = clients(
+        [
+            record("up", "1"),
+            record("off", "2"),
+            record("new", "3"),
+            record("gone", "4", revoked=True),
+            record("old", "5", days=-1),
+            record("again", "6"),
+            record("again", "7", revoked=True),
+        ],
+        [
+            {"session": 1, "peer": "1.2.3.4:5", "identity": identity},
+            {"session": 2, "peer": "[::1]:9", "identity": None},
+        ],
+        {"off": 1.0},
+        NOW,
+    )
+    assert {client.name: client.state for client in found} == {
+        "up": ClientState.CONNECTED,
+        "[::1]:9": ClientState.CONNECTED,
+        "off": ClientState.OFFLINE,
+        "new": ClientState.NEVER_SEEN,
+        "gone": ClientState.REVOKED,
+        "old": ClientState.EXPIRED,
+        "again": ClientState.NEVER_SEEN,
+    }
+    assert [client.state for client in found[:2]] == [ClientState.CONNECTED] * 2
+
+
+def test_packaged_unit_is_the_one_that_is_installed() -> None:
+    packaged = REPOSITORY / "packaging" / "systemd" / "portico-server.service"
+    assert packaged.read_text() == unit_text("/usr/bin/portico")
+
+
+def test_pool_address_is_the_source_of_nat64() -> None:
+    assert [pool.address for pool in kernel_filter().pools] == [IPv4Address("10.0.0.2")]
