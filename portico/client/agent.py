@@ -1,0 +1,511 @@
+"""The remote computer's agent: wants to be connected, and does what that takes.
+
+It holds the identity, the TUN device, the resolver and the firewall; the child that dials holds nothing but the
+connection. While the child redials, dies or is restarted, the device stays with its addresses and routes, so that inner
+connections survive. On disconnect and on stop everything is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+import random
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from portico.certificates.issue import Identity
+from portico.certificates.renewal import is_due
+from portico.certificates.trust import common_name
+from portico.client import device, enrol, firewall, network
+from portico.client.identity import ClientFiles, ClientSettings, KnownAddresses, Proxy, Wish, not_enrolled, server_of
+from portico.client.naming import Naming
+from portico.client.resolv_conf import ResolvConfFile
+from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.errors import PorticoError, Unavailable
+from portico.files import private_directory, read_file, write_file
+from portico.supervisor import ChildState, Program, Start, Supervisor
+
+log = logging.getLogger("portico.client.agent")
+
+ACCOUNT = "portico-client"
+RESOLV_CONF = Path("/etc/resolv.conf")
+_LOOK_AGAIN = 3600.0
+"""Seconds between looks at the server's settings and the certificate's age."""
+_RETRY = (60.0, 3600.0)
+"""The first and the longest wait after a renewal that failed."""
+_RESOLVE_AGAIN = 15.0
+
+
+class ClientAgent:
+    """One enrolled (or not yet enrolled) computer.
+
+    Args:
+        files: its directory.
+        resolv_conf: the machine's.
+    """
+
+    def __init__(self, files: ClientFiles, *, resolv_conf: Path = RESOLV_CONF, resolver_port: int = 53) -> None:
+        self.files = files
+        self._resolv_conf = ResolvConfFile(resolv_conf, files.resolv_record)
+        self._resolver_port = resolver_port
+        self._turn = asyncio.Lock()
+        self._problem = ""
+        self._renewal_problem = ""
+        self._settings: ClientSettings | None = None
+        self._identity: Identity | None = None
+        self._trust = ""
+        self._proxy: Proxy | None = None
+        self._addresses: tuple[str, ...] = ()
+        self._way: tuple[str, ...] = ()
+        self._tunnel: device.Tunnel | None = None
+        self._naming: Naming | None = None
+        self._supervisor: Supervisor | None = None
+        self._watch: network.Watch | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._link = ""
+        self._peer = ""
+        self._failure: Failure | None = None
+        self._next_attempt: float | None = None
+        self._since: float | None = None
+        self._state = device.DeviceState()
+        self._linked = asyncio.Event()
+        self._came_up = asyncio.Event()
+
+    async def start(self) -> None:
+        """Takes back what a killed agent left, then connects unless told otherwise before."""
+        await self.clean_up()
+        async with self._turn:
+            await self._begin()
+
+    async def stop(self) -> None:
+        """Disconnects without changing the wish."""
+        async with self._turn:
+            await self._end()
+
+    async def clean_up(self) -> None:
+        """Gives back resolv.conf and removes the firewall table and the policy rules, whoever left them."""
+        for step in (
+            asyncio.to_thread(self._resolv_conf.give_back),
+            asyncio.to_thread(device.unprotect),
+            firewall.remove(),
+        ):
+            try:
+                await step
+            except (PorticoError, OSError) as error:
+                log.warning("%s", error)
+
+    async def connect(self) -> None:
+        """Wants to be connected from now on. Raises NotFound (NOT_ENROLLED) or why it cannot even try."""
+        if not self.files.enrolled:
+            raise not_enrolled()
+        self.files.save("wish", Wish(connect=True))
+        async with self._turn:
+            if self._supervisor is None:
+                await self._begin()
+        if self._problem:
+            raise Unavailable(
+                "The tunnel cannot be opened",
+                why=self._problem,
+                resolution="See the whole state with: portico client status",
+                code="NOT_CONNECTED",
+            )
+
+    async def disconnect(self) -> None:
+        """Wants to be disconnected from now on, also after a restart."""
+        self.files.save("wish", Wish(connect=False))
+        async with self._turn:
+            await self._end()
+
+    async def reload(self) -> None:
+        """Takes up a new identity or new choices: disconnects and, if wanted, connects."""
+        async with self._turn:
+            await self._end()
+            await self._begin()
+
+    async def redial(self, reason: str) -> None:
+        """Dials anew at once, keeping the device."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        log.info("redial reason=%r", reason)
+        with contextlib.suppress(PorticoError):  # a child that is not running dials when it starts
+            await supervisor.request("redial")
+        self._run(self._resolve(), "resolve")
+
+    async def renew(self) -> None:
+        """Renews the certificate now. Raises PorticoError."""
+        identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
+        proxy = enrol.effective_proxy(self.files.local())
+        key, chain = await asyncio.to_thread(enrol.renew, identity, trust, settings.url, proxy)
+        self.files.save_identity(key, chain)
+        self._identity = self.files.identity()
+        log.info("certificate renewed expires=%s", self._identity.certificate.not_valid_after_utc.isoformat())
+        await self._reconfigure()
+
+    async def status(self) -> ClientStatus:
+        """How it stands now."""
+        if self._tunnel is not None and self._tunnel.is_open:
+            self._state = await asyncio.to_thread(self._tunnel.state)
+        wish, enrolled = self.files.wish().connect, self.files.enrolled
+        identity, settings = self._identity, self._settings
+        if identity is None and enrolled:
+            with contextlib.suppress(PorticoError):
+                identity, settings = self.files.identity(), self.files.settings()
+        facts = self._facts(enrolled, wish, identity)
+        status, substatus = derive(facts)
+        naming, running = self._naming, self._supervisor
+        problems = [
+            self._problem,
+            self._renewal_problem,
+            naming.problem if naming else "",
+            *self.files.problems.values(),
+        ]
+        if running is not None and running.state is ChildState.WAITING:
+            problems.append(f"The tunnel process died ({running.reason}); it is restarted")
+        now = time.time()
+        return ClientStatus(
+            status=status,
+            substatus=substatus,
+            transition_technology="IPHTTPS" if facts.link == "link_up" else "None",
+            interface_status=interface_text(facts),
+            link=facts.link or "disabled",
+            wish="connect" if wish else "disconnect",
+            name=(common_name(identity.certificate.subject) or "") if identity else "",
+            server=settings.url if settings else "",
+            peer=self._peer,
+            proxy=self._proxy.url if self._proxy else "",
+            addresses=self._state.addresses if self._tunnel else (),
+            routes=self._state.routes if self._tunnel else (),
+            since=self._since,
+            bytes_in=self._state.bytes_in if self._tunnel else 0,
+            bytes_out=self._state.bytes_out if self._tunnel else 0,
+            last_error=self._failure,
+            next_attempt=self._next_attempt if self._next_attempt and self._next_attempt > now else None,
+            certificate_expires=identity.certificate.not_valid_after_utc.timestamp() if identity else None,
+            settings_revision=settings.revision if settings else None,
+            nrpt=tuple(settings.table().as_list()) if settings else (),
+            dns_mode=naming.mode if naming else "none",
+            resolver=naming.server.address if naming else "",
+            outside_resolvers=naming.outside() if naming else (),
+            queries=naming.server.counters() if naming else {},
+            problems=tuple(problem for problem in problems if problem),
+            restarts=running.restarts if running else 0,
+        )
+
+    def _facts(self, enrolled: bool, wish: bool, identity: Identity | None) -> Facts:
+        watch = self._watch
+        valid = identity is None or datetime.now(UTC) < identity.certificate.not_valid_after_utc
+        return Facts(
+            enrolled=enrolled,
+            wish=wish,
+            link=self._link,
+            addresses=self._state.addresses,
+            reachable=any(path.usable for path in watch.paths) if watch is not None and watch.paths else None,
+            failure=self._failure,
+            problem=self._problem,
+            certificate_valid=valid,
+        )
+
+    async def _begin(self) -> None:
+        self._problem = ""
+        if not self.files.enrolled or not self.files.wish().connect:
+            return
+        try:
+            await self._up()
+        except (PorticoError, OSError) as error:
+            log.error("%s", error)
+            await self._end()
+            self._problem = str(error)
+            self._run(self._try_again(), "try again")
+
+    async def _try_again(self) -> None:
+        """What kept the agent from trying (a file, a missing module, a busy port) may go away by itself."""
+        await asyncio.sleep(15)
+        async with self._turn:
+            if self._supervisor is None:
+                await self._begin()
+
+    async def _up(self) -> None:
+        files = self.files
+        self._identity, self._trust, self._settings = files.identity(), files.trust(), files.settings()
+        local = files.local()
+        self._proxy = enrol.effective_proxy(local)
+        tunnel = self._tunnel = device.Tunnel(secret=self._secret(), default_router=local.default_router)
+        await asyncio.to_thread(tunnel.open)
+        await self._apply_firewall()
+        naming = self._naming = Naming(
+            self._resolv_conf, tunnel.name, local, port=self._resolver_port, on_change=self._on_resolvers
+        )
+        await naming.start(self._settings)
+        self._addresses = files.known_addresses(server_of(self._settings.url)[0])
+        await self._resolve(first=True)
+        program = Program("client tunnel", "portico.client.tunnel_process", user=_account(), heartbeat="status")
+        self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child)
+        self._supervisor.start()
+        self._watch = network.Watch(lambda: self._way, self._on_network, self._on_any_change)
+        self._run(self._watch.run(), "watch the network")
+        self._run(naming.keep(), "follow resolv.conf")
+        self._run(self._keep_resolving(), "resolve the server")
+        self._run(self._keep_current(), "renew")
+        self._run(self._await_address(), "await an address")
+
+    async def _end(self) -> None:
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._supervisor is not None:
+            await self._supervisor.stop()
+            self._supervisor = None
+        naming, self._naming = self._naming, None
+        if naming is not None:
+            try:
+                await naming.stop()
+            except PorticoError as error:
+                log.error("%s", error)
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.close()
+            await self.clean_up()
+        self._watch = None
+        self._link = self._peer = self._problem = ""
+        self._failure = self._next_attempt = self._since = None
+        self._state = device.DeviceState()
+        self._linked.clear()
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task=%r failed", task.get_name(), exc_info=error)
+
+    def _secret(self) -> bytes:
+        """This computer's secret for its interface identifiers, made once."""
+        path = self.files.directory / "interface.secret"
+        try:
+            data = read_file(path)
+            if len(data) == 16:
+                return data
+            log.warning("%s is damaged; this computer gets new addresses in the tunnel", path)
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                log.warning("%s; this computer gets new addresses in the tunnel", error)
+        data = secrets.token_bytes(16)
+        write_file(private_directory(self.files.directory) / path.name, data)
+        return data
+
+    async def _apply_firewall(self) -> None:
+        assert self._settings is not None
+        assert self._tunnel is not None
+        inbound = self.files.local().inbound == "allow"
+        script = firewall.render(self._tunnel.name, inbound=inbound, sources=self._settings.intranet_prefixes)
+        await firewall.apply(script)
+
+    def _config(self) -> dict[str, Any]:
+        assert self._settings is not None
+        assert self._identity is not None
+        assert self._tunnel is not None
+        return {
+            "url": self._settings.url,
+            "addresses": [] if self._proxy else list(self._addresses),
+            "trust": self._trust,
+            "certificate_chain": self._identity.chain_pem,
+            "private_key": self._identity.key_pem,
+            "proxy": self._proxy.as_config() if self._proxy else None,
+            "link_local": self._tunnel.link_local,
+            "segments": self.files.local().segments,
+            "connect_timeout": 10.0,
+        }
+
+    def _prepare(self) -> Start:
+        assert self._tunnel is not None
+        return Start(self._config(), {"tunnel": [self._tunnel.fd]})
+
+    async def _reconfigure(self) -> None:
+        if self._supervisor is not None and self._supervisor.state is ChildState.RUNNING:
+            try:
+                await self._supervisor.request("configure", config=self._config())
+            except PorticoError as error:  # the child that dies of it starts with the new configuration
+                log.warning("%s", error)
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if event.get("event") != "state":
+            log.info("tunnel event=%s", event)
+            return
+        now = time.time()
+        before, self._link = self._link, str(event.get("state", ""))
+        self._peer = str(event.get("peer") or "")
+        error = event.get("error")
+        if isinstance(error, dict):
+            self._failure = Failure(int(error.get("code", 0)), str(error.get("text", "")), float(event.get("at", now)))
+        wait = event.get("next_attempt_in")
+        self._next_attempt = now + float(wait) if isinstance(wait, int | float) else None
+        log.info("link=%s before=%s peer=%s error=%s", self._link, before, self._peer, error)
+        if self._link == "link_up":
+            if before != "link_up":
+                self._since, self._failure, self._next_attempt = now, None, None
+                self._came_up.set()
+            self._linked.set()
+        else:
+            self._lost()
+
+    def _on_child(self, state: ChildState, reason: str) -> None:
+        if state is not ChildState.RUNNING:
+            if self._link:
+                log.info("child=%s reason=%r", state, reason)
+            self._link = ""
+            self._lost()
+
+    def _lost(self) -> None:
+        self._since = None
+        self._linked.clear()
+        if self._naming is not None:
+            self._naming.server.set_tunnel(False)
+
+    async def _await_address(self) -> None:
+        """The tunnel carries packets once the router's advertisement has given it an address."""
+        while True:
+            await self._linked.wait()
+            tunnel, naming = self._tunnel, self._naming
+            if tunnel is None or naming is None:
+                return
+            self._state = await asyncio.to_thread(tunnel.state)
+            if self._linked.is_set() and self._state.addresses:
+                if not naming.core.tunnel:
+                    log.info("connected addresses=%s", ",".join(self._state.addresses))
+                    naming.server.set_tunnel(True)
+                await asyncio.sleep(1.0)
+            else:
+                await asyncio.sleep(0.05)
+
+    def _on_network(self, reason: str) -> None:
+        self._run(self.redial(reason), "redial")
+
+    def _on_any_change(self) -> None:
+        self._run(self._look_around(), "look at the network")
+
+    def _on_resolvers(self) -> None:
+        self._run(self._find_server(), "resolve")
+
+    async def _look_around(self) -> None:
+        if self._naming is not None:
+            await self._naming.look()
+            self._naming.core.private_network = await asyncio.to_thread(network.private_network)
+        await self._find_server()
+
+    async def _find_server(self) -> None:
+        """A network that has just come up is the moment to look up a server that could not be found before."""
+        if not self._addresses and self._link != "link_up":
+            await self._resolve()
+
+    async def _keep_resolving(self) -> None:
+        """The server may move; while there is no tunnel its name is looked up again and again."""
+        while True:
+            await asyncio.sleep(_RESOLVE_AGAIN)
+            if self._link != "link_up":
+                await self._resolve()
+
+    async def _resolve(self, *, first: bool = False) -> None:
+        """Looks the server's name up outside the tunnel; keeps what was known when that fails."""
+        assert self._settings is not None
+        host, port = server_of(self._settings.url)
+        dialled = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
+        known = self._addresses
+        try:
+            async with asyncio.timeout(3.0 if first and known else 8.0):
+                found = await lookup(*dialled)
+        except (OSError, TimeoutError) as error:
+            log.warning("host=%s cannot be resolved: %s; known=%s", dialled[0], error, ",".join(known) or "none")
+            if not known:
+                self._failure = Failure(NO_SUCH_HOST, f"{dialled[0]} cannot be resolved: {error}", time.time())
+            found = known
+        if found and found != known and not self._proxy:
+            self.files.save("addresses", KnownAddresses(host=host, addresses=found))
+        self._addresses = found
+        if found != self._way:
+            self._way = found
+            try:
+                await asyncio.to_thread(device.protect, found)
+            except Exception as error:  # pyroute2 raises its own kinds; without the rules only a hostile route matters
+                log.error("the way to the server cannot be kept out of the tunnel: %s", error)
+            if self._watch is not None:
+                await self._watch.look()
+        if found != known and not first:
+            await self._reconfigure()
+
+    async def _keep_current(self) -> None:
+        """Renews the certificate in time and follows the server's settings."""
+        failures = 0
+        while True:
+            due = self._identity is not None and is_due(
+                self._identity.certificate, self.files.local().renew_before_days, datetime.now(UTC)
+            )
+            try:
+                if due:
+                    await self.renew()
+                if self._link == "link_up":
+                    await self._refresh_settings()
+                failures, self._renewal_problem = 0, ""
+            except PorticoError as error:
+                failures += 1
+                log.warning("%s", error)
+                if due:
+                    self._renewal_problem = f"The certificate is not renewed: {error}"
+            wait = min(_RETRY[0] * 2.0 ** min(failures - 1, 10), _RETRY[1]) if failures else _LOOK_AGAIN
+            # A tunnel that comes up is a reason to look: the settings may be new. Not all clients at the same moment.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._came_up.wait(), wait * random.uniform(0.8, 1.2))  # noqa: S311
+                self._came_up.clear()
+                await asyncio.sleep(random.uniform(0.5, 5.0))  # noqa: S311
+
+    async def _refresh_settings(self) -> None:
+        assert self._settings is not None
+        assert self._identity is not None
+        settings = await asyncio.to_thread(
+            enrol.fetch_settings, self._identity, self._trust, self._settings.url, self._proxy
+        )
+        if settings == self._settings:
+            return
+        log.info("settings revision=%d before=%d", settings.revision, self._settings.revision)
+        moved = settings.url != self._settings.url
+        self.files.save("settings", settings)
+        self._settings = settings
+        if self._naming is not None:
+            await self._naming.change(settings)
+        if self._tunnel is not None:
+            await self._apply_firewall()
+        if moved:
+            await self._resolve()
+            await self._reconfigure()
+
+
+async def lookup(host: str, port: int) -> tuple[str, ...]:
+    """The addresses of a name by the machine's own means (hosts file, DNS). Raises OSError."""
+    with contextlib.suppress(ValueError):
+        return (str(ip_address(host)),)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _account() -> str | None:
+    """The child's account when it exists (enrolment makes it)."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(ACCOUNT).pw_name
+    except KeyError:
+        log.warning("there is no user %s: the tunnel process runs as root without capabilities", ACCOUNT)
+        return None

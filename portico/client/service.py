@@ -1,0 +1,82 @@
+"""`portico client run`: the agent and its control socket, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+from portico.client.agent import ClientAgent
+from portico.client.control import ControlServer, listen
+from portico.client.identity import ClientFiles
+from portico.files import private_directory
+from portico.paths import client_socket
+
+log = logging.getLogger("portico.client.service")
+
+
+def run(socket_path: Path | None = None) -> None:
+    """Runs in the foreground until SIGTERM or SIGINT; SIGHUP reloads.
+
+    Raises:
+        Conflict: code AGENT_RUNNING.
+        Unavailable: the control socket cannot be made.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    # These say one line for each request and each netlink message.
+    for noisy in ("httpx", "httpcore", "pyroute2", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    path = client_socket() if socket_path is None else socket_path
+    listener = listen(path)
+    try:
+        asyncio.run(_run(listener))
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+async def _run(listener: socket.socket) -> None:
+    files = ClientFiles()
+    private_directory(files.directory)
+    agent = ClientAgent(files)
+    control = ControlServer(agent, listener)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(agent.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    serving = loop.create_task(control.run_until_stopped(), name="control socket")
+    stopping = loop.create_task(stop.wait())
+    starting = loop.create_task(agent.start(), name="start")
+    notify("READY=1")
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        log.info("stopping")
+        notify("STOPPING=1")
+    finally:
+        stopping.cancel()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await agent.stop()
+        control.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+def notify(state: str) -> None:
+    """Tells systemd, when it started this process (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
