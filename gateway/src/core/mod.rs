@@ -4,4 +4,5 @@ pub mod dns64;
 pub mod frame;
 pub mod iphttps;
 pub mod nat64;
+pub mod segments;
 pub mod time;

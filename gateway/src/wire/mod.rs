@@ -39,3 +39,4 @@ pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
 pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
+pub mod virtio;

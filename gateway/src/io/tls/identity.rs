@@ -1,0 +1,98 @@
+//! Who a client is: what its certificate says, and whether it was revoked.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use aws_lc_rs::digest;
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::io::config::Revoked;
+
+/// A client's certificate, as events and session lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// Hexadecimal, lower case, no leading zeros.
+    pub serial: String,
+    /// Hexadecimal SHA-256 of the DER issuer name.
+    pub issuer_sha256: String,
+    /// The common name.
+    pub subject: String,
+    /// Seconds since the epoch.
+    pub not_after: i64,
+}
+
+impl Identity {
+    /// Reads a certificate that the TLS library has verified. None when it cannot be read or has no common name.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let subject = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+        let issuer = digest::digest(&digest::SHA256, parsed.issuer().as_raw());
+        Some(Self {
+            serial: serial(parsed.raw_serial()),
+            issuer_sha256: hex(issuer.as_ref()),
+            subject,
+            not_after: parsed.validity().not_after.timestamp(),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn serial(raw: &[u8]) -> String {
+    let digits = hex(raw);
+    let trimmed = digits.trim_start_matches('0');
+    if trimmed.is_empty() { "0".to_owned() } else { trimmed.to_owned() }
+}
+
+/// The certificates that must not be used.
+#[derive(Debug, Default)]
+pub struct RevocationList(HashSet<(String, String)>);
+
+impl RevocationList {
+    pub fn new(revoked: &[Revoked]) -> Self {
+        let normal = |entry: &Revoked| {
+            let digits = entry.serial.to_ascii_lowercase();
+            let trimmed = digits.trim_start_matches('0');
+            let serial = if trimmed.is_empty() { "0" } else { trimmed };
+            (entry.issuer_sha256.to_ascii_lowercase(), serial.to_owned())
+        };
+        Self(revoked.iter().map(normal).collect())
+    }
+
+    pub fn contains(&self, identity: &Identity) -> bool {
+        !self.0.is_empty() && self.0.contains(&(identity.issuer_sha256.clone(), identity.serial.clone()))
+    }
+}
+
+/// `ip:port`, IPv4 addresses without the mapping a dual-stack socket gives them.
+pub fn peer_text(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_have_no_leading_zeros() {
+        assert_eq!(serial(&[0, 0x0a, 0xbc]), "abc");
+        assert_eq!(serial(&[0]), "0");
+    }
+
+    #[test]
+    fn revocation_ignores_case_and_leading_zeros() {
+        let list = RevocationList::new(&[Revoked { issuer_sha256: "AA".into(), serial: "0ABC".into() }]);
+        let identity = |serial: &str| Identity {
+            serial: serial.into(),
+            issuer_sha256: "aa".into(),
+            subject: "x".into(),
+            not_after: 0,
+        };
+        assert!(list.contains(&identity("abc")));
+        assert!(!list.contains(&identity("abd")));
+    }
+}
