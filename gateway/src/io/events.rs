@@ -16,12 +16,28 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(5);
 /// Codes are constants of this crate, so this is never reached.
 const MAX_CODES: usize = 64;
 
-#[derive(Debug, Default)]
+/// Refused connections told of in one second.
+const REFUSALS_PER_SECOND: u32 = 100;
+
+#[derive(Debug)]
 pub struct Events {
     queue: Mutex<VecDeque<String>>,
     arrived: Condvar,
     dropped: AtomicU64,
     warnings: Mutex<HashMap<&'static str, Repeated>>,
+    refusals: Mutex<(Instant, u32)>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            dropped: AtomicU64::new(0),
+            warnings: Mutex::default(),
+            refusals: Mutex::new((Instant::now(), REFUSALS_PER_SECOND)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,6 +86,23 @@ impl Events {
         };
         drop(warnings);
         self.push("warning", json!({"code": code, "text": text, "count": count}));
+    }
+
+    /// Tells of a connection that was not admitted. In a flood only some are told; counters have them all.
+    pub fn refused(&self, peer: &str, reason: &str) {
+        {
+            let mut budget = self.refusals.lock();
+            let now = Instant::now();
+            if now.duration_since(budget.0) >= Duration::from_secs(1) {
+                *budget = (now, REFUSALS_PER_SECOND);
+            }
+            if budget.1 == 0 {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            budget.1 -= 1;
+        }
+        self.push("refused", json!({"peer": peer, "reason": reason}));
     }
 
     /// Waits for events; empty when none came in time.

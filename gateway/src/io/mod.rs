@@ -1,7 +1,16 @@
 //! Sockets, TLS, TUN devices and worker threads.
 
+pub mod client;
+pub mod clock;
 pub mod config;
 pub mod dns64;
 pub mod events;
+pub mod gateway;
+pub mod host;
+pub mod outgoing;
+pub mod scratch;
+pub mod stats;
 pub mod tls;
+pub mod transport;
 pub mod tun;
+pub mod worker;

@@ -10,6 +10,7 @@ pub mod ndp;
 pub mod segment_header;
 pub mod tcp;
 pub mod udp;
+pub mod virtio;
 
 /// Why bytes are not a packet of the format asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,4 +40,3 @@ pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
 pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
 }
-pub mod virtio;

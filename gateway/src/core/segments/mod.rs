@@ -5,28 +5,9 @@ pub mod coalesce;
 pub(crate) mod samples;
 pub mod split;
 
-/// The one's complement sum of `bytes` as big-endian 16-bit words, not folded.
-///
-/// Words are added in the machine's order, eight bytes a step, and swapped once at the end (RFC 1071 section 2 (B)).
+/// The one's complement sum of `bytes`.
 pub fn sum(bytes: &[u8]) -> u64 {
-    let mut low: u64 = 0;
-    let mut high: u64 = 0;
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for word in block.as_chunks::<8>().0 {
-            let word = u64::from_ne_bytes(*word);
-            low += word & 0xffff_ffff;
-            high += word >> 32;
-        }
-    }
-    let mut words = blocks.remainder().chunks_exact(2);
-    for word in &mut words {
-        low += u64::from(u16::from_ne_bytes([word[0], word[1]]));
-    }
-    if let [last] = words.remainder() {
-        low += u64::from(u16::from_ne_bytes([*last, 0]));
-    }
-    u64::from(u16::from_be(fold(u64::from(fold(low)) + u64::from(fold(high)))))
+    u64::from(crate::wire::checksum::sum(bytes))
 }
 
 /// Folds a sum to 16 bits.

@@ -5,37 +5,35 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
-use serde::Serialize;
+use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::core::iphttps::Identity;
 use crate::io::config::Revoked;
 
-/// A client's certificate, as events and session lists show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Identity {
-    /// Hexadecimal, lower case, no leading zeros.
-    pub serial: String,
-    /// Hexadecimal SHA-256 of the DER issuer name.
-    pub issuer_sha256: String,
-    /// The common name.
-    pub subject: String,
-    /// Seconds since the epoch.
-    pub not_after: i64,
+/// Reads a certificate that the TLS library has verified. None when it cannot be read or has no common name.
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let issuer = digest::digest(&digest::SHA256, parsed.issuer().as_raw());
+    Some(Identity {
+        serial: serial(parsed.raw_serial()),
+        issuer_sha256: issuer.as_ref().try_into().ok()?,
+        subject,
+        not_after: parsed.validity().not_after.timestamp(),
+    })
 }
 
-impl Identity {
-    /// Reads a certificate that the TLS library has verified. None when it cannot be read or has no common name.
-    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let subject = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-        let issuer = digest::digest(&digest::SHA256, parsed.issuer().as_raw());
-        Some(Self {
-            serial: serial(parsed.raw_serial()),
-            issuer_sha256: hex(issuer.as_ref()),
-            subject,
-            not_after: parsed.validity().not_after.timestamp(),
+/// As events and session lists show it.
+pub fn identity_json(identity: Option<&Identity>) -> Value {
+    identity.map_or(Value::Null, |identity| {
+        json!({
+            "serial": identity.serial,
+            "issuer_sha256": hex(&identity.issuer_sha256),
+            "subject": identity.subject,
+            "not_after": identity.not_after,
         })
-    }
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -64,7 +62,7 @@ impl RevocationList {
     }
 
     pub fn contains(&self, identity: &Identity) -> bool {
-        !self.0.is_empty() && self.0.contains(&(identity.issuer_sha256.clone(), identity.serial.clone()))
+        !self.0.is_empty() && self.0.contains(&(hex(&identity.issuer_sha256), identity.serial.clone()))
     }
 }
 
@@ -85,7 +83,7 @@ mod tests {
 
     #[test]
     fn revocation_ignores_case_and_leading_zeros() {
-        let list = RevocationList::new(&[Revoked { issuer_sha256: "AA".into(), serial: "0ABC".into() }]);
+        let list = RevocationList::new(&[Revoked { issuer_sha256: "AA".repeat(32), serial: "0ABC".into() }]);
         let identity = |serial: &str| Identity {
             serial: serial.into(),
             issuer_sha256: "aa".into(),

@@ -233,7 +233,7 @@ fn seal<R: Records>(
 mod tests {
     use super::*;
     use crate::io::config::{Authentication, ClientConfig};
-    use crate::io::tls::identity::{Identity, RevocationList};
+    use crate::io::tls::identity::{RevocationList, identity_json, identity_of};
     use crate::io::tls::setup;
     use parking_lot::RwLock;
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -314,7 +314,7 @@ mod tests {
                 shake(&mut one, &mut two).unwrap();
                 assert!(!one.is_handshaking() && !two.is_handshaking());
                 assert_eq!((one.resumed(), two.resumed()), (round == 1, round == 1));
-                let identity = Identity::of(&two.peer_certificates().unwrap()[0]).unwrap();
+                let identity = identity_of(&two.peer_certificates().unwrap()[0]).unwrap();
                 assert_eq!(identity.subject, "client1");
                 let data = vec![5; 100_000];
                 let mut sealed = vec![0; sealed_len(data.len())];
@@ -346,8 +346,10 @@ mod tests {
         let identity = authority.issue("client1");
         assert!(attempt(Some(identity.clone())).is_ok());
         let (_, pem) = x509_parser::pem::parse_x509_pem(identity.0.as_bytes()).unwrap();
-        let known = Identity::of(&pem.contents.into()).unwrap();
-        let entry = crate::io::config::Revoked { issuer_sha256: known.issuer_sha256, serial: known.serial };
+        let known = identity_of(&pem.contents.into()).unwrap();
+        let shown = identity_json(Some(&known));
+        let issuer_sha256 = shown["issuer_sha256"].as_str().unwrap().to_owned();
+        let entry = crate::io::config::Revoked { issuer_sha256, serial: known.serial };
         *revoked.write() = RevocationList::new(&[entry]);
         assert!(attempt(Some(identity)).is_err());
     }

@@ -14,7 +14,7 @@ use rustls::{
     ServerConfig as RustlsServer, SignatureScheme, SupportedProtocolVersion, version,
 };
 
-use super::identity::{Identity, RevocationList};
+use super::identity::{RevocationList, identity_of};
 use super::tickets::ConfiguredTickets;
 use crate::io::config::{Authentication, ClientConfig, Refused, Tls};
 
@@ -130,7 +130,7 @@ impl ClientCertVerifier for RevocationVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        let identity = Identity::of(end_entity).ok_or(CertificateError::BadEncoding)?;
+        let identity = identity_of(end_entity).ok_or(CertificateError::BadEncoding)?;
         if self.revoked.read().contains(&identity) {
             return Err(CertificateError::Revoked.into());
         }

@@ -1,0 +1,446 @@
+//! The tunnel's thread: the shell around the client's core.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::dial::{connect, exchange, of_io, of_tls};
+use super::{Command, Prepared};
+use crate::core::frame::HEADROOM;
+use crate::core::iphttps::{
+    ClientAction, ClientError, ClientSession, ClientState, ClientStep, Deframer, Format, Plaintext,
+};
+use crate::io::clock::{Clock, jitter};
+use crate::io::events::Events;
+use crate::io::host::{HostWriter, MergingWriter};
+use crate::io::outgoing::Run;
+use crate::io::scratch::Scratch;
+use crate::io::stats::HostCounters;
+use crate::io::tls::identity::peer_text;
+use crate::io::tls::records::Tls;
+use crate::io::transport::{Lost, Transport};
+use crate::io::tun::{Device, Read};
+
+/// Reads of the TUN queue before others get their turn.
+const READS: usize = 64;
+/// Plaintext that may wait when the socket is full.
+const QUEUE_BYTES: usize = 1024 * 1024;
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes_out: u64,
+    packets_out: u64,
+    dropped_queue: u64,
+    dropped_down: u64,
+    dropped_unusable: u64,
+}
+
+struct Client {
+    clock: Clock,
+    prepared: RefCell<Prepared>,
+    core: RefCell<ClientSession>,
+    device: Rc<Device>,
+    scratch: RefCell<Scratch>,
+    run: RefCell<Run>,
+    host: RefCell<MergingWriter>,
+    host_counters: Arc<HostCounters>,
+    counters: RefCell<Counters>,
+    peer: RefCell<Option<String>>,
+    tls: RefCell<Option<(&'static str, bool, Format)>>,
+    events: Arc<Events>,
+    status: Arc<Mutex<Value>>,
+    told: RefCell<Value>,
+}
+
+type Life<'a> = Pin<Box<dyn Future<Output = ClientError> + 'a>>;
+
+/// Body of the thread. Sends one message on `ready` when it has started or failed to.
+pub(super) fn run(
+    prepared: Prepared,
+    fd: OwnedFd,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: Arc<Events>,
+    status: Arc<Mutex<Value>>,
+    ready: &std::sync::mpsc::Sender<io::Result<()>>,
+) {
+    let started = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        let device = {
+            let _entered = runtime.enter();
+            Device::new(fd)?
+        };
+        Ok((runtime, Rc::new(device)))
+    });
+    let (runtime, device) = match started {
+        Ok(started) => started,
+        // Nobody listens only when the creator died, and then nothing matters.
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let host_counters = Arc::new(HostCounters::default());
+    let writer = HostWriter::new(device.clone(), host_counters.clone());
+    let client = Client {
+        clock: Clock::start(),
+        core: RefCell::new(ClientSession::new(prepared.core.clone())),
+        prepared: RefCell::new(prepared),
+        device,
+        scratch: RefCell::default(),
+        run: RefCell::default(),
+        host: RefCell::new(MergingWriter::new(writer)),
+        host_counters,
+        counters: RefCell::default(),
+        peer: RefCell::default(),
+        tls: RefCell::default(),
+        events,
+        status,
+        told: RefCell::new(Value::Null),
+    };
+    client.report();
+    let _ = ready.send(Ok(()));
+    runtime.block_on(client.serve(commands));
+}
+
+impl Client {
+    async fn serve(&self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // The table allows enabling in every state.
+        let _ = self.core.borrow_mut().enable(self.clock.now());
+        let mut life: Option<Life<'_>> = None;
+        let mut status = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            self.report();
+            let action = self.core.borrow_mut().handle_timeout(self.clock.now(), jitter());
+            match action {
+                Some(ClientAction::Dial) => life = Some(Box::pin(self.live())),
+                Some(ClientAction::Abort(_)) => life = None,
+                None => {}
+            }
+            let timeout = self.core.borrow().next_timeout();
+            let timeout = async {
+                match timeout {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let living = async {
+                match life.as_mut() {
+                    Some(life) => life.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let up = self.core.borrow().state() == ClientState::LinkUp;
+            tokio::select! {
+                error = living => {
+                    life = None;
+                    self.core.borrow_mut().failed(self.clock.now(), error, jitter());
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Configure(prepared)) => {
+                        if self.prepared.borrow().config != prepared.config {
+                            life = None;
+                            *self.core.borrow_mut() = ClientSession::new(prepared.core.clone());
+                            *self.prepared.borrow_mut() = *prepared;
+                            let _ = self.core.borrow_mut().enable(self.clock.now());
+                        }
+                    }
+                    Some(Command::Redial) => {
+                        life = None;
+                        self.core.borrow_mut().redial(self.clock.now());
+                    }
+                    Some(Command::Close) | None => return,
+                },
+                () = timeout => {}
+                _ = status.tick() => {}
+                result = self.device.readable(), if !up => match result {
+                    // The link may have come up since the question was asked; then the packet is wanted.
+                    Ok(()) if self.core.borrow().state() == ClientState::LinkUp => {}
+                    Ok(()) => self.discard().await,
+                    Err(error) => self.device_lost(&error).await,
+                },
+            }
+            if life.is_none() {
+                *self.peer.borrow_mut() = None;
+                *self.tls.borrow_mut() = None;
+            }
+        }
+    }
+
+    /// What the host sends while the link is down goes nowhere: it would be stale when the link comes up.
+    async fn discard(&self) {
+        let scratch = &mut *self.scratch.borrow_mut();
+        for _ in 0..READS {
+            match self.device.read(&mut scratch.frame) {
+                Ok(Read::Packet(..) | Read::Unusable(_)) => self.counters.borrow_mut().dropped_down += 1,
+                Ok(Read::Empty) => return,
+                Err(_) => break,
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+
+    /// A TUN device that is down or gone: say so, and do not spin.
+    async fn device_lost(&self, error: &io::Error) {
+        self.events.warn("TUNNEL_DEVICE", &format!("the TUN device cannot be read: {error}"));
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+
+    /// One connection from its first packet to its end.
+    async fn live(&self) -> ClientError {
+        match self.try_live().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_live(&self) -> Result<std::convert::Infallible, ClientError> {
+        let stream = self.reach().await?;
+        let tls_config = self.prepared.borrow().tls.clone();
+        let host = self.prepared.borrow().core.host.clone();
+        let name = ServerName::try_from(host).map_err(|_| ClientError::HostNotFound)?;
+        let tls = Tls::client(tls_config, name).map_err(|error| of_tls(&error))?;
+        let transport = Transport::new(stream, tls, QUEUE_BYTES).map_err(|error| of_io(&error))?;
+        let lost = |lost: Lost| match lost {
+            Lost::Closed => ClientError::Disconnected,
+            Lost::Tls(error) => of_tls(&error),
+            Lost::Io(error) => of_io(&error),
+        };
+        transport.start(&mut self.scratch.borrow_mut()).map_err(lost)?;
+        let format = loop {
+            transport.ready().await.map_err(lost)?;
+            let scratch = &mut *self.scratch.borrow_mut();
+            transport.receive(scratch).map_err(lost)?;
+            if transport.is_handshaking() {
+                continue;
+            }
+            let mut out = Vec::new();
+            let core = &mut *self.core.borrow_mut();
+            if core.state() == ClientState::LinkDown {
+                core.tls_established(&mut out)?;
+                transport.send(&out, &mut scratch.cipher_out).map_err(lost)?;
+                out.clear();
+            }
+            let plain = &scratch.plain_in[HEADROOM..];
+            if plain.is_empty() {
+                continue;
+            }
+            if let ClientStep::LinkUp { used, format } = core.received(self.clock.now(), plain, &mut out)? {
+                transport.send(&out, &mut scratch.cipher_out).map_err(lost)?;
+                scratch.plain_in.drain(HEADROOM..HEADROOM + used);
+                break format;
+            }
+        };
+        *self.tls.borrow_mut() = Some((transport.version(), transport.resumed(), format));
+        self.report();
+        let mut deframer = Deframer::new(format);
+        self.deliver(&mut deframer)?;
+        tokio::select! {
+            error = self.from_server(&transport, &mut deframer) => error,
+            error = self.from_host(&transport, format) => error,
+        }
+        .map_err(|error| match error {
+            End::Lost(error) => match error {
+                Lost::Closed => ClientError::Reset,
+                other => lost(other),
+            },
+            End::Stream(error) => error,
+        })
+    }
+
+    /// A TCP connection to the server, through the proxy when there is one.
+    async fn reach(&self) -> Result<TcpStream, ClientError> {
+        let Prepared { config, core, .. } = self.prepared.borrow().clone();
+        let mut stream = match &config.proxy {
+            Some(proxy) => connect(&proxy.host, proxy.port, &[]).await?,
+            None => connect(&core.host, core.port, &config.addresses).await?,
+        };
+        *self.peer.borrow_mut() = stream.peer_addr().ok().map(peer_text);
+        let mut request = Vec::new();
+        let mut step = self.core.borrow_mut().connected(&mut request);
+        let mut buffer = vec![0; 4096];
+        while step == ClientStep::NeedMore {
+            let count = exchange(&mut stream, &request, &mut buffer).await?;
+            request.clear();
+            step = self.core.borrow_mut().proxy_received(&buffer[..count])?;
+            if let ClientStep::StartTls { used } = step
+                && used != count
+            {
+                // The server speaks second in TLS, so these bytes are the proxy's.
+                return Err(ClientError::BadProxyResponse);
+            }
+        }
+        Ok(stream)
+    }
+
+    async fn from_server(
+        &self,
+        transport: &Transport,
+        deframer: &mut Deframer,
+    ) -> Result<std::convert::Infallible, End> {
+        loop {
+            transport.ready().await?;
+            let more = transport.receive(&mut self.scratch.borrow_mut())?;
+            self.deliver(deframer)?;
+            if more {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Hands the packets of one vector to the host.
+    fn deliver(&self, deframer: &mut Deframer) -> Result<(), ClientError> {
+        let scratch = &mut *self.scratch.borrow_mut();
+        let host = &mut *self.host.borrow_mut();
+        let end = scratch.plain_in.len();
+        let mut input = Plaintext { buffer: &mut scratch.plain_in, start: HEADROOM, end };
+        let result = loop {
+            match deframer.next(&mut input) {
+                Ok(Some(mut frame)) => host.push(&mut frame),
+                Ok(None) => break Ok(()),
+                Err(_) => break Err(ClientError::BadStream),
+            }
+        };
+        host.flush();
+        result
+    }
+
+    async fn from_host(&self, transport: &Transport, format: Format) -> Result<std::convert::Infallible, End> {
+        loop {
+            if let Err(error) = self.device.readable().await {
+                self.device_lost(&error).await;
+                continue;
+            }
+            let mut error = None;
+            {
+                let run = &mut *self.run.borrow_mut();
+                for _ in 0..READS {
+                    match self.take(run, format) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(failure) => {
+                            error = Some(failure);
+                            break;
+                        }
+                    }
+                    if !run.has_room() {
+                        self.send(transport, run)?;
+                    }
+                }
+                self.send(transport, run)?;
+            }
+            match error {
+                Some(error) => self.device_lost(&error).await,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Reads one packet into the run; false when there is none.
+    fn take(&self, run: &mut Run, format: Format) -> io::Result<bool> {
+        let (read, framed) = if format == Format::Segments {
+            let read = self.device.read(run.slot())?;
+            let framed = match read {
+                Read::Packet(len, offload) if is_ipv6(run.slot_packet(len)) => run.commit(len, offload).is_ok(),
+                _ => false,
+            };
+            (read, framed)
+        } else {
+            let scratch = &mut *self.scratch.borrow_mut();
+            let read = self.device.read(&mut scratch.frame)?;
+            let framed = match read {
+                Read::Packet(len, offload) if is_ipv6(&scratch.frame[..len]) => {
+                    run.append(&scratch.frame[..len], offload, format).is_ok()
+                }
+                _ => false,
+            };
+            (read, framed)
+        };
+        if read == Read::Empty {
+            return Ok(false);
+        }
+        if !framed {
+            self.counters.borrow_mut().dropped_unusable += 1;
+        }
+        Ok(true)
+    }
+
+    fn send(&self, transport: &Transport, run: &mut Run) -> Result<(), Lost> {
+        if run.is_empty() {
+            return Ok(());
+        }
+        let sent = transport.send(run.bytes(), &mut self.scratch.borrow_mut().cipher_out)?;
+        let counters = &mut *self.counters.borrow_mut();
+        if sent {
+            counters.bytes_out += run.bytes().len() as u64;
+            counters.packets_out += run.packets();
+        } else {
+            counters.dropped_queue += run.packets();
+        }
+        run.clear();
+        Ok(())
+    }
+
+    /// Publishes the status, and tells of a change of state.
+    fn report(&self) {
+        let status = self.core.borrow().status(self.clock.now());
+        let error = (status.code != 0).then(|| json!({"code": status.code, "text": status.text}));
+        let mut value = json!({
+            "state": status.state.as_str(),
+            "peer": *self.peer.borrow(),
+            "error": error,
+            "text": status.text,
+        });
+        let changed = *self.told.borrow() != value;
+        if changed {
+            *self.told.borrow_mut() = value.clone();
+            let mut event = value.clone();
+            event["next_attempt_in"] = json!(status.next_attempt_in.map(|wait| wait.as_secs_f64()));
+            self.events.push("state", event);
+        }
+        value["next_attempt_in"] = json!(status.next_attempt_in.map(|wait| wait.as_secs_f64()));
+        let counters = self.counters.borrow();
+        let host = &self.host_counters;
+        value["counters"] = json!({
+            "bytes_out": counters.bytes_out, "packets_out": counters.packets_out,
+            "bytes_in": host.bytes.get(), "packets_in": host.packets.get(), "host_writes": host.writes.get(),
+            "drops": {"queue_full": counters.dropped_queue, "link_down": counters.dropped_down,
+                "unusable": counters.dropped_unusable, "host_refused": host.refused.get()},
+        });
+        value["offloads"] = json!(self.device.offloads().names());
+        if let Some((version, resumed, format)) = *self.tls.borrow() {
+            value["tls"] = json!(version);
+            value["resumed"] = json!(resumed);
+            value["segments"] = json!(format == Format::Segments);
+        }
+        *self.status.lock() = value;
+    }
+}
+
+/// Only IPv6 enters the tunnel (\[MS-IPHTTPS\] 3.1.5.3).
+fn is_ipv6(packet: &[u8]) -> bool {
+    packet.len() >= 40 && packet[0] >> 4 == 6
+}
+
+/// How a link that was up ended.
+enum End {
+    Lost(Lost),
+    Stream(ClientError),
+}
+
+impl From<Lost> for End {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+impl From<ClientError> for End {
+    fn from(error: ClientError) -> Self {
+        Self::Stream(error)
+    }
+}

@@ -1,0 +1,378 @@
+//! A Remote Access server's packet path: what workers share, and the handle that the control side holds.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::client::StartError;
+use super::clock::Clock;
+use super::config::{Authentication, IpHttps, Refused, ServerConfig};
+use super::events::Events;
+use super::stats::{HostCounters, WorkerCounters};
+use super::tls::identity::RevocationList;
+use super::tls::setup::{self, ServerSetup};
+use super::worker::session::{Answer, SessionInfo};
+use super::worker::{self, Command, Descriptors, Foreign, Inbox, Started};
+use crate::core::frame::Offload;
+use crate::core::iphttps::{
+    Authentication as CoreAuthentication, CloseReason, Identity, Link, LinkConfig, LinkSink, Route, SessionConfig,
+    SessionId,
+};
+use crate::core::time::Now;
+
+/// Packets that may wait at a worker for sessions that others read packets for.
+const HANDOVER_PACKETS: usize = 1024;
+
+/// A configuration with everything derived from it; replaced as a whole.
+#[derive(Debug)]
+pub struct Live {
+    pub config: ServerConfig,
+    pub tls: ServerSetup,
+    pub session: SessionConfig,
+}
+
+#[derive(Debug)]
+pub struct WorkerHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    pub packets: mpsc::Sender<Foreign>,
+    pub counters: WorkerCounters,
+    pub tunnel: Arc<HostCounters>,
+    pub nat64: Arc<HostCounters>,
+}
+
+impl WorkerHandle {
+    pub fn tell(&self, command: Command) {
+        // Fails only while stopping, when there is nothing left to tell.
+        let _ = self.commands.send(command);
+    }
+}
+
+/// What all threads of one gateway share; read-mostly.
+#[derive(Debug)]
+pub struct Shared {
+    pub clock: Clock,
+    pub events: Events,
+    pub link: Link,
+    pub workers: Vec<WorkerHandle>,
+    pub registry: Mutex<HashMap<u64, Arc<SessionInfo>>>,
+    live: RwLock<Arc<Live>>,
+    revoked: Arc<RwLock<RevocationList>>,
+    next_session: AtomicU64,
+    next_request: AtomicU64,
+    /// Requests that were handed up, and the sessions that wait for the answers.
+    requests: Mutex<HashMap<u64, SessionId>>,
+}
+
+impl Shared {
+    pub fn live(&self) -> Arc<Live> {
+        self.live.read().clone()
+    }
+
+    pub fn is_revoked(&self, identity: &Identity) -> bool {
+        self.revoked.read().contains(identity)
+    }
+
+    /// A number from which `worker_of` finds the worker.
+    pub fn new_session(&self, worker: usize) -> SessionId {
+        let count = self.workers.len() as u64;
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed) * count + worker as u64)
+    }
+
+    pub fn worker_of(&self, session: SessionId) -> usize {
+        (session.0 % self.workers.len() as u64) as usize
+    }
+
+    pub fn tell(&self, session: SessionId, command: Command) {
+        self.workers[self.worker_of(session)].tell(command);
+    }
+
+    /// Hands an HTTP request up; false when too many wait already.
+    pub fn hand_up(&self, session: u64, max_pending: usize, mut event: Value) -> bool {
+        let mut requests = self.requests.lock();
+        if requests.len() >= max_pending {
+            return false;
+        }
+        let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+        requests.insert(number, SessionId(session));
+        event["request"] = json!(number);
+        self.events.push("request", event);
+        true
+    }
+
+    pub fn forget_requests(&self, session: SessionId) {
+        self.requests.lock().retain(|_, waiting| *waiting != session);
+    }
+
+    pub fn learned(&self, session: SessionId, address: Ipv6Addr) {
+        if let Some(info) = self.registry.lock().get(&session.0) {
+            info.addresses.lock().push(address);
+        }
+        self.events.push("session_address", json!({"session": session.0, "address": address.to_string()}));
+    }
+
+    pub fn nat64_timers(&self, _now: Now) {}
+}
+
+/// What the link does to sessions on behalf of the control side.
+struct ControlSink<'a>(&'a Shared);
+
+impl LinkSink for ControlSink<'_> {
+    fn send(&mut self, session: SessionId, packet: &[u8]) {
+        let worker = &self.0.workers[self.0.worker_of(session)];
+        // A full queue drops it; the link repeats what matters.
+        let _ = worker.packets.try_send(Foreign { session, packet: packet.into(), offload: Offload::default() });
+    }
+
+    fn broadcast_except(&mut self, session: SessionId, packet: &[u8]) {
+        let packet: Arc<[u8]> = packet.into();
+        for worker in &self.0.workers {
+            worker.tell(Command::Broadcast(session, packet.clone()));
+        }
+    }
+
+    fn evict(&mut self, session: SessionId, reason: CloseReason) {
+        self.0.tell(session, Command::Close(session, reason));
+    }
+
+    fn learned(&mut self, session: SessionId, address: Ipv6Addr) {
+        self.0.learned(session, address);
+    }
+}
+
+fn core_authentication(authentication: Authentication) -> CoreAuthentication {
+    match authentication {
+        Authentication::Certificates => CoreAuthentication::Certificates,
+        Authentication::None => CoreAuthentication::None,
+    }
+}
+
+fn link_config(config: &IpHttps) -> LinkConfig {
+    LinkConfig {
+        authentication: core_authentication(config.authentication),
+        link_local: config.link_local,
+        addresses: config.addresses.clone(),
+        prefix: config.prefix.address,
+        routes: config.routes.iter().map(|route| Route { prefix: route.address, length: route.len }).collect(),
+        route_lifetime: config.route_lifetime,
+        router_lifetime: config.router_lifetime,
+        advertise_interval: Duration::from_secs(config.advertise_interval.into()),
+        max_sessions: config.max_sessions,
+        max_addresses_per_session: config.max_addresses_per_session,
+        idle_probe: Duration::from_secs_f64(config.idle_probe),
+    }
+}
+
+fn prepare(config: ServerConfig, revoked: &Arc<RwLock<RevocationList>>) -> Result<Live, Refused> {
+    let tls = setup::server(&config.tls, config.iphttps.authentication, revoked)?;
+    let session = SessionConfig {
+        authentication: core_authentication(config.iphttps.authentication),
+        handshake_timeout: Duration::from_secs_f64(config.iphttps.handshake_timeout),
+        request_timeout: Duration::from_secs_f64(config.iphttps.request_timeout),
+        answer_timeout: Duration::from_secs_f64(config.http.timeout),
+        paths: config.http.paths.clone(),
+        max_body: config.http.max_body,
+        segments: config.iphttps.segments,
+    };
+    Ok(Live { config, tls, session })
+}
+
+/// The descriptors a gateway takes over.
+#[derive(Debug)]
+pub struct GatewayDescriptors {
+    /// Queues of the tunnel TUN, one per worker.
+    pub tunnel: Vec<OwnedFd>,
+    /// Queues of the NAT64 TUN, one per worker or none.
+    pub nat64: Vec<OwnedFd>,
+    /// Listening sockets; the first goes to the first worker, and so on around.
+    pub listeners: Vec<OwnedFd>,
+    pub dns_udp: Vec<OwnedFd>,
+    pub dns_tcp: Vec<OwnedFd>,
+}
+
+/// Handle of a running gateway; closes it when dropped.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    started: Vec<Started>,
+}
+
+impl Gateway {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the configuration is malformed or a descriptor is not what it should be.
+    pub fn start(config: &str, descriptors: GatewayDescriptors) -> Result<Self, StartError> {
+        let config = ServerConfig::parse(config)?;
+        let count = config.workers;
+        let expect = |name: &str, good: bool, text: &str| {
+            if good { Ok(()) } else { Err(Refused(format!("{name}: {text} ({count} workers)"))) }
+        };
+        expect("tunnel_fds", descriptors.tunnel.len() == count, "one queue for each worker")?;
+        let nat64 = descriptors.nat64.len();
+        expect("nat64_fds", nat64 == count || nat64 == 0, "one queue for each worker, or none")?;
+        expect("listener_fds", descriptors.listeners.len() >= count, "at least one listener for each worker")?;
+        expect("nat64_fds", nat64 == count || config.nat64.is_none(), "nat64 is configured without queues")?;
+        let clock = Clock::start();
+        let link_config = link_config(&config.iphttps);
+        let revoked = Arc::new(RwLock::new(RevocationList::new(&config.revoked)));
+        let live = prepare(config, &revoked)?;
+        let link = Link::new(link_config, clock.now()).map_err(|error| Refused(format!("iphttps: {error}")))?;
+        let mut inboxes = Vec::new();
+        let workers = (0..count).map(|_| {
+            let (commands, command_inbox) = mpsc::unbounded_channel();
+            let (packets, packet_inbox) = mpsc::channel(HANDOVER_PACKETS);
+            inboxes.push(Inbox { commands: command_inbox, packets: packet_inbox });
+            WorkerHandle {
+                commands,
+                packets,
+                counters: WorkerCounters::default(),
+                tunnel: Arc::default(),
+                nat64: Arc::default(),
+            }
+        });
+        let shared = Arc::new(Shared {
+            clock,
+            events: Events::default(),
+            link,
+            workers: workers.collect(),
+            registry: Mutex::default(),
+            live: RwLock::new(Arc::new(live)),
+            revoked,
+            next_session: AtomicU64::new(1),
+            next_request: AtomicU64::new(1),
+            requests: Mutex::default(),
+        });
+        let mut gateway = Self { shared, threads: Mutex::default(), started: Vec::new() };
+        gateway.spawn(descriptors, inboxes)?;
+        Ok(gateway)
+    }
+
+    fn spawn(&mut self, descriptors: GatewayDescriptors, inboxes: Vec<Inbox>) -> io::Result<()> {
+        let count = inboxes.len();
+        let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
+        for (index, fd) in descriptors.listeners.into_iter().enumerate() {
+            listeners[index % count].push(fd);
+        }
+        let mut nat64 = descriptors.nat64.into_iter();
+        let each = descriptors.tunnel.into_iter().zip(listeners).zip(inboxes).enumerate();
+        for (index, ((tunnel, listeners), inbox)) in each {
+            let descriptors = Descriptors { tunnel, nat64: nat64.next(), listeners };
+            let (ready, started) = std::sync::mpsc::channel();
+            let shared = self.shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("portico-worker{index}"))
+                .spawn(move || worker::run(index, shared, descriptors, inbox, &ready))?;
+            self.threads.get_mut().push(thread);
+            // The thread sends exactly one message unless it died.
+            let started = started.recv().unwrap_or_else(|_| Err(io::Error::other("a worker's thread ended")))?;
+            self.started.push(started);
+        }
+        Ok(())
+    }
+
+    /// Takes a new configuration as a whole, or refuses it and keeps the old one.
+    pub fn configure(&self, text: &str) -> Result<(), Refused> {
+        let shared = &self.shared;
+        let config = ServerConfig::parse(text)?;
+        if config.workers != shared.workers.len() {
+            return Err(Refused("workers: cannot change while the gateway runs".to_owned()));
+        }
+        let list = RevocationList::new(&config.revoked);
+        let link = link_config(&config.iphttps);
+        let live = prepare(config, &shared.revoked)?;
+        let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
+        configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
+        *shared.revoked.write() = list;
+        *shared.live.write() = Arc::new(live);
+        for worker in &shared.workers {
+            worker.tell(Command::Recheck);
+        }
+        Ok(())
+    }
+
+    pub fn next_events(&self, timeout: Duration) -> Vec<String> {
+        self.shared.events.next(timeout)
+    }
+
+    /// Answers a request that was handed up; false when its connection is gone.
+    pub fn answer(&self, request: u64, status: u16, content_type: String, body: Vec<u8>) -> bool {
+        let Some(session) = self.shared.requests.lock().remove(&request) else { return false };
+        self.shared.tell(session, Command::Answer(session, Answer { status, content_type, body }));
+        true
+    }
+
+    /// A JSON array.
+    pub fn sessions(&self) -> String {
+        let mut all: Vec<_> = self.shared.registry.lock().values().cloned().collect();
+        all.sort_by_key(|info| info.id);
+        Value::Array(all.iter().map(|info| info.json()).collect()).to_string()
+    }
+
+    /// Closes sessions by number and returns how many there were.
+    pub fn disconnect(&self, sessions: &[u64]) -> usize {
+        let registry = self.shared.registry.lock();
+        let known = sessions.iter().filter(|number| registry.contains_key(number));
+        known.map(|&number| SessionId(number)).fold(0, |count, id| {
+            self.shared.tell(id, Command::Close(id, CloseReason::Disconnected));
+            count + 1
+        })
+    }
+
+    /// A JSON object of counters.
+    pub fn stats(&self) -> String {
+        let shared = &self.shared;
+        let workers = &shared.workers;
+        let offloads = self.started.first();
+        let link = shared.link.counters();
+        let drops: serde_json::Map<String, Value> = crate::core::iphttps::DropReason::ALL
+            .iter()
+            .map(|&reason| (reason.as_str().to_owned(), json!(link.dropped(reason))))
+            .collect();
+        let happened: serde_json::Map<String, Value> = crate::core::iphttps::LinkEvent::ALL
+            .iter()
+            .map(|&event| (event.as_str().to_owned(), json!(link.happened(event))))
+            .collect();
+        json!({
+            "sessions": shared.link.sessions(),
+            "workers": workers.len(),
+            "gateway": WorkerCounters::sums(workers.iter().map(|worker| &worker.counters)),
+            "tunnel": HostCounters::sums(workers.iter().map(|worker| &*worker.tunnel)),
+            "nat64_device": HostCounters::sums(workers.iter().map(|worker| &*worker.nat64)),
+            "link": {"drops": drops, "events": happened},
+            "offloads": {
+                "tunnel": offloads.map(|started| started.tunnel.names()),
+                "nat64": offloads.and_then(|started| started.nat64).map(super::tun::Offloads::names),
+            },
+            "events_dropped": shared.events.dropped(),
+            "requests_pending": shared.requests.lock().len(),
+        })
+        .to_string()
+    }
+
+    /// Stops all workers and closes every descriptor.
+    pub fn close(&self) {
+        for worker in &self.shared.workers {
+            worker.tell(Command::Stop);
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A panicked worker has closed everything as well.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,334 @@
+//! One TLS connection over a socket, the same at both ends: reads as much as there is, opens it, seals vectors, writes
+//! without waiting and keeps a bounded rest when the socket is full.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::scratch::{READ_LEN, RUN_LEN, Scratch};
+use super::tls::records::Tls;
+use crate::core::frame::HEADROOM;
+
+/// Unsent bytes in the kernel above which the socket stops being writable: a queue in the kernel cannot be managed.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Seconds without an acknowledgement after which the connection is dead.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Unfinished handshakes hold no more ciphertext than this.
+const MAX_PENDING: usize = 64 * 1024 + READ_LEN;
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum Lost {
+    /// The peer closed it in good order.
+    Closed,
+    Tls(rustls::Error),
+    Io(io::Error),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed by the peer"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Ciphertext that the socket did not take, in order.
+#[derive(Debug, Default)]
+struct Backlog {
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes of the first chunk that are sent.
+    sent: usize,
+    len: usize,
+}
+
+impl Backlog {
+    fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.len += bytes.len();
+            self.chunks.push_back(bytes.to_vec());
+        }
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        while let Some(first) = self.chunks.front() {
+            let left = first.len() - self.sent;
+            if count < left {
+                self.sent += count;
+                return;
+            }
+            count -= left;
+            self.sent = 0;
+            self.chunks.pop_front();
+        }
+        // An idle session owns no memory for it.
+        self.chunks = VecDeque::new();
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    tls: Tls,
+    /// The start of a record, or of a handshake message.
+    pending: Vec<u8>,
+    backlog: Backlog,
+}
+
+#[derive(Debug)]
+pub struct Transport {
+    stream: TcpStream,
+    state: RefCell<State>,
+    /// Told when a backlog came into being or the owner should look at its own flags.
+    wake: Notify,
+    /// Plaintext bytes beyond which nothing more is queued.
+    limit: Cell<usize>,
+}
+
+impl Transport {
+    pub fn new(stream: TcpStream, tls: Tls, queue_bytes: usize) -> io::Result<Self> {
+        tune(&stream)?;
+        let state = RefCell::new(State { tls, pending: Vec::new(), backlog: Backlog::default() });
+        Ok(Self { stream, state, wake: Notify::new(), limit: Cell::new(queue_bytes) })
+    }
+
+    /// Waits until `receive` may find something, after sending what waited. Returns false when woken by `wake`.
+    pub async fn ready(&self) -> Result<bool, Lost> {
+        loop {
+            let interest = if self.queued() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let ready = tokio::select! {
+                ready = self.stream.ready(interest) => ready?,
+                () = self.wake.notified() => {
+                    if self.queued() > 0 && interest == Interest::READABLE {
+                        continue;
+                    }
+                    return Ok(false);
+                }
+            };
+            if ready.is_writable() {
+                self.flush()?;
+            }
+            if ready.is_readable() || ready.is_read_closed() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Makes `ready` return soon.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Reads once and opens all complete records; the plaintext is in `scratch.plain_in` behind `HEADROOM` bytes. Returns
+    /// whether the socket may hold more.
+    pub fn receive(&self, scratch: &mut Scratch) -> Result<bool, Lost> {
+        let mut state = self.state.borrow_mut();
+        let State { tls, pending, .. } = &mut *state;
+        let held = pending.len();
+        if held + READ_LEN / 4 > scratch.cipher_in.len() || held > MAX_PENDING {
+            return Err(Lost::Tls(rustls::Error::General("handshake message too long".to_owned())));
+        }
+        scratch.cipher_in[..held].copy_from_slice(pending);
+        let (count, more) = read_available(&self.stream, &mut scratch.cipher_in[held..])?;
+        scratch.plain_in.clear();
+        scratch.plain_in.resize(HEADROOM, 0);
+        if count == 0 && held == 0 && !tls.is_handshaking() {
+            return Ok(false);
+        }
+        let cipher = &mut scratch.cipher_in[..held + count];
+        scratch.control_out.clear();
+        let result = tls.receive(cipher, &mut scratch.plain_in, &mut scratch.control_out);
+        let consumed = result.as_ref().map_or(0, |received| received.consumed);
+        let rest = &cipher[consumed..];
+        if rest.is_empty() {
+            *pending = Vec::new();
+        } else {
+            pending.clear();
+            pending.extend_from_slice(rest);
+        }
+        if !scratch.control_out.is_empty() {
+            self.write(&mut state.backlog, &scratch.control_out)?;
+        }
+        match result {
+            Ok(received) if received.closed && scratch.plain_in.len() == HEADROOM => Err(Lost::Closed),
+            Ok(_) => Ok(more),
+            Err(error) => Err(Lost::Tls(error)),
+        }
+    }
+
+    /// Starts a handshake as a client.
+    pub fn start(&self, scratch: &mut Scratch) -> Result<(), Lost> {
+        let mut state = self.state.borrow_mut();
+        scratch.control_out.clear();
+        scratch.plain_in.clear();
+        let opened = state.tls.receive(&mut [], &mut scratch.plain_in, &mut scratch.control_out);
+        opened.map_err(Lost::Tls)?;
+        self.write(&mut state.backlog, &scratch.control_out)
+    }
+
+    /// Seals and sends. Returns false, with nothing done, when too much waits already.
+    pub fn send(&self, plain: &[u8], cipher_out: &mut [u8]) -> Result<bool, Lost> {
+        let mut state = self.state.borrow_mut();
+        if state.backlog.len > 0 && state.backlog.len + plain.len() > self.limit.get() {
+            return Ok(false);
+        }
+        for piece in plain.chunks(RUN_LEN) {
+            let State { tls, pending, backlog } = &mut *state;
+            let len = tls.seal(piece, pending, cipher_out).map_err(Lost::Tls)?;
+            self.write(backlog, &cipher_out[..len])?;
+        }
+        Ok(true)
+    }
+
+    /// Tells the peer that nothing follows.
+    pub fn close(&self, cipher_out: &mut [u8]) {
+        let mut state = self.state.borrow_mut();
+        let State { tls, pending, backlog } = &mut *state;
+        if let Ok(len) = tls.close(pending, cipher_out) {
+            // The connection ends anyway; whether the alert arrives changes nothing.
+            let _ = self.write(backlog, &cipher_out[..len]);
+        }
+    }
+
+    fn write(&self, backlog: &mut Backlog, bytes: &[u8]) -> Result<(), Lost> {
+        let mut sent = 0;
+        while backlog.len == 0 && sent < bytes.len() {
+            match self.stream.try_write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if sent < bytes.len() {
+            let first = backlog.len == 0;
+            backlog.push(&bytes[sent..]);
+            if first {
+                self.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Lost> {
+        let backlog = &mut self.state.borrow_mut().backlog;
+        while backlog.len > 0 {
+            let sent = {
+                let mut parts = [IoSlice::new(&[]); 16];
+                let mut skip = backlog.sent;
+                let mut count = 0;
+                for (part, chunk) in parts.iter_mut().zip(&backlog.chunks) {
+                    *part = IoSlice::new(&chunk[skip..]);
+                    skip = 0;
+                    count += 1;
+                }
+                self.stream.try_write_vectored(&parts[..count])
+            };
+            match sent {
+                Ok(count) => backlog.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the rest, says that nothing follows, and waits for the peer to close: a socket closed with unread bytes
+    /// would take the last answer with it.
+    pub async fn drain(&self) {
+        while self.queued() > 0 {
+            if self.stream.writable().await.is_err() || self.flush().is_err() {
+                return;
+            }
+        }
+        if SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let mut unread = [0; 4096];
+        while self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut unread) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ciphertext bytes that wait for the socket.
+    pub fn queued(&self) -> usize {
+        self.state.borrow().backlog.len
+    }
+
+    pub fn set_limit(&self, queue_bytes: usize) {
+        self.limit.set(queue_bytes);
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        self.state.borrow().tls.is_handshaking()
+    }
+
+    pub fn resumed(&self) -> bool {
+        self.state.borrow().tls.resumed()
+    }
+
+    pub fn version(&self) -> &'static str {
+        self.state.borrow().tls.version()
+    }
+
+    /// The chain the peer showed, its own certificate first.
+    pub fn peer_certificates(&self) -> Option<Vec<CertificateDer<'static>>> {
+        self.state.borrow().tls.peer_certificates().map(<[_]>::to_vec)
+    }
+
+    /// Makes the kernel send a reset when the descriptor closes, so that nothing lingers for a peer that does not read.
+    pub fn reset_on_close(&self) {
+        // Without it the connection is closed in the ordinary way, which only takes longer.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Reads what is there, at most one buffer full. Returns the bytes and whether there may be more.
+fn read_available(stream: &TcpStream, buffer: &mut [u8]) -> Result<(usize, bool), Lost> {
+    let room = buffer.len();
+    let mut count = 0;
+    let result = stream.try_io(Interest::READABLE, || {
+        // SAFETY: the kernel writes at most `room` bytes into a live buffer.
+        let read = unsafe { libc::recv(stream.as_raw_fd(), buffer.as_mut_ptr().cast(), room, 0) };
+        count = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+        // A short read emptied the socket; saying so spares the system call that would find it empty. A full stop
+        // (count 0) must stay visible.
+        if count > 0 && count < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match result {
+        Ok(()) if count == 0 => Err(Lost::Closed),
+        Ok(()) => Ok((count, true)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((count, false)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(5)).with_retries(4),
+    )?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
+}

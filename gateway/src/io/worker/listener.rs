@@ -1,0 +1,105 @@
+//! Accepting connections, never more at a time than are being set up, and never at the cost of those that are up.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Worker;
+use super::session::Session;
+use crate::core::iphttps::CloseReason;
+use crate::io::tls::identity::peer_text;
+use crate::io::tls::records::Tls;
+use crate::io::transport::Transport;
+
+/// Connections accepted before others get their turn.
+const BATCH: usize = 16;
+/// A connection that has been silent for so long gives way to a newcomer when there is no room.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Wait after the system refused a connection (no descriptors, no memory).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes a listening socket over.
+pub(super) fn adopt(fd: OwnedFd) -> io::Result<TcpListener> {
+    crate::io::tun::set_nonblocking(fd.as_raw_fd())?;
+    let listener = std::net::TcpListener::from(fd);
+    listener.local_addr()?;
+    TcpListener::from_std(listener)
+}
+
+impl Worker {
+    pub(super) async fn listen(self: Rc<Self>, listener: TcpListener) {
+        let name: Rc<str> = listener.local_addr().map(peer_text).unwrap_or_default().into();
+        loop {
+            for _ in 0..BATCH {
+                self.room_for_handshake().await;
+                match listener.accept().await {
+                    Ok((stream, peer)) => self.welcome(stream, peer, &name),
+                    Err(error) => {
+                        self.handle().counters.accept_errors.add(1);
+                        self.shared.events.warn("ACCEPT", &format!("a connection could not be accepted: {error}"));
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listener: &Rc<str>) {
+        self.handle().counters.accepted.add(1);
+        let live = self.shared.live();
+        let tls = Tls::server(live.tls.rustls.clone());
+        let transport =
+            tls.map_err(io::Error::other).and_then(|tls| Transport::new(stream, tls, live.config.iphttps.queue_bytes));
+        // A peer that is gone already needs no mention.
+        let Ok(transport) = transport else { return };
+        let id = self.shared.new_session(self.index);
+        let session = Rc::new(Session::new(id, peer, transport));
+        self.sessions.borrow_mut().insert(id, session.clone());
+        self.handshakes.borrow_mut().insert(id, session.clone());
+        let worker = self.clone();
+        let listener = listener.clone();
+        tokio::task::spawn_local(async move {
+            worker.clone().serve(session, listener).await;
+            worker.sessions.borrow_mut().remove(&id);
+            worker.shared.forget_requests(id);
+        });
+    }
+
+    pub(super) fn end_of_handshake(&self, session: &Session) {
+        if self.handshakes.borrow_mut().remove(&session.id).is_some() {
+            self.handshake_ended.notify_one();
+        }
+    }
+
+    /// Waits until one more connection may be set up. Connections that wait outside cost nothing but a place in the
+    /// kernel's queue, so a full house is no reason to refuse anybody; but who says nothing gives way.
+    async fn room_for_handshake(&self) {
+        loop {
+            let limit = self.shared.live().config.iphttps.max_handshakes.div_ceil(self.shared.workers.len());
+            if self.handshakes.borrow().len() < limit {
+                return;
+            }
+            let now = self.shared.clock.now();
+            let silent =
+                |session: &&Rc<Session>| session.waiting_since.get().is_some_and(|since| now.since(since) > PATIENCE);
+            let victim = self.handshakes.borrow().values().find(silent).cloned();
+            match victim {
+                Some(session) => {
+                    self.handle().counters.handshakes_evicted.add(1);
+                    session.close(CloseReason::HandshakeTimeout);
+                    self.end_of_handshake(&session);
+                }
+                None => {
+                    let ended = self.handshake_ended.notified();
+                    // The time limit is what makes it look for silent ones again.
+                    let _ = tokio::time::timeout(PAUSE, ended).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! One worker: a thread with its own event loop, listeners, TUN queues and sessions. What workers share is in
+//! `gateway::Shared`; what one session owns is touched by its worker only.
+
+mod handover;
+mod host_in;
+mod listener;
+mod nat64;
+mod runs;
+pub mod session;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::LocalSet;
+
+use self::nat64::Nat64Path;
+use self::runs::Runs;
+use self::session::{Answer, Session};
+use super::clock::jitter;
+use super::events::seconds_since_epoch;
+use super::gateway::{Live, Shared, WorkerHandle};
+use super::host::{HostWriter, MergingWriter};
+use super::scratch::Scratch;
+use super::tun::{Device, Offloads};
+use crate::core::frame::Offload;
+use crate::core::iphttps::{CloseReason, LinkSink, SessionId};
+
+/// Handshakes that compute between two turns of the event loop.
+const HANDSHAKES_PER_TURN: usize = 4;
+/// How often expired certificates and overdue timers are looked for.
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
+
+/// From other threads.
+#[derive(Debug)]
+pub enum Command {
+    Close(SessionId, CloseReason),
+    CloseAll(CloseReason),
+    Answer(SessionId, Answer),
+    /// The configuration changed: close what it does not admit any more.
+    Recheck,
+    /// A packet of the link for everybody here but one.
+    Broadcast(SessionId, Arc<[u8]>),
+    Stop,
+}
+
+/// A packet for a session of another worker.
+#[derive(Debug)]
+pub struct Foreign {
+    pub session: SessionId,
+    pub packet: Box<[u8]>,
+    pub offload: Offload,
+}
+
+/// The descriptors of one worker.
+#[derive(Debug)]
+pub struct Descriptors {
+    pub tunnel: OwnedFd,
+    pub nat64: Option<OwnedFd>,
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// The receiving ends of a worker's queues.
+#[derive(Debug)]
+pub struct Inbox {
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    pub packets: mpsc::Receiver<Foreign>,
+}
+
+/// What a worker tells when it has started.
+#[derive(Debug)]
+pub struct Started {
+    pub tunnel: Offloads,
+    pub nat64: Option<Offloads>,
+}
+
+pub(super) struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
+    /// Connections that are not up yet, in the order they came.
+    handshakes: RefCell<std::collections::BTreeMap<SessionId, Rc<Session>>>,
+    handshake_gate: Semaphore,
+    handshake_ended: Notify,
+    scratch: RefCell<Scratch>,
+    runs: RefCell<Runs>,
+    tunnel: Rc<Device>,
+    tunnel_writer: RefCell<MergingWriter>,
+    nat64: Option<Nat64Path>,
+    stopping: Cell<bool>,
+}
+
+/// Body of a worker's thread. Sends one message on `ready` when it has started or failed to.
+pub(super) fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    descriptors: Descriptors,
+    inbox: Inbox,
+    ready: &std::sync::mpsc::Sender<io::Result<Started>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        // Nobody listens only when the creator died, and then nothing matters.
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        match Worker::new(index, shared, descriptors) {
+            Ok((worker, listeners, started)) => {
+                let _ = ready.send(Ok(started));
+                worker.work(listeners, inbox).await;
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    });
+}
+
+impl Worker {
+    fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        descriptors: Descriptors,
+    ) -> io::Result<(Rc<Self>, Vec<tokio::net::TcpListener>, Started)> {
+        let handle = &shared.workers[index];
+        let tunnel = Rc::new(Device::new(descriptors.tunnel)?);
+        let writer = HostWriter::new(tunnel.clone(), handle.tunnel.clone());
+        let nat64 = match descriptors.nat64 {
+            Some(fd) => Some(Nat64Path::new(Rc::new(Device::new(fd)?), handle.nat64.clone())),
+            None => None,
+        };
+        let listeners = descriptors.listeners.into_iter().map(listener::adopt).collect::<io::Result<Vec<_>>>()?;
+        let started = Started { tunnel: tunnel.offloads(), nat64: nat64.as_ref().map(|path| path.device.offloads()) };
+        let worker = Rc::new(Self {
+            index,
+            sessions: RefCell::default(),
+            handshakes: RefCell::default(),
+            handshake_gate: Semaphore::new(HANDSHAKES_PER_TURN),
+            handshake_ended: Notify::new(),
+            scratch: RefCell::default(),
+            runs: RefCell::default(),
+            tunnel,
+            tunnel_writer: RefCell::new(MergingWriter::new(writer)),
+            nat64,
+            stopping: Cell::new(false),
+            shared,
+        });
+        Ok((worker, listeners, started))
+    }
+
+    pub(super) fn handle(&self) -> &WorkerHandle {
+        &self.shared.workers[self.index]
+    }
+
+    async fn work(self: Rc<Self>, listeners: Vec<tokio::net::TcpListener>, inbox: Inbox) {
+        let Inbox { mut commands, packets } = inbox;
+        let mut tasks = vec![
+            tokio::task::spawn_local(self.clone().from_tunnel()),
+            tokio::task::spawn_local(self.clone().from_other_workers(packets)),
+            tokio::task::spawn_local(self.clone().keep_house()),
+        ];
+        if self.nat64.is_some() {
+            tasks.push(tokio::task::spawn_local(self.clone().from_nat64()));
+        }
+        for listener in listeners {
+            tasks.push(tokio::task::spawn_local(self.clone().listen(listener)));
+        }
+        while let Some(command) = commands.recv().await {
+            if matches!(command, Command::Stop) {
+                break;
+            }
+            self.obey(command);
+        }
+        self.stopping.set(true);
+        for task in tasks {
+            task.abort();
+        }
+        self.obey(Command::CloseAll(CloseReason::Shutdown));
+        // Lets the sessions say goodbye; they are gone when the thread ends in any case.
+        let all_gone = async {
+            while !self.sessions.borrow().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(500), all_gone).await;
+    }
+
+    fn obey(&self, command: Command) {
+        let find = |id: SessionId| self.sessions.borrow().get(&id).cloned();
+        match command {
+            Command::Close(id, reason) => {
+                if let Some(session) = find(id) {
+                    session.close(reason);
+                }
+            }
+            Command::CloseAll(reason) => {
+                for session in self.sessions.borrow().values() {
+                    session.close(reason);
+                }
+            }
+            Command::Answer(id, answer) => {
+                if let Some(session) = find(id) {
+                    session.answer(answer);
+                }
+            }
+            Command::Recheck => {
+                let live = self.shared.live();
+                for session in self.sessions.borrow().values() {
+                    self.recheck_one(session, &live);
+                }
+            }
+            Command::Broadcast(except, packet) => {
+                self.broadcast_here(except, &packet);
+                self.end_of_vector();
+            }
+            Command::Stop => {}
+        }
+    }
+
+    /// Closes a session that the configuration does not admit any more.
+    fn recheck_one(&self, session: &Rc<Session>, live: &Live) {
+        let Some(identity) = session.info().and_then(|info| info.identity.as_ref()) else { return };
+        if self.shared.is_revoked(identity) {
+            return session.close(CloseReason::Revoked);
+        }
+        let Some(verifier) = &live.tls.verifier else { return };
+        let chain = session.transport.peer_certificates().unwrap_or_default();
+        let trusted = !chain.is_empty() && verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).is_ok();
+        if !trusted {
+            session.close(CloseReason::NotAdmitted);
+        }
+    }
+
+    async fn keep_house(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(HOUSEKEEPING);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut turn = 0u32;
+        loop {
+            ticks.tick().await;
+            turn = turn.wrapping_add(1);
+            let now = self.shared.clock.now();
+            // The first worker does what is done once for all.
+            if self.index == 0 {
+                if self.shared.link.next_timeout().is_some_and(|at| at <= now) {
+                    self.shared.link.handle_timeout(now, jitter(), &mut Sink(&self));
+                    self.end_of_vector();
+                }
+                self.shared.nat64_timers(now);
+            }
+            if turn.is_multiple_of(4) {
+                let epoch = seconds_since_epoch() as i64;
+                for session in self.sessions.borrow().values() {
+                    let expired = |info: &Arc<session::SessionInfo>| {
+                        info.identity.as_ref().is_some_and(|identity| identity.not_after <= epoch)
+                    };
+                    if session.info().is_some_and(expired) {
+                        session.close(CloseReason::NotAdmitted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends and writes everything that was collected.
+    fn end_of_vector(&self) {
+        self.flush_nat64();
+        self.tunnel_writer.borrow_mut().flush();
+        self.runs.borrow_mut().flush();
+    }
+}
+
+/// What the link does to sessions, wherever they are.
+pub(super) struct Sink<'a>(pub &'a Worker);
+
+impl LinkSink for Sink<'_> {
+    fn send(&mut self, session: SessionId, packet: &[u8]) {
+        self.0.send_packet(session, packet, Offload::default());
+    }
+
+    fn broadcast_except(&mut self, session: SessionId, packet: &[u8]) {
+        self.0.broadcast_here(session, packet);
+        let shared: Arc<[u8]> = packet.into();
+        for (index, worker) in self.0.shared.workers.iter().enumerate() {
+            if index != self.0.index {
+                worker.tell(Command::Broadcast(session, shared.clone()));
+            }
+        }
+    }
+
+    fn evict(&mut self, session: SessionId, reason: CloseReason) {
+        self.0.shared.tell(session, Command::Close(session, reason));
+    }
+
+    fn learned(&mut self, session: SessionId, address: std::net::Ipv6Addr) {
+        self.0.shared.learned(session, address);
+    }
+}

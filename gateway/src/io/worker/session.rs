@@ -1,0 +1,468 @@
+//! One connection at the server: the shell around its core, from accept to the end.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use parking_lot::Mutex;
+use rustls::pki_types::UnixTime;
+use serde_json::{Value, json};
+
+use super::Worker;
+use crate::core::frame::{Frame, HEADROOM};
+use crate::core::iphttps::{
+    Action, Admission, Attachment, CloseReason, Deframer, Format, FromClient, Identity, Plaintext,
+    Session as CoreSession, SessionId,
+};
+use crate::io::clock::unix_seconds;
+use crate::io::events::seconds_since_epoch;
+use crate::io::gateway::Live;
+use crate::io::outgoing::{Run, segments};
+use crate::io::stats::Traffic;
+use crate::io::tls::identity::{identity_json, identity_of, peer_text};
+use crate::io::transport::{Lost, Transport};
+
+/// How long a last answer may take to reach the peer.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What other threads may see of a session that is up.
+#[derive(Debug)]
+pub struct SessionInfo {
+    pub id: u64,
+    pub peer: SocketAddr,
+    pub listener: String,
+    pub identity: Option<Identity>,
+    pub tls: &'static str,
+    pub resumed: bool,
+    pub segments: bool,
+    pub since: f64,
+    pub traffic: Traffic,
+    pub queue_bytes: AtomicUsize,
+    pub addresses: Mutex<Vec<std::net::Ipv6Addr>>,
+}
+
+impl SessionInfo {
+    /// The fields of session_up.
+    fn opened(&self) -> Value {
+        json!({
+            "session": self.id,
+            "peer": peer_text(self.peer),
+            "listener": self.listener,
+            "identity": identity_json(self.identity.as_ref()),
+            "tls": self.tls,
+            "resumed": self.resumed,
+            "segments": self.segments,
+        })
+    }
+
+    pub fn json(&self) -> Value {
+        let mut value = self.opened();
+        let traffic = &self.traffic;
+        value["addresses"] = json!(*self.addresses.lock());
+        value["bytes_in"] = json!(traffic.bytes_in.get());
+        value["bytes_out"] = json!(traffic.bytes_out.get());
+        value["packets_in"] = json!(traffic.packets_in.get());
+        value["packets_out"] = json!(traffic.packets_out.get());
+        value["drops"] = json!({"queue_full": traffic.drop_queue_full.get(), "link": traffic.drop_link.get()});
+        value["since"] = json!(self.since);
+        value["queue_bytes"] = json!(self.queue_bytes.load(Ordering::Relaxed));
+        value
+    }
+}
+
+/// An answer to a request that was handed up.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+/// What a session that is up has beyond its connection.
+#[derive(Debug)]
+struct Tunnel {
+    info: Arc<SessionInfo>,
+    /// The deframer's; readable while it works.
+    format: Format,
+    deframer: RefCell<Deframer>,
+    /// None once it is detached.
+    attachment: RefCell<Option<Attachment>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub id: SessionId,
+    peer: SocketAddr,
+    pub transport: Transport,
+    tunnel: std::cell::OnceCell<Tunnel>,
+    /// Set by whoever wants the session to end; its task does the rest.
+    closing: Cell<Option<CloseReason>>,
+    answer: RefCell<Option<Answer>>,
+    /// Microseconds since when the connection is silent, while it is not up.
+    pub waiting_since: Cell<Option<crate::core::time::Now>>,
+}
+
+impl Session {
+    pub fn new(id: SessionId, peer: SocketAddr, transport: Transport) -> Self {
+        Self {
+            id,
+            peer,
+            transport,
+            tunnel: std::cell::OnceCell::new(),
+            closing: Cell::new(None),
+            answer: RefCell::new(None),
+            waiting_since: Cell::new(None),
+        }
+    }
+
+    /// Asks the session's task to end it.
+    pub fn close(&self, reason: CloseReason) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(reason));
+        }
+        self.transport.wake();
+    }
+
+    pub fn answer(&self, answer: Answer) {
+        *self.answer.borrow_mut() = Some(answer);
+        self.transport.wake();
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.tunnel.get().is_some() && self.closing.get().is_none()
+    }
+
+    pub fn format(&self) -> Format {
+        self.tunnel.get().map_or(Format::Packets, |tunnel| tunnel.format)
+    }
+
+    pub fn info(&self) -> Option<&Arc<SessionInfo>> {
+        self.tunnel.get().map(|tunnel| &tunnel.info)
+    }
+
+    /// Seals and sends one run; what the queue has no room for is dropped and counted.
+    pub fn send_run(&self, run: &Run, cipher_out: &mut [u8]) {
+        let Some(tunnel) = self.tunnel.get().filter(|_| self.closing.get().is_none()) else { return };
+        let traffic = &tunnel.info.traffic;
+        match self.transport.send(run.bytes(), cipher_out) {
+            Ok(true) => {
+                traffic.bytes_out.add(run.bytes().len() as u64);
+                traffic.packets_out.add(run.packets());
+                tunnel.info.queue_bytes.store(self.transport.queued(), Ordering::Relaxed);
+            }
+            Ok(false) => traffic.drop_queue_full.add(run.packets()),
+            Err(_) => self.close(CloseReason::PeerClosed),
+        }
+    }
+}
+
+impl Worker {
+    /// The life of one connection.
+    pub(super) async fn serve(self: Rc<Self>, session: Rc<Session>, listener: Rc<str>) {
+        let live = self.shared.live();
+        let core = Box::pin(self.negotiate(&session, &live, &listener)).await;
+        self.end_of_handshake(&session);
+        let reason = match core {
+            Ok(()) => {
+                let reason = self.pump(&session).await;
+                self.went_down(&session, reason);
+                reason
+            }
+            Err(reason) => {
+                if reason != CloseReason::Answered {
+                    self.handle().counters.refused.add(1);
+                    let text = reason.as_str();
+                    self.shared.events.refused(&peer_text(session.peer), text);
+                }
+                reason
+            }
+        };
+        if matches!(reason, CloseReason::PeerClosed) {
+            return;
+        }
+        let lingers = core.is_err();
+        session.transport.close(&mut self.scratch.borrow_mut().cipher_out);
+        if lingers {
+            // Nothing more can be done for a peer that does not take its answer.
+            let _ = tokio::time::timeout(LINGER, session.transport.drain()).await;
+        }
+    }
+
+    /// Everything until the tunnel is up. The error is why there is none.
+    async fn negotiate(
+        self: &Rc<Self>,
+        session: &Rc<Session>,
+        live: &Live,
+        listener: &Rc<str>,
+    ) -> Result<(), CloseReason> {
+        let config = &live.session;
+        let clock = self.shared.clock;
+        let mut core = CoreSession::new(clock.now(), config);
+        let mut handshaking = true;
+        loop {
+            if let Some(reason) = session.closing.get() {
+                return Err(reason);
+            }
+            let answer = session.answer.borrow_mut().take();
+            if let Some(answer) = answer {
+                let mut out = Vec::new();
+                let Answer { status, content_type, body } = answer;
+                core.answer(status, &content_type, &body, unix_seconds(), &mut out)
+                    .map_err(|_| CloseReason::AnswerTimeout)?;
+                self.send_control(session, &out)?;
+                return Err(CloseReason::Answered);
+            }
+            session.waiting_since.set(Some(clock.now()));
+            let deadline = core.next_timeout().unwrap_or_else(|| clock.now());
+            match tokio::time::timeout_at(clock.instant(deadline), session.transport.ready()).await {
+                Err(_) => match core.handle_timeout(clock.now()) {
+                    Some(reason) => return Err(reason),
+                    None => continue,
+                },
+                Ok(Err(_)) => return Err(CloseReason::PeerClosed),
+                Ok(Ok(false)) => continue,
+                Ok(Ok(true)) => {}
+            }
+            session.waiting_since.set(None);
+            // Few handshakes compute in one turn of the event loop, so that packets of those who are in wait little.
+            let permit = self.handshake_gate.acquire().await;
+            let plain = self.read_plain(session, handshaking)?;
+            if handshaking && !session.transport.is_handshaking() {
+                handshaking = false;
+                let admission = self.admission(session, live);
+                self.handle().counters.handshakes.add(1);
+                if session.transport.resumed() {
+                    self.handle().counters.resumed.add(1);
+                }
+                core.handshake_done(clock.now(), config, admission).map_err(|_| CloseReason::BadRequest)?;
+                if let Some(reason) = core.close_reason() {
+                    return Err(reason);
+                }
+            }
+            if handshaking {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if !plain.is_empty() {
+                let mut out = Vec::new();
+                let received = core.receive(clock.now(), config, &plain, unix_seconds(), &mut out);
+                let received = received.map_err(|_| CloseReason::BadRequest)?;
+                self.send_control(session, &out)?;
+                match received.action {
+                    Action::NeedMore => {}
+                    Action::Close(reason) => return Err(reason),
+                    Action::Request(request) => {
+                        let body = BASE64_STANDARD.encode(&request.body);
+                        let event = json!({
+                            "peer": peer_text(session.peer),
+                            "method": request.method,
+                            "path": request.path,
+                            "body_base64": body,
+                            "identity": identity_json(core.identity()),
+                        });
+                        if !self.shared.hand_up(session.id.0, live.config.http.max_pending, event) {
+                            self.handle().counters.requests_dropped.add(1);
+                            let mut out = Vec::new();
+                            let busy = core.answer(503, "text/plain", b"busy\n", unix_seconds(), &mut out);
+                            busy.map_err(|_| CloseReason::BadRequest)?;
+                            self.send_control(session, &out)?;
+                            return Err(CloseReason::Answered);
+                        }
+                        self.handle().counters.requests.add(1);
+                    }
+                    Action::Tunnel { segments } => {
+                        let mut out = Vec::new();
+                        self.join(session, &mut core, segments, live, listener)?;
+                        core.up(unix_seconds(), &mut out).map_err(|_| CloseReason::BadRequest)?;
+                        self.send_control(session, &out)?;
+                        return self.deliver(session, &mut plain[received.used..].to_vec());
+                    }
+                }
+            }
+            drop(permit);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn read_plain(&self, session: &Session, handshaking: bool) -> Result<Vec<u8>, CloseReason> {
+        let scratch = &mut *self.scratch.borrow_mut();
+        match session.transport.receive(scratch) {
+            Ok(_) => Ok(scratch.plain_in[HEADROOM..].to_vec()),
+            Err(Lost::Tls(error)) => {
+                self.handle().counters.handshake_failures.add(1);
+                self.shared.events.warn("TLS_FAILED", &format!("{}: {error}", peer_text(session.peer)));
+                Err(if handshaking { CloseReason::NotAdmitted } else { CloseReason::BadRequest })
+            }
+            Err(_) => Err(CloseReason::PeerClosed),
+        }
+    }
+
+    /// What the certificate says, checked once more: a resumed session brings a certificate that was good when its ticket
+    /// was made.
+    fn admission(&self, session: &Session, live: &Live) -> Admission {
+        let Some(chain) = session.transport.peer_certificates().filter(|chain| !chain.is_empty()) else {
+            return Admission::Anonymous;
+        };
+        let Some(identity) = identity_of(&chain[0]) else { return Admission::Refused };
+        let still_good = live.tls.verifier.as_ref().is_none_or(|verifier| {
+            !session.transport.resumed() || verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).is_ok()
+        });
+        if !still_good || self.shared.is_revoked(&identity) || identity.not_after <= seconds_since_epoch() as i64 {
+            return Admission::Refused;
+        }
+        Admission::Admitted(identity)
+    }
+
+    fn send_control(&self, session: &Session, out: &[u8]) -> Result<(), CloseReason> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let scratch = &mut *self.scratch.borrow_mut();
+        session.transport.send(out, &mut scratch.cipher_out).map_err(|_| CloseReason::PeerClosed)?;
+        Ok(())
+    }
+
+    /// Enters the session into the link and the registry.
+    fn join(
+        &self,
+        session: &Rc<Session>,
+        core: &mut CoreSession,
+        segments: bool,
+        live: &Live,
+        listener: &Rc<str>,
+    ) -> Result<(), CloseReason> {
+        let identity = core.identity().cloned();
+        let attached = self.shared.link.attach(self.shared.clock.now(), session.id, identity.clone());
+        let attachment = attached.map_err(|_| CloseReason::TableFull)?;
+        let info = Arc::new(SessionInfo {
+            id: session.id.0,
+            peer: session.peer,
+            listener: listener.to_string(),
+            identity,
+            tls: session.transport.version(),
+            resumed: session.transport.resumed(),
+            segments,
+            since: seconds_since_epoch(),
+            traffic: Traffic::default(),
+            queue_bytes: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+        });
+        session.transport.set_limit(live.config.iphttps.queue_bytes);
+        self.shared.registry.lock().insert(session.id.0, info.clone());
+        self.shared.events.push("session_up", info.opened());
+        self.handle().counters.sessions_opened.add(1);
+        let format = if segments { Format::Segments } else { Format::Packets };
+        let deframer = RefCell::new(Deframer::new(format));
+        // Nobody else sets it, and this is reached once.
+        let _ = session.tunnel.set(Tunnel { info, format, deframer, attachment: RefCell::new(Some(attachment)) });
+        // The configuration may have changed since this connection was accepted.
+        self.recheck_one(session, &self.shared.live());
+        Ok(())
+    }
+
+    /// Moves packets until the session ends.
+    async fn pump(self: &Rc<Self>, session: &Rc<Session>) -> CloseReason {
+        loop {
+            if let Some(reason) = session.closing.get() {
+                return reason;
+            }
+            match session.transport.ready().await {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(_) => return CloseReason::PeerClosed,
+            }
+            let more = {
+                let scratch = &mut *self.scratch.borrow_mut();
+                match session.transport.receive(scratch) {
+                    Ok(more) => more,
+                    Err(_) => return session.closing.get().unwrap_or(CloseReason::PeerClosed),
+                }
+            };
+            let mut plain = std::mem::take(&mut self.scratch.borrow_mut().plain_in);
+            let result = self.deliver_from(session, &mut plain, HEADROOM);
+            self.scratch.borrow_mut().plain_in = plain;
+            if let Err(reason) = result {
+                return reason;
+            }
+            if more {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Bytes of the stream that came together with the request.
+    fn deliver(&self, session: &Rc<Session>, early: &mut Vec<u8>) -> Result<(), CloseReason> {
+        let mut plain = vec![0; HEADROOM];
+        plain.append(early);
+        self.deliver_from(session, &mut plain, HEADROOM)
+    }
+
+    /// Handles the packets of one vector.
+    fn deliver_from(&self, session: &Rc<Session>, plain: &mut [u8], start: usize) -> Result<(), CloseReason> {
+        let Some(tunnel) = session.tunnel.get() else { return Ok(()) };
+        let now = self.shared.clock.now();
+        let end = plain.len();
+        let counters = &self.handle().counters;
+        let (mut packets, mut dropped) = (0, 0);
+        let mut input = Plaintext { buffer: plain, start, end };
+        let mut deframer = tunnel.deframer.borrow_mut();
+        let mut attachment = tunnel.attachment.borrow_mut();
+        let Some(attachment) = attachment.as_mut() else { return Ok(()) };
+        let result = loop {
+            let mut frame = match deframer.next(&mut input) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.close_reason()),
+            };
+            packets += segments(frame.bytes(), frame.offload);
+            match self.shared.link.from_client(now, attachment, &mut frame, &mut super::Sink(self)) {
+                FromClient::ToHost => self.to_host(&mut frame),
+                FromClient::Consumed => {}
+                FromClient::Drop(_) => dropped += 1,
+            }
+        };
+        self.end_of_vector();
+        let traffic = &tunnel.info.traffic;
+        traffic.bytes_in.add((end - start) as u64);
+        traffic.packets_in.add(packets);
+        traffic.drop_link.add(dropped);
+        counters.bytes_in.add((end - start) as u64);
+        counters.packets_in.add(packets);
+        counters.drop_link.add(dropped);
+        result
+    }
+
+    fn to_host(&self, frame: &mut Frame<'_>) {
+        if self.is_for_nat64(frame.bytes()) {
+            self.to_nat64(frame);
+        } else {
+            self.tunnel_writer.borrow_mut().push(frame);
+        }
+    }
+
+    fn went_down(&self, session: &Rc<Session>, reason: CloseReason) {
+        let Some(tunnel) = session.tunnel.get() else { return };
+        if let Some(attachment) = tunnel.attachment.borrow_mut().take() {
+            self.shared.link.detach(attachment);
+        }
+        let info = &tunnel.info;
+        self.shared.registry.lock().remove(&session.id.0);
+        self.handle().counters.sessions_closed.add(1);
+        let traffic = &info.traffic;
+        let event = json!({
+            "session": info.id,
+            "reason": reason.as_str(),
+            "bytes_in": traffic.bytes_in.get(),
+            "bytes_out": traffic.bytes_out.get(),
+            "packets_in": traffic.packets_in.get(),
+            "packets_out": traffic.packets_out.get(),
+            "seconds": seconds_since_epoch() - info.since,
+        });
+        self.shared.events.push("session_down", event);
+    }
+}
