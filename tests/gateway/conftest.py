@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 import time
@@ -92,7 +91,7 @@ class Authority:
 def checksum(data: bytes) -> int:
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -180,10 +179,12 @@ class Server:
         return wait_for(lambda: self.events(name), f"event {name}", timeout)[-1]
 
     def sessions(self) -> list[dict[str, Any]]:
-        return json.loads(self.gateway.sessions())
+        sessions: list[dict[str, Any]] = json.loads(self.gateway.sessions())
+        return sessions
 
     def stats(self) -> dict[str, Any]:
-        return json.loads(self.gateway.stats())
+        stats: dict[str, Any] = json.loads(self.gateway.stats())
+        return stats
 
     def configure(self) -> None:
         self.gateway.configure(json.dumps(self.config))
@@ -195,7 +196,8 @@ class Client:
     tunnel: Any
 
     def status(self) -> dict[str, Any]:
-        return json.loads(self.tunnel.status())
+        status: dict[str, Any] = json.loads(self.tunnel.status())
+        return status
 
     def wait_up(self, timeout: float = 10.0) -> None:
         wait_for(lambda: self.status()["state"] == "link_up", f"link up ({self.status()})", timeout)
@@ -309,7 +311,3 @@ def start_client() -> Iterator[Callable[..., Client]]:
     for client in started:
         client.tunnel.close()
         client.tun.close()
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))

@@ -56,7 +56,7 @@ def test_super_segments_arrive_as_super_segments(
     got = b""
     while len(got) < len(payload):
         header, arrived = server.tuns[0].receive()
-        assert header[1] == 4 and struct.unpack("=H", header[4:6])[0] == 1220 or len(arrived) <= 1280
+        assert (header[1] == 4 and struct.unpack("=H", header[4:6])[0] == 1220) or len(arrived) <= 1280
         got += arrived[60:]
     assert got == payload
     reply = super_segment(HOST, CLIENT, payload)

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Deserializer};
 
+use crate::core::dns64::config::Config as Dns64;
+
 /// An IPv6 prefix, written `fd00::/64`, without host bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Prefix {
@@ -63,7 +65,7 @@ pub struct ServerConfig {
     #[serde(default)]
     pub nat64: Option<Nat64>,
     #[serde(default)]
-    pub dns64: Option<serde_json::Value>,
+    pub dns64: Option<Dns64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::client::StartError;
 use super::clock::Clock;
 use super::config::{Authentication, IpHttps, Refused, ServerConfig};
+use super::dns64;
 use super::events::Events;
 use super::stats::{HostCounters, WorkerCounters};
 use super::tls::identity::RevocationList;
@@ -199,11 +200,11 @@ pub struct GatewayDescriptors {
 }
 
 /// Handle of a running gateway; closes it when dropped.
-#[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     started: Vec<Started>,
+    dns64: Option<dns64::Handle>,
 }
 
 impl Gateway {
@@ -223,6 +224,7 @@ impl Gateway {
         expect("listener_fds", descriptors.listeners.len() >= count, "at least one listener for each worker")?;
         expect("nat64_fds", nat64 == count || config.nat64.is_none(), "nat64 is configured without queues")?;
         let clock = Clock::start();
+        let dns64_config = config.dns64.clone();
         let link_config = link_config(&config.iphttps);
         let revoked = Arc::new(RwLock::new(RevocationList::new(&config.revoked)));
         let live = prepare(config, &revoked)?;
@@ -252,19 +254,29 @@ impl Gateway {
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         });
-        let mut gateway = Self { shared, threads: Mutex::default(), started: Vec::new() };
-        gateway.spawn(descriptors, inboxes)?;
+        let mut gateway = Self { shared, threads: Mutex::default(), started: Vec::new(), dns64: None };
+        let GatewayDescriptors { tunnel, nat64, listeners, dns_udp, dns_tcp } = descriptors;
+        if let Some(config) = dns64_config {
+            gateway.dns64 = Some(dns64::spawn(config, dns_udp, dns_tcp)?);
+        }
+        gateway.spawn(tunnel, nat64, listeners, inboxes)?;
         Ok(gateway)
     }
 
-    fn spawn(&mut self, descriptors: GatewayDescriptors, inboxes: Vec<Inbox>) -> io::Result<()> {
+    fn spawn(
+        &mut self,
+        tunnel: Vec<OwnedFd>,
+        nat64: Vec<OwnedFd>,
+        all_listeners: Vec<OwnedFd>,
+        inboxes: Vec<Inbox>,
+    ) -> io::Result<()> {
         let count = inboxes.len();
         let mut listeners: Vec<Vec<OwnedFd>> = (0..count).map(|_| Vec::new()).collect();
-        for (index, fd) in descriptors.listeners.into_iter().enumerate() {
+        for (index, fd) in all_listeners.into_iter().enumerate() {
             listeners[index % count].push(fd);
         }
-        let mut nat64 = descriptors.nat64.into_iter();
-        let each = descriptors.tunnel.into_iter().zip(listeners).zip(inboxes).enumerate();
+        let mut nat64 = nat64.into_iter();
+        let each = tunnel.into_iter().zip(listeners).zip(inboxes).enumerate();
         for (index, ((tunnel, listeners), inbox)) in each {
             let descriptors = Descriptors { tunnel, nat64: nat64.next(), listeners };
             let (ready, started) = std::sync::mpsc::channel();
@@ -287,11 +299,18 @@ impl Gateway {
         if config.workers != shared.workers.len() {
             return Err(Refused("workers: cannot change while the gateway runs".to_owned()));
         }
+        if config.dns64.is_some() != self.dns64.is_some() {
+            return Err(Refused("dns64: is switched on and off by a restart of the gateway".to_owned()));
+        }
+        let dns64_config = config.dns64.clone();
         let list = RevocationList::new(&config.revoked);
         let link = link_config(&config.iphttps);
         let live = prepare(config, &shared.revoked)?;
         let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
         configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
+        if let (Some(dns64), Some(config)) = (&self.dns64, dns64_config) {
+            dns64.configure(config).map_err(|error| Refused(format!("dns64: {error}")))?;
+        }
         *shared.revoked.write() = list;
         *shared.live.write() = Arc::new(live);
         for worker in &shared.workers {
@@ -353,6 +372,7 @@ impl Gateway {
                 "tunnel": offloads.map(|started| started.tunnel.names()),
                 "nat64": offloads.and_then(|started| started.nat64).map(super::tun::Offloads::names),
             },
+            "dns64": self.dns64.as_ref().and_then(|dns64| dns64.stats().ok()),
             "events_dropped": shared.events.dropped(),
             "requests_pending": shared.requests.lock().len(),
         })
@@ -361,6 +381,9 @@ impl Gateway {
 
     /// Stops all workers and closes every descriptor.
     pub fn close(&self) {
+        if let Some(dns64) = &self.dns64 {
+            dns64.close();
+        }
         for worker in &self.shared.workers {
             worker.tell(Command::Stop);
         }

@@ -174,12 +174,12 @@ impl Client {
 
     /// What the host sends while the link is down goes nowhere: it would be stale when the link comes up.
     async fn discard(&self) {
-        let scratch = &mut *self.scratch.borrow_mut();
         for _ in 0..READS {
-            match self.device.read(&mut scratch.frame) {
+            let read = self.device.read(&mut self.scratch.borrow_mut().frame);
+            match read {
                 Ok(Read::Packet(..) | Read::Unusable(_)) => self.counters.borrow_mut().dropped_down += 1,
                 Ok(Read::Empty) => return,
-                Err(_) => break,
+                Err(error) => return self.device_lost(&error).await,
             }
         }
         tokio::task::yield_now().await;
@@ -241,8 +241,8 @@ impl Client {
         let mut deframer = Deframer::new(format);
         self.deliver(&mut deframer)?;
         tokio::select! {
-            error = self.from_server(&transport, &mut deframer) => error,
-            error = self.from_host(&transport, format) => error,
+            error = self.pump_server(&transport, &mut deframer) => error,
+            error = self.pump_host(&transport, format) => error,
         }
         .map_err(|error| match error {
             End::Lost(error) => match error {
@@ -278,7 +278,7 @@ impl Client {
         Ok(stream)
     }
 
-    async fn from_server(
+    async fn pump_server(
         &self,
         transport: &Transport,
         deframer: &mut Deframer,
@@ -310,7 +310,7 @@ impl Client {
         result
     }
 
-    async fn from_host(&self, transport: &Transport, format: Format) -> Result<std::convert::Infallible, End> {
+    async fn pump_host(&self, transport: &Transport, format: Format) -> Result<std::convert::Infallible, End> {
         loop {
             if let Err(error) = self.device.readable().await {
                 self.device_lost(&error).await;

@@ -86,7 +86,7 @@ mod tests {
         let list = RevocationList::new(&[Revoked { issuer_sha256: "AA".repeat(32), serial: "0ABC".into() }]);
         let identity = |serial: &str| Identity {
             serial: serial.into(),
-            issuer_sha256: "aa".into(),
+            issuer_sha256: [0xaa; 32],
             subject: "x".into(),
             not_after: 0,
         };

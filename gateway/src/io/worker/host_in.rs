@@ -61,9 +61,8 @@ impl Worker {
         if let Ok(Read::Packet(len, offload)) = read {
             match self.route(entry.run.slot_packet(len)) {
                 Some(id) if id == entry.session.id => {
-                    if entry.run.commit(len, offload).is_err() {
-                        self.handle().counters.drop_unusable.add(1);
-                    }
+                    let dropped = entry.run.commit(len, offload).is_err();
+                    self.handle().counters.drop_unusable.add(dropped.into());
                 }
                 Some(id) => {
                     self.send_packet(id, entry.run.slot_packet(len), offload);

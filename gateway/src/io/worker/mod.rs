@@ -131,7 +131,7 @@ impl Worker {
         let tunnel = Rc::new(Device::new(descriptors.tunnel)?);
         let writer = HostWriter::new(tunnel.clone(), handle.tunnel.clone());
         let nat64 = match descriptors.nat64 {
-            Some(fd) => Some(Nat64Path::new(Rc::new(Device::new(fd)?), handle.nat64.clone())),
+            Some(fd) => Some(Nat64Path::new(Rc::new(Device::new(fd)?), &handle.nat64)),
             None => None,
         };
         let listeners = descriptors.listeners.into_iter().map(listener::adopt).collect::<io::Result<Vec<_>>>()?;

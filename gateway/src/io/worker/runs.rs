@@ -15,14 +15,14 @@ const MAX_RUNS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub session: Rc<Session>,
-    pub run: Box<Run>,
+    pub run: Run,
 }
 
 #[derive(Debug)]
 pub(super) struct Runs {
     /// The one used last is at the end.
     entries: Vec<Entry>,
-    free: Vec<Box<Run>>,
+    free: Vec<Run>,
     cipher_out: Box<[u8]>,
 }
 

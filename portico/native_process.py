@@ -1,0 +1,189 @@
+"""The child's half of a native process: a control socket on one side, an object of `portico._gateway` on the other.
+
+`portico.supervisor` describes the channel. The process holds keys, so nobody may trace it or read its memory, it never
+gains a privilege, and it ends with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from portico.errors import InvalidInput
+
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes in one line of the channel, both ways."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+
+_EVENT_WAIT = 0.25
+
+
+class Native(Protocol):
+    """What both native classes can do."""
+
+    def next_events(self, timeout: float) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+Operation = Callable[[Any, Mapping[str, Any]], Any]
+"""Carries out one request on the native object; its result must be JSON."""
+
+
+def harden() -> None:
+    """No privilege can be gained, nobody can trace this process or make it dump core, and it dies with its parent.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getppid()
+    options = ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, int(signal.SIGKILL)))
+    for option, value in options:
+        if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")
+    if os.getppid() != parent:
+        raise OSError("the parent ended while this process started")
+
+
+class Channel:
+    """Lines of JSON over an inherited stream socket. Sending is safe from several threads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("rb")
+        self._sending = threading.Lock()
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next object; None when the parent closed the channel.
+
+        Raises:
+            InvalidInput: the line is too long or not a JSON object.
+        """
+        line = self._lines.readline(MAX_LINE + 1)
+        if not line:
+            return None
+        if len(line) > MAX_LINE:
+            raise InvalidInput("The control channel is broken", why=f"a line of more than {MAX_LINE} bytes")
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise InvalidInput("The control channel is broken", why=f"a line is not JSON: {error}") from None
+        if not isinstance(message, dict):
+            raise InvalidInput("The control channel is broken", why="a line is not a JSON object")
+        return message
+
+    def send(self, text: str) -> None:
+        """Sends one line; silently does nothing when the parent is gone, which `receive` will show."""
+        data = text.encode() + b"\n"
+        with self._sending:
+            try:
+                self._connection.sendall(data)
+            except OSError:
+                return
+
+    def reply(self, number: object, result: object) -> None:
+        text = json.dumps({"id": number, "ok": True, "result": result})
+        if len(text) >= MAX_LINE:
+            self.fail(number, f"the result is longer than {MAX_LINE} bytes")
+        else:
+            self.send(text)
+
+    def fail(self, number: object, error: str) -> None:
+        self.send(json.dumps({"id": number, "ok": False, "error": error}))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def serve(
+    channel: Channel,
+    start: Callable[[str, Mapping[str, Sequence[int]]], Native],
+    operations: Mapping[str, Operation],
+) -> None:
+    """Starts the native object that the first line describes and serves until the parent closes or says so."""
+    first = channel.receive()
+    if first is None:
+        return
+    if first.get("op") != "start" or not isinstance(first.get("config"), dict):
+        channel.fail(first.get("id"), "the first line must be a start with a configuration")
+        return
+    try:
+        native = start(json.dumps(first["config"]), first.get("fds") or {})
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        channel.fail(first.get("id"), str(error))
+        return
+    del first  # it holds keys
+    stopping = threading.Event()
+    pump = threading.Thread(target=_pump, args=(channel, native, stopping), name="events")
+    pump.start()
+    channel.reply(0, None)
+    try:
+        while (message := channel.receive()) is not None:
+            if not _carry_out(channel, native, operations, message):
+                break
+    finally:
+        stopping.set()
+        pump.join()
+        native.close()
+
+
+def _carry_out(channel: Channel, native: Native, operations: Mapping[str, Operation], message: dict[str, Any]) -> bool:
+    """Answers one request; False after `close`."""
+    number, name = message.get("id"), message.get("op")
+    if name == "close":
+        channel.reply(number, None)
+        return False
+    operation = operations.get(name) if isinstance(name, str) else None
+    if operation is None:
+        channel.fail(number, f"there is no operation {name!r}")
+        return True
+    try:
+        result = operation(native, message)
+    except (ValueError, OSError, TypeError, KeyError, OverflowError) as error:
+        channel.fail(number, f"{name}: {error}" if str(error) else f"{name}: {type(error).__name__}")
+    else:
+        channel.reply(number, result)
+    return True
+
+
+def _pump(channel: Channel, native: Native, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        for event in native.next_events(_EVENT_WAIT):
+            channel.send(event)
+
+
+def main(
+    start: Callable[[str, Mapping[str, Sequence[int]]], Native],
+    operations: Mapping[str, Operation],
+) -> int:
+    """Entry point of a child: the channel's descriptor number is the only argument."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.stderr.write("This is started by Portico's agent, with the number of its control socket as argument.\n")
+        return 2
+    try:
+        harden()
+        channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    except OSError as error:
+        sys.stderr.write(f"Cannot start: {error}\n")
+        return 1
+    # The agent ends its children itself; a terminal's interrupt is meant for the agent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        serve(channel, start, operations)
+    except InvalidInput as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        channel.close()
+    return 0
