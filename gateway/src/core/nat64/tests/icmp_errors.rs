@@ -158,6 +158,8 @@ fn a_quoted_packet_towards_ipv4_is_the_one_the_server_sent() {
         let quoted = &check(&out)[8..];
         check(quoted);
         assert_eq!((&quoted[12..20], &quoted[20..]), (&original[12..20], &original[20..]));
+        // The TTL is what was left, not one less.
+        assert_eq!(quoted[8], 63);
     }
 }
 

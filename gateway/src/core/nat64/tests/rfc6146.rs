@@ -158,6 +158,47 @@ fn a_filtered_syn_waits_six_seconds_for_a_simultaneous_open() {
 }
 
 #[test]
+fn a_session_whose_time_is_over_does_not_wait_for_the_timer() {
+    let mut bench = Bench::new(Config { filtering: Filtering::AddressDependent, ..config() });
+    let _ = out6(&mut bench, SYN);
+    let _ = bench.v4(&V4::new(ROUTER, 6).build(tcp(5555, 40_001, SYN, b"")));
+    bench.now = bench.now + Duration::from_secs(6);
+    assert_eq!(bench.nat.sessions(bench.now).len(), 1);
+    // The held SYN is too old: the client opens a connection of its own, and the old SYN is not answered any more.
+    let _ = bench.v6(&V6::new(prefix().embed(ROUTER), 6).build(tcp(40_001, 5555, SYN, b"")));
+    assert!(bench.nat.sessions(bench.now).iter().all(|session| session.state == "v6_init"));
+    bench.after(300);
+    assert!(bench.sunk.is_empty());
+    assert_eq!((bench.nat.stats().sessions, bench.nat.stats().bindings), (0, 0));
+}
+
+#[test]
+fn counters_have_names_and_the_listing_is_sorted() {
+    let mut bench = Bench::new(config());
+    for port in [9, 7, 8] {
+        bench.pass6(&V6::new(server6(), 17).build(udp(port, 53, b"")));
+    }
+    let _ = bench.v6(&[]);
+    let ports: Vec<u16> = bench.nat.bindings().iter().map(|binding| binding.client_port).collect();
+    assert_eq!(ports, [7, 8, 9]);
+    let counters = bench.nat.stats().counters();
+    let value = |name: &str| counters.iter().find(|(counter, _)| counter == name).map(|(_, value)| *value);
+    assert_eq!((value("packets_6to4"), value("refused_malformed"), value("sessions")), (Some(3), Some(1), Some(3)));
+}
+
+#[test]
+fn the_same_packets_and_seed_give_the_same_ports() {
+    let ports = |seed| -> Vec<u16> {
+        let mut bench = Bench::new(Config { seed, ..config() });
+        (1..200u16)
+            .map(|port| word16(check(&bench.pass6(&V6::new(server6(), 17).build(udp(port, 53, b"")))), 0))
+            .collect()
+    };
+    assert_eq!(ports(1), ports(1));
+    assert_ne!(ports(1), ports(2));
+}
+
+#[test]
 fn two_clients_reach_each_other_through_the_pool() {
     let mut bench = Bench::new(config());
     let other: Ipv6Addr = "fd7c:1a2b:3c4d:1000::c2".parse().unwrap();

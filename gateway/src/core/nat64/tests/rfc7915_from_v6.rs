@@ -156,3 +156,19 @@ fn sources_and_destinations_that_are_no_hosts_are_refused() {
     let outside = V6::new("2001:db8::1".parse().unwrap(), 17);
     assert_eq!(bench.v6(&outside.build(dns(b"x"))).0, Verdict::Drop(Reason::NotInPrefix));
 }
+
+#[test]
+fn a_udp_checksum_never_becomes_zero() {
+    let mut bench = Bench::new(config());
+    let mut all_ones = [0, 0];
+    for word in 0..=u16::MAX {
+        let out = bench.pass6(&V6::new(server6(), 17).build(dns(&word.to_be_bytes())));
+        let back = bench.pass4(&V4::new(SERVER, 17).build(udp(53, 40_000, &word.to_be_bytes())));
+        for (index, packet) in [out, back].iter().enumerate() {
+            let value = word16(check(packet), 6);
+            assert_ne!(value, 0);
+            all_ones[index] += u32::from(value == 0xffff);
+        }
+    }
+    assert!(all_ones.iter().all(|count| *count > 0), "the case occurs: {all_ones:?}");
+}
