@@ -178,6 +178,9 @@ class Supervisor:
         self.state = ChildState.STOPPED
         self.reason = ""
         self.restarts = 0
+        self.failures = 0
+        """Lives in a row that were shorter than `SETTLED`."""
+        self.last_failure = ""
         self.started_at: float | None = None
         """Seconds since the epoch at which the running child became ready."""
         self._prepare = prepare
@@ -204,22 +207,25 @@ class Supervisor:
             self._stop.clear()
             self._task = asyncio.create_task(self._supervise(), name=f"supervise {self.program.name}")
         elif self.state is ChildState.WAITING:
+            self.failures = 0
             self._hurry.set()
 
     async def wait_ready(self, timeout: float) -> None:  # noqa: ASYNC109 - the deadline belongs to the message
         """Waits until a child has answered its start.
 
         Raises:
-            Unavailable: it has not within `timeout` seconds; the message carries the last failure.
+            Unavailable: it has not within `timeout` seconds, or has failed so often in a row that the back-off has
+                begun; the message carries the last failure.
         """
-        try:
-            await asyncio.wait_for(self._ready.wait(), timeout)
-        except TimeoutError:
-            raise Unavailable(
-                f"The {self.program.name} process does not start",
-                why=self.reason or f"no answer within {timeout:g} s",
-                resolution="Its own messages are in the journal: journalctl -u 'portico-*'",
-            ) from None
+        deadline = asyncio.get_running_loop().time() + timeout
+        while not self._ready.is_set():
+            if asyncio.get_running_loop().time() >= deadline or self.failures > _FREE_RESTARTS:
+                raise Unavailable(
+                    f"The {self.program.name} process does not start",
+                    why=self.last_failure or f"no answer within {timeout:g} s",
+                    resolution="Its own messages are in the journal: journalctl -u 'portico-*'",
+                )
+            await asyncio.sleep(0.005)
 
     async def wait_ended(self, timeout: float) -> None:  # noqa: ASYNC109
         """Waits until the running child is gone, as after `kill`.
@@ -278,15 +284,16 @@ class Supervisor:
             self._on_change(state, reason)
 
     async def _supervise(self) -> None:
-        short_lives = 0
+        self.failures = 0
         while not self._stop.is_set():
             began = time.monotonic()
             self._change(ChildState.STARTING)
             reason = await self._live()
             if self._stop.is_set():
                 break
-            short_lives = 0 if time.monotonic() - began >= SETTLED else short_lives + 1
-            delay = restart_delay(short_lives)
+            self.failures = 0 if time.monotonic() - began >= SETTLED else self.failures + 1
+            self.last_failure = reason
+            delay = restart_delay(self.failures)
             log.error("child=%s died reason=%r restart_in=%g", self.program.name, reason, delay)
             self.restarts += 1
             self._change(ChildState.WAITING, reason)
@@ -296,7 +303,6 @@ class Supervisor:
                 wait.cancel()
             if self._hurry.is_set():
                 self._hurry.clear()
-                short_lives = 0
         if self.state is not ChildState.STOPPING:
             self._change(ChildState.STOPPING)
         self._change(ChildState.STOPPED)

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from portico.certificates.ca import CertificateAuthority
+from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
 from portico.errors import Conflict, NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
-from portico.server.credentials import Credentials, now_utc
+from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.gateway import USER
 from portico.server.platform import LEDGER_NAME
 from portico.server.reconcile.kernel import Kernel
 from portico.settings.model import Settings
-from portico.settings.store import SettingsStore
+from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
@@ -55,7 +55,7 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
         steps += [
             Step(
                 "Create the certification authority",
-                lambda: not (Credentials.open(state).authority_file.exists()),
+                lambda: not (state / DIRECTORY / AUTHORITY_NAME).exists(),
                 lambda: _make_authority(settings, state),
             ),
             Step("Issue the server's certificate", lambda: True, lambda: _make_certificate(settings, state)),
@@ -70,7 +70,7 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
 
 def refuse_second_installation(state: Path) -> None:
     """Raises Conflict when this machine has settings already; PorticoError when its store is damaged."""
-    if not state.exists():
+    if not any((state / name).exists() for name in (DATABASE_NAME, APPLIED_NAME)):
         return
     store = SettingsStore.open(state)
     try:

@@ -68,7 +68,9 @@ def wants_json() -> bool:
 
 def console() -> Console:
     """The console on stdout. Made anew: tests and pagers replace the stream."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    # In a pipe nobody has a width: tables are as wide as their content.
+    return Console(highlight=False, soft_wrap=not terminal, width=None if terminal else 1000)
 
 
 def stderr() -> Console:
