@@ -76,7 +76,6 @@ class Facts:
     failure: Failure | None = None
     problem: str = ""
     certificate_valid: bool = True
-    outside_resolvers: bool = True
 
 
 def derive(facts: Facts) -> tuple[Status, Substatus]:
@@ -106,7 +105,9 @@ def interface_text(facts: Facts) -> str:
         return INTERFACE_ACTIVE
     if facts.failure is not None and facts.failure.code == NO_CERTIFICATE:
         return "No usable certificate found"
-    return WAITING if facts.failure is not None else ("Connecting to the IPHTTPS server" if facts.wish else "Disabled")
+    if facts.failure is not None:
+        return WAITING
+    return "Connecting to the IPHTTPS server" if facts.enrolled and facts.wish else "Disabled"
 
 
 @dataclass(frozen=True)
