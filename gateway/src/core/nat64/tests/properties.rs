@@ -98,6 +98,49 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Any traffic of a few clients: mappings stay one to one, and when all is idle nothing is left behind.
+    #[test]
+    fn tables_stay_consistent_and_empty_themselves(
+        steps in proptest::collection::vec((0u8..3, 0u16..6, 0u8..3, 0u8..3, any::<bool>(), any::<u8>(), 0u64..200), 1..200),
+        address_dependent in any::<bool>(),
+    ) {
+        let filtering = if address_dependent { Filtering::AddressDependent } else { Filtering::EndpointIndependent };
+        let pool = vec![PoolEntry { address: POOL, first: 33_000, last: 33_009 }];
+        let mut bench = Bench::new(Config { filtering, pool, max_bindings_per_client: 5, max_sessions: 20, ..config() });
+        for (who, port, host, protocol, from_v6, flags, wait) in steps {
+            let source = Ipv6Addr::from(u128::from(client()) + u128::from(who));
+            let host = Ipv4Addr::new(10, 0, 1, host);
+            let (next, protocol) = [(6, 6), (17, 17), (58, 1)][usize::from(protocol)];
+            let payload = |from: u16, to: u16, kind: u8| match protocol {
+                6 => tcp(from, to, flags & 0x17, b"x"),
+                17 => udp(from, to, b"x"),
+                _ => icmp(kind, 0, u32::from(from.max(to)) << 16, b"x"),
+            };
+            if from_v6 {
+                let to = V6 { source, ..V6::new(prefix().embed(host), next) };
+                let _ = bench.v6(&to.build(payload(33_000 + port, 80, 128)));
+            } else {
+                let _ = bench.v4(&V4::new(host, protocol).build(payload(80, 33_000 + port, 0)));
+            }
+            let bindings = bench.nat.bindings();
+            let mut mapped: Vec<_> = bindings.iter().map(|binding| (binding.protocol, binding.port)).collect();
+            mapped.sort_unstable();
+            mapped.dedup();
+            prop_assert_eq!(mapped.len(), bindings.len());
+            prop_assert!(bench.nat.stats().sessions <= 20);
+            prop_assert_eq!(bindings.iter().map(|binding| u64::from(binding.sessions)).sum::<u64>(), bench.nat.stats().sessions);
+            bench.after(wait);
+        }
+        bench.after(8000);
+        let stats = bench.nat.stats();
+        prop_assert_eq!((stats.sessions, stats.bindings, stats.clients), (0, 0, 0));
+        prop_assert_eq!(stats.sessions_created, stats.sessions_expired);
+        prop_assert_eq!(bench.nat.next_timeout(), None);
+        prop_assert!(bench.nat.held_syns.is_empty());
+    }
+}
+
 #[test]
 fn a_tight_buffer_is_a_reason_and_not_a_panic() {
     let mut bench = open();
