@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -30,6 +31,9 @@ def run(socket_path: Path | None = None) -> None:
     # These say one line for each request and each netlink message.
     for noisy in ("httpx", "httpcore", "pyroute2", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # The resolver has a socket for every question under way; the usual soft limit is as low as its own bound.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     path = client_socket() if socket_path is None else socket_path
     listener = listen(path)
     try:
