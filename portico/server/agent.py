@@ -303,8 +303,8 @@ class Agent:
             self._look.clear()
             async with self._changing:
                 await self.look()
-            if self.problem is not None:
-                await asyncio.sleep(RETRY_INTERVAL)
+            if self.problem is not None or self.drifting:
+                await asyncio.sleep(RETRY_INTERVAL)  # what cannot be put right would be tried on every message
 
     async def look(self) -> None:
         """Compares the machine with the settings in force; repairs or reports, by name."""
@@ -338,8 +338,6 @@ class Agent:
             log.warning("drift=%s changes=%r", "repaired" if error_text is None else "not repaired", names)
             self.drifts.append(Drift(time.time(), names, error_text is None, error_text))
         self.drifting = [] if error_text is None else names
-        if error_text is not None:
-            await asyncio.sleep(RETRY_INTERVAL)
 
     async def _upkeep(self) -> None:
         written = 0.0
@@ -404,7 +402,8 @@ class Agent:
             if not serials:
                 raise
         log.warning("revoked=%r name=%r reason=%s", serials, name, reason)
-        await self.platform.refresh()
+        async with self._changing:  # a change in flight holds a list of revoked certificates without these
+            await self.platform.refresh()
         gone = {(entry.issuer_sha256, entry.serial) for entry in self.credentials.revoked}
         doomed = [int(s["session"]) for s in await self._sessions() if _identity(s) in gone]
         closed = await self.platform.gateway.disconnect(doomed)

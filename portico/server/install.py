@@ -93,12 +93,12 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
     unit = made.get("unit")
     if isinstance(unit, str):
         steps.insert(0, Step(f"Remove {unit}", lambda: Path(unit).exists(), lambda: _remove_unit(Path(unit))))
-    if made.get("user") is True:
-        steps.append(Step(f"Remove the system user {USER}", _user_exists, _remove_user))
     if purge:
         steps.append(Step(f"Delete {state}", state.exists, lambda: _purge(state)))
     else:
         steps.append(Step("Forget what was installed", (state / MADE_NAME).exists, lambda: _forget(state)))
+    if made.get("user") is True:
+        steps.insert(-1, Step(f"Remove the system user {USER}", _user_exists, _remove_user))
     return steps
 
 

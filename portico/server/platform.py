@@ -172,10 +172,10 @@ class Platform:
         if self.sockets is not None and self.sockets.current(plan):
             return
         # The old ones stay until the new ones are open: a port that cannot be had must not cost the one we have.
-        fresh = open_sockets(plan) if self.sockets is None or _disjoint(self.sockets.plan, plan) else None
+        fresh = open_sockets(plan)
         if self.sockets is not None:
             self.sockets.close()
-        self.sockets = fresh if fresh is not None else open_sockets(plan)
+        self.sockets = fresh
 
     def _accepting_interfaces(self) -> tuple[str, ...]:
         """Interfaces whose routes come from router advertisements, judged by what was there before Portico."""
@@ -190,8 +190,3 @@ class Platform:
             if value == "1" and interface not in ("all", "default", "lo", TUNNEL, TRANSLATOR):
                 found.append(interface)
         return tuple(found)
-
-
-def _disjoint(one: SocketPlan, other: SocketPlan) -> bool:
-    """Whether two plans' sockets can be open at once. DNS64's are alone on their port."""
-    return (one.interface, one.port) != (other.interface, other.port) and one.dns64_address != other.dns64_address

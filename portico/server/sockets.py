@@ -91,6 +91,8 @@ def _dns(address: IPv6Address, kind: int, undo: ExitStack) -> socket.socket:
         server = socket.socket(socket.AF_INET6, kind)
         keep = undo.enter_context(_CloseOnError(server))
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The gateway still holds the sockets before these when others are opened.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # The address may come and go with the device.
         server.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
         server.bind((str(address), 53))

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -179,6 +180,40 @@ def test_drift_is_only_reported_when_the_settings_say_so(tmp_path: Path) -> None
         assert f"{ORGANISATION}:1000::2" not in command("ip", "-6", "addr", "show", "dev", TUNNEL)
 
     on_a_machine(body, tmp_path / "state", document(drift="report"))
+
+
+@isolated
+def test_listeners_and_queues_follow_the_settings(tmp_path: Path) -> None:
+    async def body(agent: Agent) -> None:
+        pid = agent.gateway.supervisor.pid
+        await agent.change(document(server__workers=1, ip_https__port=8443), expected=1, author="test")
+        listening = command("ss", "-Hlnt")
+        assert listening.count(":8443 ") == 1
+        assert ":443 " not in listening
+        assert agent.gateway.supervisor.pid != pid
+        assert agent.gateway.running
+        assert len(agent.platform.kernel.devices[TUNNEL].fds) == 1
+        await agent.change(document(nat64__state="disabled"), expected=2, author="test")
+        assert "portico-nat64" not in command("ip", "-o", "link")
+        assert "6464" not in command("ip", "rule")
+        taken = command("ss", "-Hlnt")
+        assert taken.count(":443 ") == 2
+
+    on_a_machine(body, tmp_path / "state")
+
+
+@isolated
+def test_port_that_is_taken_costs_nothing(tmp_path: Path) -> None:
+    async def body(agent: Agent) -> None:
+        with socket.socket(socket.AF_INET6) as other:
+            other.bind(("::", 8443))
+            other.listen()
+            with pytest.raises((SettingsRefused, ApplyFailed)):
+                await agent.change(document(ip_https__port=8443), expected=1, author="test")
+        assert agent.gateway.running
+        assert command("ss", "-Hlnt").count(":443 ") == 2
+
+    on_a_machine(body, tmp_path / "state")
 
 
 @isolated
