@@ -194,7 +194,8 @@ def _make_user(state: Path) -> str:
 
 
 def _remove_user() -> str:
-    _run(["userdel", USER])
+    # By force: a process elsewhere (a container) with the same number would keep the account; ours have ended.
+    _run(["userdel", "--force", USER])
     return ""
 
 
