@@ -18,6 +18,7 @@ use super::clock::Clock;
 use super::config::{Authentication, IpHttps, Refused, ServerConfig};
 use super::dns64;
 use super::events::Events;
+use super::nat64::Shards;
 use super::stats::{HostCounters, WorkerCounters};
 use super::tls::identity::RevocationList;
 use super::tls::setup::{self, ServerSetup};
@@ -28,7 +29,6 @@ use crate::core::iphttps::{
     Authentication as CoreAuthentication, CloseReason, Identity, Link, LinkConfig, LinkSink, Route, SessionConfig,
     SessionId,
 };
-use crate::core::time::Now;
 
 /// Packets that may wait at a worker for sessions that others read packets for.
 const HANDOVER_PACKETS: usize = 1024;
@@ -65,6 +65,7 @@ pub struct Shared {
     pub link: Link,
     pub workers: Vec<WorkerHandle>,
     pub registry: Mutex<HashMap<u64, Arc<SessionInfo>>>,
+    nat64: RwLock<Option<Arc<Shards>>>,
     live: RwLock<Arc<Live>>,
     revoked: Arc<RwLock<RevocationList>>,
     next_session: AtomicU64,
@@ -76,6 +77,10 @@ pub struct Shared {
 impl Shared {
     pub fn live(&self) -> Arc<Live> {
         self.live.read().clone()
+    }
+
+    pub fn nat64(&self) -> Option<Arc<Shards>> {
+        self.nat64.read().clone()
     }
 
     pub fn is_revoked(&self, identity: &Identity) -> bool {
@@ -119,8 +124,6 @@ impl Shared {
         }
         self.events.push("session_address", json!({"session": session.0, "address": address.to_string()}));
     }
-
-    pub fn nat64_timers(&self, _now: Now) {}
 }
 
 /// What the link does to sessions on behalf of the control side.
@@ -205,6 +208,7 @@ pub struct Gateway {
     threads: Mutex<Vec<JoinHandle<()>>>,
     started: Vec<Started>,
     dns64: Option<dns64::Handle>,
+    has_nat64: bool,
 }
 
 impl Gateway {
@@ -227,6 +231,7 @@ impl Gateway {
         let dns64_config = config.dns64.clone();
         let link_config = link_config(&config.iphttps);
         let revoked = Arc::new(RwLock::new(RevocationList::new(&config.revoked)));
+        let shards = config.nat64.as_ref().map(|settings| Shards::new(settings, count)).transpose()?;
         let live = prepare(config, &revoked)?;
         let link = Link::new(link_config, clock.now()).map_err(|error| Refused(format!("iphttps: {error}")))?;
         let mut inboxes = Vec::new();
@@ -248,13 +253,15 @@ impl Gateway {
             link,
             workers: workers.collect(),
             registry: Mutex::default(),
+            nat64: RwLock::new(shards.map(Arc::new)),
             live: RwLock::new(Arc::new(live)),
             revoked,
             next_session: AtomicU64::new(1),
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         });
-        let mut gateway = Self { shared, threads: Mutex::default(), started: Vec::new(), dns64: None };
+        let mut gateway =
+            Self { shared, threads: Mutex::default(), started: Vec::new(), dns64: None, has_nat64: nat64 > 0 };
         let GatewayDescriptors { tunnel, nat64, listeners, dns_udp, dns_tcp } = descriptors;
         if let Some(config) = dns64_config {
             gateway.dns64 = Some(dns64::spawn(config, dns_udp, dns_tcp)?);
@@ -305,6 +312,16 @@ impl Gateway {
         let dns64_config = config.dns64.clone();
         let list = RevocationList::new(&config.revoked);
         let link = link_config(&config.iphttps);
+        if config.nat64.is_some() && !self.has_nat64 {
+            return Err(Refused("nat64: the gateway was started without queues for it".to_owned()));
+        }
+        let before = shared.nat64();
+        let shards = match (&config.nat64, before) {
+            (None, _) => None,
+            // The same settings keep their bindings.
+            (Some(settings), Some(shards)) if shards.is_of(settings) => Some(shards),
+            (Some(settings), _) => Some(Arc::new(Shards::new(settings, shared.workers.len())?)),
+        };
         let live = prepare(config, &shared.revoked)?;
         let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
         configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
@@ -312,6 +329,7 @@ impl Gateway {
             dns64.configure(config).map_err(|error| Refused(format!("dns64: {error}")))?;
         }
         *shared.revoked.write() = list;
+        *shared.nat64.write() = shards;
         *shared.live.write() = Arc::new(live);
         for worker in &shared.workers {
             worker.tell(Command::Recheck);
@@ -372,6 +390,7 @@ impl Gateway {
                 "tunnel": offloads.map(|started| started.tunnel.names()),
                 "nat64": offloads.and_then(|started| started.nat64).map(super::tun::Offloads::names),
             },
+            "nat64": shared.nat64().map(|shards| shards.stats()),
             "dns64": self.dns64.as_ref().and_then(|dns64| dns64.stats().ok()),
             "events_dropped": shared.events.dropped(),
             "requests_pending": shared.requests.lock().len(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::outgoing::segments;
 use super::stats::HostCounters;
 use super::tun::Device;
-use crate::core::frame::Frame;
+use crate::core::frame::{Frame, MAX_PACKET, Offload};
 use crate::core::segments::coalesce::Coalescer;
 use crate::core::segments::split::Segments;
 
@@ -26,19 +26,22 @@ impl HostWriter {
     }
 
     pub fn write(&mut self, frame: &Frame<'_>) {
-        let packet = frame.bytes();
-        if self.device.takes(frame.offload) {
-            let result = self.device.write(packet, frame.offload);
-            return self.count(segments(packet, frame.offload), packet.len(), &result);
+        self.write_packet(frame.bytes(), frame.offload);
+    }
+
+    pub fn write_packet(&mut self, packet: &[u8], offload: Offload) {
+        if self.device.takes(offload) {
+            let result = self.device.write(packet, offload);
+            return self.count(segments(packet, offload), packet.len(), &result);
         }
         if self.scratch.is_empty() {
-            self.scratch = vec![0; crate::core::frame::MAX_PACKET].into_boxed_slice();
+            self.scratch = vec![0; MAX_PACKET].into_boxed_slice();
         }
-        let Ok(mut pieces) = Segments::new(packet, frame.offload) else {
+        let Ok(mut pieces) = Segments::new(packet, offload) else {
             return self.counters.refused.add(1);
         };
         while let Ok(Some(len)) = pieces.next_into(&mut self.scratch) {
-            let result = self.device.write(&self.scratch[..len], crate::core::frame::Offload::default());
+            let result = self.device.write(&self.scratch[..len], Offload::default());
             self.count(1, len, &result);
         }
     }

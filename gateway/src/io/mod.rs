@@ -7,6 +7,7 @@ pub mod dns64;
 pub mod events;
 pub mod gateway;
 pub mod host;
+pub mod nat64;
 pub mod outgoing;
 pub mod scratch;
 pub mod stats;

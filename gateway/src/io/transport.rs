@@ -97,6 +97,8 @@ pub struct Transport {
     state: RefCell<State>,
     /// Told when a backlog came into being or the owner should look at its own flags.
     wake: Notify,
+    /// Told when a backlog has gone.
+    drained: Notify,
     /// Plaintext bytes beyond which nothing more is queued.
     limit: Cell<usize>,
 }
@@ -105,7 +107,7 @@ impl Transport {
     pub fn new(stream: TcpStream, tls: Tls, queue_bytes: usize) -> io::Result<Self> {
         tune(&stream)?;
         let state = RefCell::new(State { tls, pending: Vec::new(), backlog: Backlog::default() });
-        Ok(Self { stream, state, wake: Notify::new(), limit: Cell::new(queue_bytes) })
+        Ok(Self { stream, state, wake: Notify::new(), drained: Notify::new(), limit: Cell::new(queue_bytes) })
     }
 
     /// Waits until `receive` may find something, after sending what waited. Returns false when woken by `wake`.
@@ -240,7 +242,12 @@ impl Transport {
                 self.stream.try_write_vectored(&parts[..count])
             };
             match sent {
-                Ok(count) => backlog.advance(count),
+                Ok(count) => {
+                    backlog.advance(count);
+                    if backlog.len == 0 {
+                        self.drained.notify_one();
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
@@ -267,6 +274,13 @@ impl Transport {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    /// Waits until nothing waits for the socket. `ready` must be polled meanwhile, it is what sends.
+    pub async fn drained(&self) {
+        while self.queued() > 0 {
+            self.drained.notified().await;
         }
     }
 

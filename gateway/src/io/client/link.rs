@@ -312,6 +312,8 @@ impl Client {
 
     async fn pump_host(&self, transport: &Transport, format: Format) -> Result<std::convert::Infallible, End> {
         loop {
+            // What does not fit the socket waits in the host, whose own queues slow its senders down without loss.
+            transport.drained().await;
             if let Err(error) = self.device.readable().await {
                 self.device_lost(&error).await;
                 continue;
@@ -330,6 +332,9 @@ impl Client {
                     }
                     if !run.has_room() {
                         self.send(transport, run)?;
+                        if transport.queued() > 0 {
+                            break;
+                        }
                     }
                 }
                 self.send(transport, run)?;

@@ -131,7 +131,7 @@ impl Worker {
         let tunnel = Rc::new(Device::new(descriptors.tunnel)?);
         let writer = HostWriter::new(tunnel.clone(), handle.tunnel.clone());
         let nat64 = match descriptors.nat64 {
-            Some(fd) => Some(Nat64Path::new(Rc::new(Device::new(fd)?), &handle.nat64)),
+            Some(fd) => Some(Nat64Path::new(Rc::new(Device::new(fd)?), &handle.nat64, shared.nat64())),
             None => None,
         };
         let listeners = descriptors.listeners.into_iter().map(listener::adopt).collect::<io::Result<Vec<_>>>()?;
@@ -209,6 +209,9 @@ impl Worker {
                 }
             }
             Command::Recheck => {
+                if let Some(path) = &self.nat64 {
+                    path.use_shards(self.shared.nat64());
+                }
                 let live = self.shared.live();
                 for session in self.sessions.borrow().values() {
                     self.recheck_one(session, &live);
@@ -245,13 +248,11 @@ impl Worker {
             turn = turn.wrapping_add(1);
             let now = self.shared.clock.now();
             // The first worker does what is done once for all.
-            if self.index == 0 {
-                if self.shared.link.next_timeout().is_some_and(|at| at <= now) {
-                    self.shared.link.handle_timeout(now, jitter(), &mut Sink(&self));
-                    self.end_of_vector();
-                }
-                self.shared.nat64_timers(now);
+            if self.index == 0 && self.shared.link.next_timeout().is_some_and(|at| at <= now) {
+                self.shared.link.handle_timeout(now, jitter(), &mut Sink(&self));
             }
+            self.nat64_timers();
+            self.end_of_vector();
             if turn.is_multiple_of(4) {
                 let epoch = seconds_since_epoch() as i64;
                 for session in self.sessions.borrow().values() {

@@ -1,36 +1,195 @@
-//! NAT64 on the packet path.
+//! NAT64 on the packet path: between the tunnel's sessions and a TUN device that carries IPv4.
 
+use std::cell::RefCell;
+use std::io;
+use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Worker;
-use crate::core::frame::Frame;
+use crate::core::frame::{BUFFER_SIZE, Frame, HEADROOM, Offload};
+use crate::core::nat64::{Verdict, shard_of_v4};
+use crate::core::segments::coalesce::Coalescer;
+use crate::io::host::HostWriter;
+use crate::io::nat64::Shards;
 use crate::io::stats::HostCounters;
-use crate::io::tun::Device;
+use crate::io::tun::{Device, Read};
+
+/// Reads of the queue before others get their turn.
+const READS: usize = 64;
+/// A frame's buffer must have room for an ICMPv6 error, and for headers that grow when it turns round.
+const ROOM: usize = HEADROOM + 1280;
 
 pub(super) struct Nat64Path {
     pub device: Rc<Device>,
+    writer: RefCell<HostWriter>,
+    /// Merges what clients send, so that it is translated and written as super-segments.
+    coalescer: RefCell<Coalescer>,
+    buffer: RefCell<Box<[u8]>>,
+    shards: RefCell<Option<Arc<Shards>>>,
 }
 
 impl Nat64Path {
-    pub fn new(device: Rc<Device>, counters: &Arc<HostCounters>) -> Self {
-        let _ = counters;
-        Self { device }
+    pub fn new(device: Rc<Device>, counters: &Arc<HostCounters>, shards: Option<Arc<Shards>>) -> Self {
+        Self {
+            writer: RefCell::new(HostWriter::new(device.clone(), counters.clone())),
+            device,
+            coalescer: RefCell::default(),
+            buffer: RefCell::new(vec![0; BUFFER_SIZE].into_boxed_slice()),
+            shards: RefCell::new(shards),
+        }
+    }
+
+    pub fn use_shards(&self, shards: Option<Arc<Shards>>) {
+        *self.shards.borrow_mut() = shards;
+    }
+
+    fn shards(&self) -> Option<Arc<Shards>> {
+        self.shards.borrow().clone()
     }
 }
 
+fn address(packet: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&packet[at..at + 16]);
+    octets.into()
+}
+
 impl Worker {
-    pub(super) fn is_for_nat64(&self, _packet: &[u8]) -> bool {
-        false
+    /// Whether an IPv6 packet, at least a header long, is for the IPv4 side.
+    pub(super) fn is_for_nat64(&self, packet: &[u8]) -> bool {
+        let Some(path) = &self.nat64 else { return false };
+        let shards = path.shards.borrow();
+        shards.as_ref().is_some_and(|shards| packet.len() >= 40 && shards.contains(address(packet, 24)))
     }
 
-    pub(super) fn to_nat64(&self, _frame: &mut Frame<'_>) {
-        self.handle().counters.drop_nat64_off.add(1);
+    pub(super) fn to_nat64(&self, frame: &mut Frame<'_>) {
+        let Some(path) = &self.nat64 else { return };
+        path.coalescer.borrow_mut().push(frame, &mut |frame| self.translate(path, frame));
     }
 
-    pub(super) fn flush_nat64(&self) {}
+    pub(super) fn flush_nat64(&self) {
+        let Some(path) = &self.nat64 else { return };
+        path.coalescer.borrow_mut().flush(&mut |frame| self.translate(path, frame));
+    }
+
+    /// One frame from IPv6.
+    fn translate(&self, path: &Nat64Path, frame: &mut Frame<'_>) {
+        if frame.headroom() >= HEADROOM && frame.len() + frame.tailroom() >= ROOM - HEADROOM {
+            return self.translate_in_place(path, frame);
+        }
+        let buffer = &mut *path.buffer.borrow_mut();
+        let end = HEADROOM + frame.len();
+        buffer[HEADROOM..end].copy_from_slice(frame.bytes());
+        self.translate_in_place(path, &mut Frame::new(buffer, HEADROOM, end, frame.offload));
+    }
+
+    fn translate_in_place(&self, path: &Nat64Path, frame: &mut Frame<'_>) {
+        let counters = &self.handle().counters;
+        let Some(shards) = path.shards() else { return counters.drop_nat64_off.add(1) };
+        let shard = shards.of_client(address(frame.bytes(), 8));
+        let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
+        let verdict = shard.lock().from_v6(self.shared.clock.now(), frame, &mut pieces);
+        match verdict {
+            Verdict::Forward => {
+                counters.nat64_to_ipv4.add(1);
+                self.emerge(path, frame.bytes(), frame.offload);
+            }
+            Verdict::Reply => self.emerge(path, frame.bytes(), frame.offload),
+            Verdict::Sent => counters.nat64_to_ipv4.add(1),
+            Verdict::Held => {}
+            Verdict::Drop(_) => counters.drop_nat64.add(1),
+        }
+    }
+
+    /// What came out of the translator goes to the side its version names.
+    fn emerge(&self, path: &Nat64Path, packet: &[u8], offload: Offload) {
+        if packet.first().is_some_and(|first| first >> 4 == 4) {
+            return path.writer.borrow_mut().write_packet(packet, offload);
+        }
+        if let Some(id) = self.route(packet) {
+            self.send_packet(id, packet, offload);
+        }
+    }
 
     pub(super) async fn from_nat64(self: Rc<Self>) {
-        std::future::pending::<()>().await;
+        let Some(path) = &self.nat64 else { return };
+        let mut buffer = vec![0; BUFFER_SIZE].into_boxed_slice();
+        loop {
+            let result = match path.device.readable().await {
+                Ok(()) => self.take_nat64_vector(path, &mut buffer),
+                Err(error) => Err(error),
+            };
+            self.end_of_vector();
+            match result {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(error) => self.device_lost("NAT64_DEVICE", &error).await,
+            }
+        }
+    }
+
+    fn take_nat64_vector(&self, path: &Nat64Path, buffer: &mut [u8]) -> io::Result<()> {
+        let counters = &self.handle().counters;
+        let shards = path.shards();
+        for _ in 0..READS {
+            match path.device.read(&mut buffer[HEADROOM..])? {
+                Read::Empty => break,
+                Read::Unusable(_) => counters.drop_unusable.add(1),
+                Read::Packet(len, offload) => {
+                    counters.host_reads.add(1);
+                    // The kernel sends IPv6 discovery into every device.
+                    if buffer[HEADROOM] >> 4 != 4 {
+                        continue;
+                    }
+                    let Some(shards) = &shards else {
+                        counters.drop_nat64_off.add(1);
+                        continue;
+                    };
+                    self.take_ipv4(path, shards, &mut Frame::new(buffer, HEADROOM, HEADROOM + len, offload));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_ipv4(&self, path: &Nat64Path, shards: &Shards, frame: &mut Frame<'_>) {
+        let counters = &self.handle().counters;
+        let now = self.shared.clock.now();
+        let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
+        let verdict = match shard_of_v4(frame.bytes(), shards.shards.len()) {
+            Some(shard) => shards.shards[shard].lock().from_v4(now, frame, &mut pieces),
+            // A later fragment names no port: it belongs to the shard that knows its first.
+            None => {
+                let mut verdict = Verdict::Held;
+                for shard in &shards.shards {
+                    verdict = shard.lock().from_v4(now, frame, &mut pieces);
+                    if verdict != Verdict::Held {
+                        break;
+                    }
+                }
+                verdict
+            }
+        };
+        match verdict {
+            Verdict::Forward => {
+                counters.nat64_to_ipv6.add(1);
+                self.emerge(path, frame.bytes(), frame.offload);
+            }
+            Verdict::Reply => self.emerge(path, frame.bytes(), frame.offload),
+            Verdict::Sent => counters.nat64_to_ipv6.add(1),
+            Verdict::Held => {}
+            Verdict::Drop(_) => counters.drop_nat64.add(1),
+        }
+    }
+
+    /// Each worker sees to the timers of the shard with its number.
+    pub(super) fn nat64_timers(&self) {
+        let Some(path) = &self.nat64 else { return };
+        let Some(shards) = path.shards() else { return };
+        let now = self.shared.clock.now();
+        let mut shard = shards.shards[self.index].lock();
+        if shard.next_timeout().is_some_and(|at| at <= now) {
+            shard.handle_timeout(now, &mut |bytes: &[u8]| self.emerge(path, bytes, Offload::default()));
+        }
     }
 }

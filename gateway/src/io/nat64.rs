@@ -1,0 +1,91 @@
+//! The shards of NAT64 that all workers share. A client's bindings are all in one shard, and ports say which.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::config::{Nat64 as Settings, Refused};
+use crate::core::nat64::{Config, Nat64, PoolEntry, Prefix, Timeouts, shard_of_client};
+
+pub struct Shards {
+    pub shards: Box<[Mutex<Nat64>]>,
+    prefix: Prefix,
+    settings: Settings,
+}
+
+impl std::fmt::Debug for Shards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shards({})", self.shards.len())
+    }
+}
+
+impl Shards {
+    /// Makes as many shards as there are workers.
+    ///
+    /// # Errors
+    /// When the settings cannot work.
+    pub fn new(settings: &Settings, count: usize) -> Result<Self, Refused> {
+        let refused = |error: &dyn std::fmt::Display| Refused(format!("nat64: {error}"));
+        let prefix = Prefix::new(settings.prefix.address, settings.prefix.len)
+            .map_err(|error| refused(&format!("{error:?}")))?;
+        let pool: Vec<_> = settings
+            .pool
+            .iter()
+            .map(|pool| PoolEntry { address: pool.address, first: pool.ports.0, last: pool.ports.1 })
+            .collect();
+        let seconds = |value: u32| Duration::from_secs(value.into());
+        let seed = RandomState::new().hash_one(count);
+        let shards = (0..count).map(|shard| {
+            Nat64::new(Config {
+                mtu: settings.mtu,
+                ipv6_mtu: settings.ipv6_mtu,
+                timeouts: Timeouts {
+                    tcp_established: seconds(settings.tcp_established),
+                    tcp_transitory: seconds(settings.tcp_transitory),
+                    udp: seconds(settings.udp),
+                    icmp: seconds(settings.icmp),
+                    ..Timeouts::default()
+                },
+                max_bindings: settings.max_bindings.div_ceil(count),
+                max_sessions: (settings.max_bindings * 2).div_ceil(count),
+                max_bindings_per_client: settings.max_bindings_per_client,
+                max_sessions_per_client: settings.max_bindings_per_client * 4,
+                seed: seed.wrapping_add(shard as u64),
+                shard,
+                shards: count,
+                ..Config::new(prefix, pool.clone(), settings.address)
+            })
+            .map(Mutex::new)
+        });
+        let shards = shards.collect::<Result<_, _>>().map_err(|error| refused(&error))?;
+        Ok(Self { shards, prefix, settings: settings.clone() })
+    }
+
+    /// Whether these settings made it; then it keeps its bindings.
+    pub fn is_of(&self, settings: &Settings) -> bool {
+        self.settings == *settings
+    }
+
+    pub fn contains(&self, destination: Ipv6Addr) -> bool {
+        self.prefix.contains(destination)
+    }
+
+    pub fn of_client(&self, client: Ipv6Addr) -> &Mutex<Nat64> {
+        &self.shards[shard_of_client(client, self.shards.len())]
+    }
+
+    /// Counters, summed.
+    pub fn stats(&self) -> Value {
+        let mut sums = serde_json::Map::new();
+        for shard in &self.shards {
+            for (name, count) in shard.lock().stats().counters() {
+                let sum = sums.get(&name).and_then(Value::as_u64).unwrap_or(0) + count;
+                sums.insert(name, json!(sum));
+            }
+        }
+        Value::Object(sums)
+    }
+}
