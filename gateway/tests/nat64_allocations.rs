@@ -1,5 +1,8 @@
 //! A packet of an established NAT64 session costs no heap allocation, whatever its size, protocol or direction.
 
+// The Python module brings its own global allocator.
+#![cfg(not(feature = "python"))]
+
 use portico_gateway::core::frame::{Frame, HEADROOM, Offload, SegmentKind};
 use portico_gateway::core::nat64::{Config, Nat64, PoolEntry, Prefix, Verdict};
 use portico_gateway::core::time::Now;
