@@ -18,7 +18,7 @@ use crate::io::transport::Transport;
 /// Connections accepted before others get their turn.
 const BATCH: usize = 16;
 /// A connection that has been silent for so long gives way to a newcomer when there is no room.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Wait after the system refused a connection (no descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
 
