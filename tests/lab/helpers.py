@@ -37,12 +37,12 @@ def agent_pid(host: Host, service: str = SERVER) -> int:
     return int(pid)
 
 
-def reaches(host: Host, name: str = APP4, seconds: float = 2.0) -> bool:
+def reaches(host: Host, name: str = APP6, seconds: float = 2.0) -> bool:
     """Whether a web server answers."""
     return host.run("curl", "-sf", "--max-time", str(seconds), f"http://{name}/", check=False).returncode == 0
 
 
-def time_until(what: str, host: Host, name: str = APP4, timeout: float = 30.0) -> float:
+def time_until(what: str, host: Host, name: str = APP6, timeout: float = 30.0) -> float:
     """Seconds until a web server answers."""
     started = time.monotonic()
     wait.until(what, lambda: reaches(host, name, 1.0), timeout=timeout, interval=0.02)

@@ -19,20 +19,26 @@ Recorder = Callable[[Host, str], AbstractContextManager[Capture]]
 
 
 def test_ipv4_only_server_answers_by_name(client: Host) -> None:
-    assert client.output("curl", "-sf", f"http://{APP4}/") == "app4 answers, and sees you as 10.0.0.2"
+    assert (
+        client.output("curl", "-sf", "--max-time", "5", f"http://{APP4}/") == "app4 answers, and sees you as 10.0.0.2"
+    )
 
 
 def test_ipv6_server_answers_by_name(client: Host) -> None:
     address = deployment.tunnel_address(client)
-    assert client.output("curl", "-sf", f"http://{APP6}/") == f"app6 answers, and sees you as {address}"
+    assert (
+        client.output("curl", "-sf", "--max-time", "5", f"http://{APP6}/") == f"app6 answers, and sees you as {address}"
+    )
 
 
 def test_server_with_both_is_reached_over_ipv6(client: Host) -> None:
-    assert client.output("curl", "-sf", "http://dual.corp.example.net/").startswith("app6 answers")
+    assert client.output("curl", "-sf", "--max-time", "5", "http://dual.corp.example.net/").startswith("app6 answers")
 
 
 def test_alias_of_an_ipv4_only_server_is_followed(client: Host) -> None:
-    assert client.output("curl", "-sf", "http://intranet.corp.example.net/").startswith("app4 answers")
+    assert client.output("curl", "-sf", "--max-time", "5", "http://intranet.corp.example.net/").startswith(
+        "app4 answers"
+    )
 
 
 def test_summary_of_make_up_is_all_green(lab: Lab) -> None:
@@ -44,7 +50,9 @@ def test_summary_of_make_up_is_all_green(lab: Lab) -> None:
 
 def test_names_outside_the_namespace_go_to_the_clients_own_resolver(lab: Lab, client: Host) -> None:
     before = len(bind.query_log(lab.host("internet")))
-    assert client.output("curl", "-sf", "http://only4.example.org/").endswith("sees you as 203.0.113.101")
+    assert client.output("curl", "-sf", "--max-time", "5", "http://only4.example.org/").endswith(
+        "sees you as 203.0.113.101"
+    )
     asked = bind.query_log(lab.host("internet"))[before:]
     assert "only4.example.org" in asked
     assert "example.org" not in bind.query_log(lab.host("dns"))
@@ -52,7 +60,7 @@ def test_names_outside_the_namespace_go_to_the_clients_own_resolver(lab: Lab, cl
 
 def test_inside_names_never_leave_to_the_public_resolver(lab: Lab, client: Host, capture: Recorder) -> None:
     with capture(client, "eth0") as outside:
-        client.run("curl", "-sf", f"http://{APP4}/")
+        client.run("curl", "-sf", "--max-time", "5", f"http://{APP4}/")
         client.run("getent", "hosts", "no-such-name.corp.example.net", check=False)
         client.run("getent", "hosts", "public.example.org", check=False)
     names = outside.packets("dns", fields=["dns.qry.name"])
@@ -63,7 +71,7 @@ def test_inside_names_never_leave_to_the_public_resolver(lab: Lab, client: Host,
 
 def test_nothing_but_the_tunnel_leaves_towards_the_server(client: Host, capture: Recorder) -> None:
     with capture(client, "eth0") as outside:
-        client.run("curl", "-sf", f"http://{APP4}/")
+        client.run("curl", "-sf", "--max-time", "5", f"http://{APP4}/")
         client.run("ping", "-6", "-c", "1", APP6)
     assert outside.packets("tcp.port == 443")
     assert not outside.packets("ip.addr == 10.0.0.0/8 or ipv6.addr == fd7c:1a2b:3c4d::/48")
@@ -78,11 +86,16 @@ def test_ping(client: Host, name: str) -> None:
 def test_udp_both_ways(lab: Lab, client: Host, host: str, address: str) -> None:
     program = (
         "import socket,sys\n"
-        "s=socket.create_connection\n"
         "info=socket.getaddrinfo(sys.argv[1],int(sys.argv[2]),type=socket.SOCK_DGRAM)[0]\n"
-        "u=socket.socket(*info[:3]);u.settimeout(3);u.connect(info[4])\n"
+        "u=socket.socket(*info[:3]);u.settimeout(0.5);u.connect(info[4])\n"
         "for size in (1,100,1000,1232,1400,4000):\n"
-        "    data=bytes(range(256))*16;u.send(data[:size]);assert u.recv(65535)==data[:size],size\n"
+        "    data=(bytes(range(256))*16)[:size]\n"
+        "    for attempt in range(6):\n"  # the first large answer is what teaches its sender the path MTU
+        "        u.send(data)\n"
+        "        try: assert u.recv(65535)==data,size\n"
+        "        except TimeoutError: continue\n"
+        "        break\n"
+        "    else: sys.exit(f'no answer of {size} bytes')\n"
         "print('all')"
     )
     with echo_service(lab.host(host), address):

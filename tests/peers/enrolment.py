@@ -95,14 +95,13 @@ def identity_signed_by(
     builder = (
         x509.CertificateBuilder()
         .subject_name(like.subject)
-        .issuer_name(like.issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
     )
     for extension in like.extensions:
-        if not isinstance(extension.value, x509.SubjectKeyIdentifier):
+        if not isinstance(extension.value, x509.SubjectKeyIdentifier | x509.AuthorityKeyIdentifier):
             builder = builder.add_extension(extension.value, extension.critical)
     chain = authority.sign(builder).public_bytes(serialization.Encoding.PEM).decode()
     return _write(into, Path(trust), chain, key, None)
