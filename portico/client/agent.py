@@ -358,6 +358,8 @@ class ClientAgent:
             if before != "link_up":
                 self._since, self._failure, self._next_attempt = now, None, None
                 self._came_up.set()
+                if self._state.addresses:
+                    self._run(self._announce(), "announce the addresses")
             self._linked.set()
         else:
             self._lost()
@@ -374,6 +376,12 @@ class ClientAgent:
         self._linked.clear()
         if self._naming is not None:
             self._naming.server.set_tunnel(False)
+
+    async def _announce(self) -> None:
+        try:
+            await asyncio.to_thread(device.announce, self._state.addresses)
+        except OSError as error:  # the first packet from here says the same
+            log.warning("the addresses are not announced: %s", error)
 
     async def _await_address(self) -> None:
         """The tunnel carries packets once the router's advertisement has given it an address."""

@@ -190,6 +190,22 @@ class Tunnel:
         raise _not_made(self.name, "the kernel gives it no link-local IPv6 address")
 
 
+def announce(addresses: Sequence[str]) -> None:
+    """Tells the router of the link whose these addresses are: gratuitous neighbour advertisements (RFC 9131).
+
+    The router forgot them with the last connection, and a download waits for packets that only it can send: without
+    this the client may have nothing to say for minutes.
+    """
+    index = socket.if_nametoindex(INTERFACE)
+    for address in addresses:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sender:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sender.bind((address, 0))
+            # type 136, no flag: nothing is overridden and nobody asked; the kernel fills in the checksum
+            sender.sendto(struct.pack("!BBHI", 136, 0, 0, 0) + IPv6Address(address).packed, ("ff02::2", 0, 0, index))
+
+
 def protect(addresses: Sequence[str]) -> None:
     """Keeps the way to the server's IPv6 addresses out of the tunnel, whatever routes are advertised; replaces earlier.
 
