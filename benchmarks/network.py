@@ -25,7 +25,7 @@ SERVER_IPV4 = "10.9.0.2"
 SERVER_IPV6 = "fd00:9::2"
 GATEWAY_INNER_IPV4 = "10.9.0.1"
 GATEWAY_INNER_IPV6 = "fd00:9::1"
-PREFIX = "fd00:77"  # of Portico's own addresses, a /48
+PREFIX = "fd00:77:9"  # of Portico's own addresses, a /48
 
 
 @dataclass
