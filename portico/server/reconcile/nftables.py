@@ -160,6 +160,11 @@ def _steering(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     """
     mark: Expression = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": NAT64_MARK}}
     outside = [] if wanted.single_interface else [_meta("iifname", wanted.internet_interface, "!=")]
+    # Only the first fragment of a datagram has ports. A tproxy expression anywhere makes the kernel reassemble IPv4
+    # before this hook (nf_defrag_ipv4_enable), without tracking connections; the rule itself matches nothing, because
+    # its hook sees packets before anything marks them.
+    never = [_meta("mark", NAT64_MARK), _header("udp", "dport", 0), _meta("nfproto", "ipv4")]
+    yield "steer_in", [*never, {"tproxy": {"family": "ip", "port": 1}}], "reassemble fragments first"
     for pool in wanted.pools:
         address, ports = str(pool.address), _ports(pool)
         to_pool = _header("ip", "daddr", address)
