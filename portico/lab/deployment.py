@@ -78,7 +78,16 @@ def connect_client(lab: Lab, client: str) -> None:
 
 
 def wait_for_client(host: Host, timeout: float = 30.0) -> None:
-    """Waits until an intranet name answers with a ping through the tunnel."""
+    """Waits until an intranet name answers with a ping through the tunnel.
+
+    Names are asked for only when the client says that it is connected: before, they would be asked outside.
+    """
+    wait.until(
+        f"{host.name} to be connected",
+        lambda: "ConnectedRemotely" in host.run("portico", "client", "status", "--json", check=False).stdout,
+        timeout=timeout,
+        evidence=lambda: host.log_tail(CLIENT, 30),
+    )
     wait.until(
         f"{host.name} to reach the intranet",
         lambda: host.run("ping", "-6", "-c", "1", "-W", "1", f"app6.{CORP_DOMAIN}", check=False).returncode == 0,

@@ -162,10 +162,14 @@ def test_a_client_without_its_identity_says_so(lab: Lab, client: Host) -> None:
     hidden = state.with_name("client-away")
     state.rename(hidden)
     try:
-        result = client.run("portico", "client", "run", check=False, timeout=10.0)
-        assert result.returncode != 0
-        assert "enrol" in result.stderr
-        assert "Traceback" not in result.stderr
+        client.start_service(CLIENT, ["portico", "client", "run"], restart=True)
+        result = wait.until(
+            "the agent's word", lambda: client.run("portico", "client", "status", check=False), timeout=10.0
+        )
+        said = result.stdout + result.stderr + client.log(CLIENT).read_text()
+        assert "NotEnrolled" in said
+        assert "Traceback" not in said
+        client.stop_service(CLIENT)
     finally:
         hidden.rename(state)
     deployment.connect_client(lab, "client1")
