@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 import pytest
 
 from portico.lab import deployment
-from portico.lab.hosts import Host
+from portico.lab.hosts import PYTHON, Host
 from portico.lab.lab import Lab
 from portico.lab.services import nginx
 from tests.lab.helpers import SERVER_ADDRESS, reaches, start_download
@@ -107,8 +107,12 @@ def test_a_slow_reader_is_bounded_and_does_not_hold_up_others(lab: Lab, client: 
         peer.open()
         peer.configure()
         peer.ping(IPv6Address("fd7c:1a2b:3c4d:1::9"))
-        flood = ("ping", "-6", "-f", "-q", "-s", "1232", "-c", "20000", "-W", "1", str(peer.address))
-        mgmt.run(*flood, check=False, timeout=60.0)
+        pour = (
+            "import socket,sys\n"
+            "u=socket.socket(socket.AF_INET6,socket.SOCK_DGRAM)\n"
+            "for _ in range(50000): u.sendto(bytes(1200),(sys.argv[1],9))\n"
+        )
+        mgmt.run(PYTHON, "-c", pour, str(peer.address), timeout=60.0)
         assert reaches(client)
 
 
