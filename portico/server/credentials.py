@@ -15,8 +15,8 @@ from cryptography import x509
 
 from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
 from portico.certificates.issue import Issuer
-from portico.certificates.renewal import ensure_server_identity, renewal_time
-from portico.certificates.revocation import Revoked, current_revocations, write_crl
+from portico.certificates.renewal import ensure_server_identity, renewal_time, usable_server_identity
+from portico.certificates.revocation import Revoked, current_revocations, recover, write_crl
 from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import TicketKey, load_tickets, next_rotation, rotate_tickets, save_tickets
 from portico.certificates.trust import merge, parse_certificates, to_pem
@@ -98,6 +98,27 @@ class Credentials:
         self.warnings.pop("store", None)
         return self.store
 
+    def repair(self, now: datetime) -> Path | None:
+        """Puts damaged records aside and starts new ones that know what was revoked.
+
+        Returns:
+            The damaged file's new name; None when the records are sound.
+
+        Raises:
+            PorticoError: there is no built-in CA to verify the revocation list with, or the list cannot be read.
+        """
+        try:
+            self.usable_store()
+        except PorticoError as error:
+            if error.code != "DATABASE_CORRUPT":
+                raise
+            if self.authority is None:
+                raise self.warnings.get("authority") or _no_authority(self.directory) from None
+            self.store, aside = recover(self.directory, self.authority, now)
+            self.warnings.pop("store", None)
+            return aside
+        return None
+
     def trust(self, settings: Settings) -> str:
         """PEM that clients verify the server by.
 
@@ -176,9 +197,20 @@ class Credentials:
                 )
             chain = parse_certificates(read_file(Path(certificates.server_certificate)))
             return to_pem(*chain), read_file(Path(certificates.server_key)).decode("utf-8", "replace")
+        try:
+            issuer = self.issuer()
+        except PorticoError:
+            # Lost records keep new clients out, not the enrolled ones: a certificate that is good goes on serving.
+            if self.authority is None:
+                raise
+            connect_to = settings.deployment.connect_to
+            identity = usable_server_identity(self.directory, self.authority, connect_to, now)
+            if identity is None:
+                raise
+            return identity.chain_pem, identity.key_pem
         made = ensure_server_identity(
             self.directory,
-            self.issuer(),
+            issuer,
             connect_to=settings.deployment.connect_to,
             days=certificates.server_lifetime_days,
             renew_before_days=certificates.renew_before_days,

@@ -241,7 +241,7 @@ class Addresses(_Section):
 class Nat64(_Section):
     """Access to intranet servers that have only IPv4."""
 
-    state: State = "enabled"
+    state: State = Field(default="enabled", description="whether clients reach servers that have only IPv4")
     prefix: Ipv6Prefix | None = Field(default=None, description="null: P:7777::/96")
     ipv4_address_port_pool: list[PortPool] = Field(
         default_factory=list,
@@ -256,16 +256,25 @@ class Nat64(_Section):
         le=7200,
         description="the same for a TCP connection that is opening or closing (RFC 6146: at least 240)",
     )
-    udp_mapping_timeout_seconds: int = Field(default=300, ge=120, le=86_400, description="RFC 4787: at least 120")
-    icmp_mapping_timeout_seconds: int = Field(default=60, ge=60, le=3600, description="RFC 5508: at least 60")
-    max_bindings: int = Field(default=262_144, ge=1, le=16_777_216)
-    max_bindings_per_client: int = Field(default=4096, ge=1, le=65_536)
+    udp_mapping_timeout_seconds: int = Field(
+        default=300, ge=120, le=86_400, description="an idle UDP mapping is forgotten (RFC 4787: at least 120)"
+    )
+    icmp_mapping_timeout_seconds: int = Field(
+        default=60, ge=60, le=3600, description="an idle ping is forgotten (RFC 5508: at least 60)"
+    )
+    max_bindings: int = Field(
+        default=262_144, ge=1, le=16_777_216, description="translated ports and echo identifiers of all clients at once"
+    )
+    max_bindings_per_client: int = Field(default=4096, ge=1, le=65_536, description="the same for one client")
 
 
 class Dns64(_Section):
     """The DNS server that clients ask for intranet names."""
 
-    state: State = "enabled"
+    state: State = Field(
+        default="enabled",
+        description="whether this server answers DNS; when disabled, NRPT rules must name other servers",
+    )
     address: Ipv6 | None = Field(default=None, description="null: P:3333::1")
     only_send_a_query: bool = Field(
         default=True, description="ask upstream for A records only; set to false when the intranet has IPv6 servers too"
@@ -319,13 +328,15 @@ class Access(_Section):
         description="'any', or the IPv6 and (through NAT64) IPv4 prefixes clients may reach",
     )
     manage_out: bool | ManageOut = Field(default=True, description="true, false, or {from: [prefixes]}")
-    client_to_client: bool = False
+    client_to_client: bool = Field(default=False, description="whether clients reach each other through the server")
 
 
 class Certificates(_Section):
     """Where the server's and the clients' certificates come from."""
 
-    mode: Literal["built-in", "imported"] = "built-in"
+    mode: Literal["built-in", "imported"] = Field(
+        default="built-in", description="built-in: Portico's own CA issues and renews; imported: files of your CA"
+    )
     server_certificate: FilePath | None = Field(
         default=None, description="imported: PEM file, the server's certificate and its chain"
     )
@@ -333,8 +344,8 @@ class Certificates(_Section):
     client_ca: list[FilePath] = Field(
         default_factory=list, description="PEM files of CAs whose client certificates are accepted"
     )
-    client_lifetime_days: int = Field(default=90, ge=1, le=3650)
-    server_lifetime_days: int = Field(default=90, ge=1, le=825)
+    client_lifetime_days: int = Field(default=90, ge=1, le=3650, description="of client certificates, built-in CA")
+    server_lifetime_days: int = Field(default=90, ge=1, le=825, description="of the server's certificate, built-in CA")
     renew_before_days: int = Field(default=30, ge=0, le=365, description="renew when less than this remains")
     crl: list[FilePath] = Field(
         default_factory=list, description="files of revocation lists (PEM or DER) of the imported CAs"
@@ -344,7 +355,7 @@ class Certificates(_Section):
 class Settings(_Section):
     """The whole document."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of the document's form")
     deployment: Deployment
     server: Server
     ip_https: IpHttps = Field(default_factory=IpHttps)

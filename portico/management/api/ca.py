@@ -65,6 +65,14 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         await agent.platform.refresh()
         return await asyncio.to_thread(_describe, agent)
 
+    @routes.post("/repair")
+    async def repair(agent: Agent = the_agent) -> dict[str, str | None]:
+        """Puts damaged records of certificates aside and starts new ones that know what was revoked."""
+        aside = await asyncio.to_thread(lambda: agent.credentials.repair(now_utc()))
+        if aside is not None and agent.platform.settings is not None:
+            await agent.platform.refresh()
+        return {"set_aside": str(aside) if aside is not None else None}
+
     @routes.post("/tokens")
     async def token(body: TokenRequest, agent: Agent = the_agent) -> TokenAnswer:
         """Makes a token that enrols one computer once."""

@@ -132,6 +132,23 @@ def revoke(
     output.show(done, lambda out: out.print(text))
 
 
+@app.command()
+def repair(yes: output.Yes = False, json: output.Json = False) -> None:
+    """Put a damaged certificate database aside and start a new one that knows what was revoked.
+
+    Lost are the list of what was issued and the tokens not yet used. Enrolled computers connect until their
+    certificates end, but cannot renew them: give each a new token before that.
+
+    Example: `portico ca repair --yes`
+    """
+    output.confirm("Start a new certificate database, with what was revoked?", yes=yes)
+    with server() as api:
+        done = api.post("/v1/ca/repair")
+    aside = done["set_aside"]
+    text = f"The damaged database is now {aside}." if aside else "The certificate database is sound; nothing was done."
+    output.show(done, lambda out: out.print(escape(text)))
+
+
 @token_app.command("create")
 def token_create(
     name: Annotated[str, typer.Option(help="Name of the computer: 1 to 64 letters, digits, '.', '_', '-'.")],

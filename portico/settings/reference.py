@@ -1,0 +1,252 @@
+"""docs/settings.md, written from the model: every key with its type, default, meaning and Windows counterpart. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from portico.settings import model
+from portico.settings.document import dump, load
+from portico.settings.model import Settings
+
+_NAMES: Final = (
+    (model.HostName, "DNS name"),
+    (model.ShortName, "name without a dot"),
+    (model.PublicHost, "DNS name or address"),
+    (model.Namespace, "name or .suffix"),
+    (model.Exclusion, "name, .suffix or IPv6 prefix"),
+    (model.InterfaceName, "interface"),
+    (model.Ipv6Prefix, "IPv6 prefix"),
+    (model.AnyPrefix, "prefix"),
+    (model.Destination, "`any` or prefix"),
+    (model.Ipv4, "IPv4 address"),
+    (model.Ipv6, "IPv6 address"),
+    (model.AnyAddress, "address"),
+    (model.PortPool, "address and ports"),
+    (model.Upstream, "address, or [address]:port"),
+    (model.FilePath, "file"),
+)
+
+_WINDOWS: Final = {
+    "deployment.domain": "`Add-DAClientDnsConfiguration -DnsSuffix`",
+    "deployment.connect_to": "`Set-DAServer -ConnectToAddress`",
+    "ip_https.client_prefix": "`Set-DAServer -ClientIPv6Prefix`",
+    "addresses.intranet_prefixes": "`Set-DAServer -InternalIPv6Prefix`",
+    "nat64.state": "`Set-NetNatTransitionConfiguration -State`",
+    "nat64.prefix": "`Set-NetNatTransitionConfiguration -PrefixMapping`",
+    "nat64.ipv4_address_port_pool": "`Set-NetNatTransitionConfiguration -IPv4AddressPortPool`",
+    "nat64.tcp_mapping_timeout_seconds": "`Set-NetNatTransitionConfiguration -TcpMappingTimeoutSeconds`",
+    "dns64.state": "`Set-NetDnsTransitionConfiguration -State`",
+    "dns64.only_send_a_query": "`Set-NetDnsTransitionConfiguration -OnlySendAQuery`",
+    "dns64.always_synthesize": "`Set-NetDnsTransitionConfiguration -AlwaysSynthesize`",
+    "dns64.latency_milliseconds": "`Set-NetDnsTransitionConfiguration -LatencyMilliseconds`",
+    "dns64.exclusion_list": "`Set-NetDnsTransitionConfiguration -ExclusionList`",
+    "nrpt.rules": "`Add-DAClientDnsConfiguration`",
+    "nrpt.rules[].namespace": "`Add-DAClientDnsConfiguration -DnsSuffix`",
+    "nrpt.rules[].dns_servers": "`Add-DAClientDnsConfiguration -DnsIPAddress`",
+    "nrpt.exemptions": "`Add-DAClientDnsConfiguration` without `-DnsIPAddress`",
+    "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
+    "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
+}
+
+EXAMPLE: Final = """\
+schema_version: 1
+deployment:
+  domain: corp.example.net
+  connect_to: da.example.net
+  organisation_prefix: fd7c:1a2b:3c4d::/48
+server:
+  name: da1
+  internet_interface: eth0
+  internal_interface: eth1
+  internal_ipv4: 10.0.0.2
+ip_https:
+  port: 443
+  max_clients: 2000
+  minimum_tls: "1.3"
+addresses:
+  intranet_prefixes: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48"]
+nat64:
+  ipv4_address_port_pool: ["10.0.0.2,20000-60999"]
+  tcp_mapping_timeout_seconds: 14400
+dns64:
+  only_send_a_query: false          # the intranet has IPv6 servers
+  exclusion_list: [.voice.corp.example.net]
+  upstream_servers: [10.0.0.53, "[fd7c:1a2b:3c4d:1::53]:53"]
+nrpt:
+  rules:
+    - namespace: .lab.example.org   # resolved by DNS64, like the deployment's domain
+    - namespace: .branch.example.net
+      dns_servers: ["2001:db8:20::53"]
+  exemptions: [nls.corp.example.net, .voip.corp.example.net]
+access:
+  intranet: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48", 10.0.0.0/16]
+  manage_out: {from: ["fd7c:1a2b:3c4d:1::/64"]}
+  client_to_client: false
+certificates:
+  mode: imported
+  server_certificate: /etc/portico/server.pem
+  server_key: /etc/portico/server.key
+  client_ca: [/etc/portico/clients-ca.pem]
+  crl: [/etc/portico/clients-ca.crl]
+drift: repair
+"""
+
+_HEAD = """\
+# Settings
+
+The settings are one YAML document. `portico settings show` prints it, `portico settings plan FILE` checks it and shows
+what it would change, `portico settings apply FILE` puts it in force, `portico settings edit` does all three in an
+editor. Keys that are left out have their default. Unknown keys are refused. What `plan` and `apply` can report is in
+[problems.md](problems.md).
+
+`null` means derived. `portico settings show --effective` shows every derived value and where it came from. P stands for
+the first 48 bits of `deployment.organisation_prefix`: with `fd7c:1a2b:3c4d::/48`, `P:3333::1` is
+`fd7c:1a2b:3c4d:3333::1`.
+
+*Windows* names the cmdlet and parameter that sets the same thing on Windows Server; an empty cell means that Windows
+has no such parameter.
+"""
+
+
+def reference_markdown() -> str:
+    """The whole of docs/settings.md."""
+    lines = [_HEAD]
+    top = []
+    for name, info, annotation in _fields(Settings):
+        section = _section(annotation)
+        if section is None:
+            top.append((name, info, annotation))
+            continue
+        lines += [f"## {name}", "", _sentence(section.__doc__), "", *_table(name, section)]
+        if name == "access":
+            lines += _manage_out()
+    lines += ["## The document", "", *_rows(top, "")]
+    lines += ["## A full example", "", "```yaml", EXAMPLE.rstrip(), "```", "", *_smallest()]
+    return "\n".join(lines)
+
+
+def _smallest() -> list[str]:
+    kept = {"schema_version:", "deployment:", "server:", "  domain:", "  connect_to:", "  organisation_prefix:"}
+    kept |= {"  name:", "  internet_interface:", "  internal_interface:"}
+    text = [line for line in EXAMPLE.splitlines() if any(line.startswith(word) for word in kept)]
+    smallest = "\n".join([*text, "dns64:", "  upstream_servers: [10.0.0.53]"])
+    whole = dump(load(smallest))
+    return [
+        "## The smallest document, and what is stored",
+        "",
+        "This is enough:",
+        "",
+        "```yaml",
+        smallest,
+        "```",
+        "",
+        "and is stored, with every default, as:",
+        "",
+        "```yaml",
+        whole.rstrip(),
+        "```",
+        "",
+    ]
+
+
+def _manage_out() -> list[str]:
+    return [
+        "`manage_out: {from: [prefixes]}` takes IPv6 prefixes: manage-out is native IPv6, so that an IPv4-only host",
+        "cannot open connections to a client. Answers to what a client asked are always let through.",
+        "",
+    ]
+
+
+def _table(path: str, section: type[BaseModel]) -> list[str]:
+    lines = _rows(list(_fields(section)), f"{path}.")
+    for name, _, annotation in _fields(section):
+        inner = _list_item(annotation)
+        item = _section(inner) if inner is not None else None
+        if item is not None:
+            lines += [f"Each of `{path}.{name}`:", "", *_rows(list(_fields(item)), f"{path}.{name}[].")]
+    return lines
+
+
+def _rows(fields: list[tuple[str, FieldInfo, Any]], prefix: str) -> list[str]:
+    lines = ["| key | type | default | meaning | Windows |", "|---|---|---|---|---|"]
+    for name, info, annotation in fields:
+        cells = [f"`{name}`", _type(annotation, info), _default(info), _meaning(info), _WINDOWS.get(prefix + name, "")]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""]
+
+
+def _fields(section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Any]]:
+    hints = get_type_hints(section, include_extras=True)
+    for name, info in section.model_fields.items():
+        yield info.alias or name, info, hints[name]
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _list_item(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
+
+
+def _type(annotation: Any, info: FieldInfo | None = None) -> str:
+    for alias, text in _NAMES:
+        if annotation == alias:
+            return text
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        field = next((item for item in arguments[1:] if isinstance(item, FieldInfo)), None)
+        return _type(arguments[0], field)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(part, info) for part in arguments if part is not NoneType)
+    if origin is list:
+        return f"list of: {_type(arguments[0])}"
+    if annotation is bool:
+        return "`true` or `false`"
+    if annotation is int:
+        return _range(info)
+    if annotation is model.NrptRule:
+        return "rule, see below"
+    if annotation is model.ManageOut:
+        return "`{from: [prefixes]}`"
+    raise TypeError(f"{annotation} has no name for people: add it to _NAMES")
+
+
+def _range(info: FieldInfo | None) -> str:
+    bounds = {
+        kind: value
+        for item in (info.metadata if info is not None else ())
+        for kind in ("ge", "le")
+        if (value := getattr(item, kind, None)) is not None
+    }
+    return f"{bounds['ge']} to {bounds['le']}" if len(bounds) == 2 else "whole number"
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return "`null`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+def _meaning(info: FieldInfo) -> str:
+    assert info.description, "every setting has a description"
+    return info.description
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
