@@ -3,6 +3,8 @@
 //! A frame never owns memory. Translation and encapsulation move its start within the headroom, so nothing is copied
 //! between the read that filled the buffer and the write (or the TLS record) that empties it.
 
+pub use crate::wire::offload::{Offload, SegmentKind};
+
 /// Bytes kept free before a packet: the IPv4 to IPv6 header growth (20), a Fragment header (8), a segment header (4)
 /// and a virtio header (12), rounded up.
 pub const HEADROOM: usize = 64;
@@ -12,29 +14,6 @@ pub const MAX_PACKET: usize = 40 + 65_535;
 
 /// A buffer of this size holds any frame with its headroom.
 pub const BUFFER_SIZE: usize = HEADROOM + MAX_PACKET;
-
-/// What a super-segment is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SegmentKind {
-    /// An ordinary packet.
-    #[default]
-    None,
-    /// TCP: segments differ in sequence number and flags (kernel: GSO_TCPV4, GSO_TCPV6).
-    Tcp,
-    /// UDP: datagrams of one flow (kernel: GSO_UDP_L4).
-    Udp,
-}
-
-/// The work that was left undone on a frame because somebody later can do it for less: segmentation and checksums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offload {
-    pub kind: SegmentKind,
-    /// Transport payload bytes of each segment but the last; 0 for an ordinary packet.
-    pub segment_size: u16,
-    /// The transport checksum field holds only the folded, uncomplemented pseudo-header sum (CHECKSUM_PARTIAL).
-    /// Always true for a super-segment.
-    pub partial_checksum: bool,
-}
 
 /// One packet or super-segment, `buffer[start..end]`.
 #[derive(Debug)]

@@ -53,6 +53,14 @@ pub fn pseudo_v6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, lengt
     fold(addresses + u64::from(next_header) + u64::from(length))
 }
 
+/// The pseudo-header sum of a packet's own addresses, IPv4 or IPv6 by its version nibble.
+///
+/// `length` is that of the transport header and payload in bytes.
+pub fn pseudo_of(packet: &[u8], length: usize, protocol: u8) -> u16 {
+    let addresses = if packet[0] >> 4 == 6 { sum(&packet[8..40]) } else { sum(&packet[12..20]) };
+    fold(u64::from(addresses) + length as u64 + u64::from(protocol))
+}
+
 fn address_v4(address: Ipv4Addr) -> u64 {
     u64::from(u32::from(address))
 }

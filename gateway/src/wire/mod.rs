@@ -7,6 +7,7 @@ pub mod iphttps_http;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+pub mod offload;
 pub mod segment_header;
 pub mod tcp;
 pub mod udp;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::core::frame::{Offload, SegmentKind};
+use super::offload::{Offload, SegmentKind};
 
 const PARTIAL: u8 = 0x80;
 const IPV6_HEADER: usize = 40;

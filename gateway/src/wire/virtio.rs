@@ -1,7 +1,8 @@
 //! `struct virtio_net_hdr_v1` (12 bytes, include/uapi/linux/virtio_net.h): what precedes every packet of a TUN device
 //! opened with IFF_VNET_HDR after TUNSETVNETHDRSZ 12. Fields are in the machine's byte order (no TUNSETVNETLE).
 
-use crate::core::frame::{Offload, SegmentKind};
+use super::checksum;
+use super::offload::{Offload, SegmentKind};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 12;
@@ -105,7 +106,7 @@ pub fn parse(header: &[u8; HEADER_LEN], packet: &mut [u8]) -> Result<Offload, Un
     if position + 2 > packet.len() {
         return Err(Unusable::Position);
     }
-    let sum = !crate::core::segments::fold(crate::core::segments::sum(&packet[csum_start..]));
+    let sum = checksum::finish(checksum::sum(&packet[csum_start..]));
     packet[position..position + 2].copy_from_slice(&sum.to_be_bytes());
     Ok(Offload::default())
 }
@@ -166,8 +167,7 @@ mod tests {
         packet.extend([UDP, 0, 1, 4, 0, 0, 0, 0]);
         packet.extend(&udp[40..]);
         let expected = packet.clone();
-        let pseudo = crate::core::segments::pseudo_sum(&udp, 12, UDP);
-        packet[54..56].copy_from_slice(&crate::core::segments::fold(pseudo).to_be_bytes());
+        packet[54..56].copy_from_slice(&checksum::pseudo_of(&udp, 12, UDP).to_be_bytes());
         let mut header = [0; HEADER_LEN];
         header[0] = FLAG_NEEDS_CSUM;
         header[6..8].copy_from_slice(&48u16.to_ne_bytes());

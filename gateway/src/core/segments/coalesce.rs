@@ -6,8 +6,8 @@
 //! flows may overtake each other within one vector. Splitting a super-segment gives back exactly the packets that
 //! went in, which is what makes merging invisible to the peers.
 
-use super::{fold, pseudo_sum, sum};
 use crate::core::frame::{BUFFER_SIZE, Frame, HEADROOM, Offload, SegmentKind};
+use crate::wire::checksum::{add, finish, pseudo_of, sum};
 use crate::wire::virtio::{TCP, UDP, headers_len};
 
 /// Flows merged side by side; the oldest gives way to a newcomer.
@@ -114,7 +114,7 @@ impl Flow {
                 packet[44..46].copy_from_slice(&(transport as u16).to_be_bytes());
             }
             let position = if self.protocol == TCP { 56 } else { 46 };
-            let pseudo = fold(pseudo_sum(packet, transport, self.protocol));
+            let pseudo = pseudo_of(packet, transport, self.protocol);
             packet[position..position + 2].copy_from_slice(&pseudo.to_be_bytes());
             let kind = if self.protocol == TCP { SegmentKind::Tcp } else { SegmentKind::Udp };
             offload = Offload { kind, segment_size: self.segment_size as u16, partial_checksum: true };
@@ -211,7 +211,7 @@ fn complete_checksum(flow: &mut Flow) {
     let position = if flow.protocol == TCP { 56 } else { 46 };
     let packet = &mut flow.buffer[HEADROOM..HEADROOM + flow.len];
     packet[position..position + 2].fill(0);
-    let checksum = match !fold(pseudo_sum(packet, packet.len() - 40, flow.protocol) + sum(&packet[40..])) {
+    let checksum = match finish(add(pseudo_of(packet, packet.len() - 40, flow.protocol), sum(&packet[40..]))) {
         0 if flow.protocol == UDP => 0xffff,
         value => value,
     };
@@ -245,7 +245,7 @@ fn may_start(packet: &[u8], protocol: u8) -> bool {
 
 /// A wrong checksum must reach its receiver, who will count it, so such a packet is never merged.
 fn checksum_is_right(packet: &[u8], offload: Offload, protocol: u8) -> bool {
-    offload.partial_checksum || fold(pseudo_sum(packet, packet.len() - 40, protocol) + sum(&packet[40..])) == 0xffff
+    offload.partial_checksum || add(pseudo_of(packet, packet.len() - 40, protocol), sum(&packet[40..])) == 0xffff
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Packets for the tests of this room.
 
-use super::{fold, pseudo_sum, sum};
+use crate::wire::checksum::{self, add, pseudo_of, sum};
 
 /// An IPv6 TCP segment from port 1000 to 2000 with a right checksum.
 pub fn tcp6(sequence: u32, payload: &[u8], flags: u8) -> Vec<u8> {
@@ -36,8 +36,8 @@ fn ipv6(next_header: u8, len: usize) -> Vec<u8> {
 /// Writes the transport checksum at `position`.
 pub fn finish(packet: &mut [u8], position: usize) {
     packet[position..position + 2].fill(0);
-    let total = pseudo_sum(packet, packet.len() - 40, packet[6]) + sum(&packet[40..]);
-    let checksum = match !fold(total) {
+    let total = add(pseudo_of(packet, packet.len() - 40, packet[6]), sum(&packet[40..]));
+    let checksum = match checksum::finish(total) {
         0 if packet[6] == 17 => 0xffff,
         value => value,
     };
@@ -47,5 +47,5 @@ pub fn finish(packet: &mut [u8], position: usize) {
 /// Whether the transport checksum of a whole packet is right.
 pub fn checksum_is_right(packet: &[u8]) -> bool {
     let (offset, protocol) = crate::wire::virtio::transport(packet).unwrap();
-    fold(pseudo_sum(packet, packet.len() - offset, protocol) + sum(&packet[offset..])) == 0xffff
+    add(pseudo_of(packet, packet.len() - offset, protocol), sum(&packet[offset..])) == 0xffff
 }

@@ -1,8 +1,8 @@
 //! A super-segment into the packets it stands for, as the kernel's GSO does (net/ipv4/tcp_offload.c tcp_gso_segment,
 //! net/ipv4/udp_offload.c __udp_gso_segment), and checksums left undone completed.
 
-use super::{fold, pseudo_sum, sum};
 use crate::core::frame::{Offload, SegmentKind};
+use crate::wire::checksum::{finish, fold, pseudo_of, sum};
 use crate::wire::virtio::{TCP, UDP, headers_len, transport};
 
 const TCP_FIN: u8 = 0x01;
@@ -32,7 +32,7 @@ pub struct Segments<'a> {
     done: usize,
     index: u32,
     /// The sum of addresses and protocol, shared by all segments.
-    pseudo: u64,
+    pseudo: u16,
     finished: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Segments<'a> {
         if segment_size == 0 {
             return Err(Malformed::SegmentSize);
         }
-        let pseudo = pseudo_sum(packet, 0, protocol);
+        let pseudo = pseudo_of(packet, 0, protocol);
         Ok(Self { packet, offset, headers, protocol, segment_size, done: 0, index: 0, pseudo, finished: false })
     }
 
@@ -98,7 +98,7 @@ impl<'a> Segments<'a> {
         out[2..4].copy_from_slice(&(len as u16).to_be_bytes());
         out[4..6].copy_from_slice(&identification.to_be_bytes());
         out[10..12].fill(0);
-        let checksum = !fold(sum(&out[..self.offset]));
+        let checksum = finish(sum(&out[..self.offset]));
         out[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
 
@@ -120,7 +120,7 @@ impl<'a> Segments<'a> {
             6
         };
         transport[position..position + 2].fill(0);
-        let checksum = match !fold(self.pseudo + transport.len() as u64 + sum(transport)) {
+        let checksum = match finish(fold(u64::from(self.pseudo) + transport.len() as u64 + u64::from(sum(transport)))) {
             0 if self.protocol == UDP => 0xffff,
             value => value,
         };
