@@ -52,7 +52,7 @@ test-rust: $(STAMPS)/cargo
 
 test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native | sudo
 	$(call say,Python tests without privileges)
-	@$(PYTHON) -m pytest tests/unit $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab $(PYTEST_ARGS)
 
