@@ -289,9 +289,11 @@ def start_server(authority: Authority) -> Iterator[Callable[..., Server]]:
 def start_client() -> Iterator[Callable[..., Client]]:
     started: list[Client] = []
 
-    def start(server: Server, identity: tuple[str, str] | None = None, **changes: Any) -> Client:
+    def start(
+        server: Server, identity: tuple[str, str] | None = None, *, tun: Tun | None = None, **changes: Any
+    ) -> Client:
         chain, key = identity or server.authority.issue("client1")[:2]
-        tun = Tun()
+        tun = tun or Tun()
         config = {
             "url": f"https://{SERVER_NAME}:{server.port}/IPHTTPS",
             "addresses": ["127.0.0.1"],

@@ -6,13 +6,15 @@ import json
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .conftest import CLIENT, HOST, Authority, Client, Server, ipv6, udp, wait_for
+from .conftest import CLIENT, HOST, Authority, Client, Server, Tun, ipv6, udp, wait_for
 
 NAT64 = "fd00:1:2:7777::a00:4"
 
@@ -189,3 +191,103 @@ def test_many_tunnels_come_up(start_server: Callable[..., Server], start_client:
     for client in clients:
         client.wait_up(20.0)
     assert len(server.sessions()) == len(clients)
+
+
+class SlowPeer:
+    """A peer of its own, TLS over memory, so that a test says when each message goes out."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self.raw = socket.create_connection(("127.0.0.1", port))
+        self.raw.settimeout(30.0)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, server_hostname="da.example.net")
+        self._step()
+
+    def _step(self) -> bool:
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self.raw.sendall(self._out.read())
+        return True
+
+    def finish(self) -> bytes:
+        """The rest of the handshake and the request; returns the start of the response, empty when turned away."""
+        try:
+            while not self._step():
+                data = self.raw.recv(65536)
+                if not data:
+                    return b""
+                self._in.write(data)
+            self.tls.write(b"POST /IPHTTPS HTTP/1.1\r\nContent-Length: 18446744073709551615\r\nHost: x\r\n\r\n")
+            self.raw.sendall(self._out.read())
+            while True:
+                try:
+                    return self.tls.read(15)
+                except ssl.SSLWantReadError:
+                    data = self.raw.recv(65536)
+                    if not data:
+                        return b""
+                    self._in.write(data)
+        except OSError:
+            return b""
+
+
+def certified(server: Server, tmp_path: Path) -> ssl.SSLContext:
+    chain, key, _ = server.authority.issue("client1")
+    (tmp_path / "client.pem").write_text(chain + key)
+    context = ssl.create_default_context(cadata=server.authority.pem)
+    context.load_cert_chain(tmp_path / "client.pem")
+    return context
+
+
+def test_slow_peers_are_waited_for_and_others_queue(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """More than may be set up at a time, each busy elsewhere for longer than a silent connection is given."""
+    server = start_server(
+        lambda config: config["iphttps"].update(max_handshakes=8, handshake_timeout=15.0, request_timeout=15.0)
+    )
+    context = certified(server, tmp_path)
+    begin = threading.Barrier(24)
+
+    def one(_: int) -> bytes:
+        begin.wait()
+        peer = SlowPeer(server.port, context)
+        time.sleep(1.6)
+        response = peer.finish()
+        peers.append(peer)
+        return response
+
+    peers: list[SlowPeer] = []
+    with ThreadPoolExecutor(24) as crowd:
+        assert list(crowd.map(one, range(24))) == [b"HTTP/1.1 200 OK"] * 24
+    counters = server.stats()["gateway"]
+    assert (counters["refused"], counters["handshakes_evicted"]) == (0, 0)
+    assert counters["admission_waits"] > 0
+    for peer in peers:
+        peer.raw.close()
+
+
+def test_silent_connections_give_way_at_once_to_those_that_speak(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server(lambda config: config["iphttps"].update(max_handshakes=8, handshake_timeout=60.0))
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(16)]
+    begun = time.monotonic()
+    peer = SlowPeer(server.port, certified(server, tmp_path))
+    assert peer.finish() == b"HTTP/1.1 200 OK"
+    assert time.monotonic() - begun < 6.0
+    assert server.stats()["gateway"]["handshakes_evicted"] >= 9
+    for connection in [*silent, peer.raw]:
+        connection.close()
+
+
+def test_a_client_without_its_device_connects_all_the_same(
+    start_server: Callable[..., Server], start_client: Callable[..., Client]
+) -> None:
+    """The device is read beside the handshake; one that fails does not hold it up."""
+    server = start_server()
+    tun = Tun()
+    tun.socket.close()
+    client = start_client(server, tun=tun)
+    client.wait_up(2.5)

@@ -45,6 +45,8 @@ counters! {
         accepted,
         /// Accepting failed: out of descriptors or memory.
         accept_errors,
+        /// Times that accepting paused, with connections left in the kernel's queue, since enough were being set up.
+        admission_waits,
         handshakes,
         resumed,
         handshake_failures,

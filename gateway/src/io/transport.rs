@@ -101,13 +101,22 @@ pub struct Transport {
     drained: Notify,
     /// Plaintext bytes beyond which nothing more is queued.
     limit: Cell<usize>,
+    /// Whether TLS took something from the peer and had something to say to it.
+    answered: Cell<bool>,
 }
 
 impl Transport {
     pub fn new(stream: TcpStream, tls: Tls, queue_bytes: usize) -> io::Result<Self> {
         tune(&stream)?;
         let state = RefCell::new(State { tls, pending: Vec::new(), backlog: Backlog::default() });
-        Ok(Self { stream, state, wake: Notify::new(), drained: Notify::new(), limit: Cell::new(queue_bytes) })
+        Ok(Self {
+            stream,
+            state,
+            wake: Notify::new(),
+            drained: Notify::new(),
+            limit: Cell::new(queue_bytes),
+            answered: Cell::new(false),
+        })
     }
 
     /// Waits until `receive` may find something, after sending what waited. Returns false when woken by `wake`.
@@ -165,6 +174,7 @@ impl Transport {
             pending.extend_from_slice(rest);
         }
         if !scratch.control_out.is_empty() {
+            self.answered.set(self.answered.get() || result.is_ok());
             self.write(&mut state.backlog, &scratch.control_out)?;
         }
         match result {
@@ -295,6 +305,11 @@ impl Transport {
 
     pub fn is_handshaking(&self) -> bool {
         self.state.borrow().tls.is_handshaking()
+    }
+
+    /// Whether the peer began a handshake that was worth an answer.
+    pub fn has_answered(&self) -> bool {
+        self.answered.get()
     }
 
     pub fn resumed(&self) -> bool {

@@ -158,12 +158,8 @@ impl Client {
                 },
                 () = timeout => {}
                 _ = status.tick() => {}
-                result = self.device.readable(), if !up => match result {
-                    // The link may have come up since the question was asked; then the packet is wanted.
-                    Ok(()) if self.core.borrow().state() == ClientState::LinkUp => {}
-                    Ok(()) => self.discard().await,
-                    Err(error) => self.device_lost(&error).await,
-                },
+                // Beside the connection: a device that is not there yet must not hold up the handshake.
+                () = self.discard(), if !up => {}
             }
             if life.is_none() {
                 *self.peer.borrow_mut() = None;
@@ -174,15 +170,26 @@ impl Client {
 
     /// What the host sends while the link is down goes nowhere: it would be stale when the link comes up.
     async fn discard(&self) {
-        for _ in 0..READS {
-            let read = self.device.read(&mut self.scratch.borrow_mut().frame);
-            match read {
-                Ok(Read::Packet(..) | Read::Unusable(_)) => self.counters.borrow_mut().dropped_down += 1,
-                Ok(Read::Empty) => return,
-                Err(error) => return self.device_lost(&error).await,
+        loop {
+            let mut lost = self.device.readable().await.err();
+            for _ in 0..READS {
+                // The link may have come up meanwhile; then the packet is wanted.
+                if lost.is_some() || self.core.borrow().state() == ClientState::LinkUp {
+                    break;
+                }
+                let read = self.device.read(&mut self.scratch.borrow_mut().frame);
+                match read {
+                    Ok(Read::Packet(..) | Read::Unusable(_)) => self.counters.borrow_mut().dropped_down += 1,
+                    Ok(Read::Empty) => break,
+                    Err(error) => lost = Some(error),
+                }
+            }
+            match lost {
+                Some(error) => self.device_lost(&error).await,
+                None if self.core.borrow().state() == ClientState::LinkUp => return,
+                None => tokio::task::yield_now().await,
             }
         }
-        tokio::task::yield_now().await;
     }
 
     /// A TUN device that is down or gone: say so, and do not spin.

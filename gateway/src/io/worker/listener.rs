@@ -17,7 +17,7 @@ use crate::io::transport::Transport;
 
 /// Connections accepted before others get their turn.
 const BATCH: usize = 16;
-/// A connection that has been silent for so long gives way to a newcomer when there is no room.
+/// A connection that has said nothing since it was opened gives way to a newcomer after so long, when there is no room.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Wait after the system refused a connection (no descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -77,16 +77,26 @@ impl Worker {
     }
 
     /// Waits until one more connection may be set up. Connections that wait outside cost nothing but a place in the
-    /// kernel's queue, so a full house is no reason to refuse anybody; but who says nothing gives way.
+    /// kernel's queue, so a full house is no reason to refuse anybody.
+    ///
+    /// Who never said anything gives way. Who sent the start of a handshake keeps its place until its own time limit: at
+    /// a client that shares its processor with hundreds of others seconds pass between two messages, and a client that
+    /// is turned away stays away for half a minute (\[MS-IPHTTPS\] 3.1.2.1).
     async fn room_for_handshake(&self) {
+        let mut waited = false;
         loop {
             let limit = self.shared.live().config.iphttps.max_handshakes.div_ceil(self.shared.workers.len());
             if self.handshakes.borrow().len() < limit {
                 return;
             }
+            if !std::mem::replace(&mut waited, true) {
+                self.handle().counters.admission_waits.add(1);
+            }
             let now = self.shared.clock.now();
-            let silent =
-                |session: &&Rc<Session>| session.waiting_since.get().is_some_and(|since| now.since(since) > PATIENCE);
+            let silent = |session: &&Rc<Session>| {
+                !session.has_spoken.get()
+                    && session.waiting_since.get().is_some_and(|since| now.since(since) > PATIENCE)
+            };
             let victim = self.handshakes.borrow().values().find(silent).cloned();
             match victim {
                 Some(session) => {

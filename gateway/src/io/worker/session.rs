@@ -105,6 +105,8 @@ pub(super) struct Session {
     answer: RefCell<Option<Answer>>,
     /// Microseconds since when the connection is silent, while it is not up.
     pub waiting_since: Cell<Option<crate::core::time::Now>>,
+    /// Whether TLS has accepted anything from it.
+    pub has_spoken: Cell<bool>,
 }
 
 impl Session {
@@ -117,6 +119,7 @@ impl Session {
             closing: Cell::new(None),
             answer: RefCell::new(None),
             waiting_since: Cell::new(None),
+            has_spoken: Cell::new(false),
         }
     }
 
@@ -232,6 +235,7 @@ impl Worker {
             // Few handshakes compute in one turn of the event loop, so that packets of those who are in wait little.
             let permit = self.handshake_gate.acquire().await;
             let plain = self.read_plain(session, handshaking)?;
+            session.has_spoken.set(session.has_spoken.get() || session.transport.has_answered());
             if handshaking && !session.transport.is_handshaking() {
                 handshaking = false;
                 let admission = self.admission(session, live);
