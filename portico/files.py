@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
+from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
 
 
 def read_file(path: Path, *, limit: int = 1 << 20) -> bytes:
@@ -102,6 +104,35 @@ def private_directory(path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise not_written(path, error) from None
     return path
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, *, what: str, resolution: str) -> Iterator[None]:
+    """Holds a lock file for the block. The kernel lets go of it when the process ends, however it ends.
+
+    A socket that nobody answers on does not prove that nobody is about to: two processes that start together would
+    both take it. Only the lock decides.
+
+    Raises:
+        Conflict: code AGENT_RUNNING, another process holds it.
+        Unavailable: code FILE_NOT_WRITTEN.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except (OSError, ValueError) as error:
+        raise not_written(path, error) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                what, why=f"another process holds {path}", resolution=resolution, code="AGENT_RUNNING"
+            ) from None
+        except OSError as error:
+            raise not_written(path, error) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def not_written(path: Path, error: Exception) -> PorticoError:

@@ -9,6 +9,7 @@ Key and certificate live in one file, so there is no instant at which one exists
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -58,6 +59,14 @@ class CertificateAuthority:
         path = directory / AUTHORITY_NAME
         if path.exists():
             raise _exists(path)
+        if (directory / PUBLIC_NAME).exists():
+            raise Conflict(
+                "there was a certification authority here, and its key is lost",
+                why=f"{directory / PUBLIC_NAME} exists, {path} does not",
+                resolution=f"Restore {path.name} from a backup; or give the old CA and its clients up: "
+                f"mv {directory / PUBLIC_NAME} {directory / PUBLIC_NAME}.old",
+                code="CA_LOST",
+            )
         authority = _generate(name, now, lifetime)
         _write_new(path, authority._private_pem())
         write_file(directory / PUBLIC_NAME, authority.pem.encode(), mode=0o644)
@@ -78,7 +87,7 @@ class CertificateAuthority:
             raise NotFound(
                 f"there is no certification authority in {directory}",
                 why=f"{path} does not exist",
-                resolution="Make one with: portico ca create, or restore it from a backup",
+                resolution="Make one with: portico ca init, or restore it from a backup",
                 code="CA_MISSING",
             ) from None
         except InvalidInput as error:
@@ -97,12 +106,24 @@ class CertificateAuthority:
         authority = cls(certificate, key)
         public = directory / PUBLIC_NAME
         try:
-            intact = public.read_bytes() == authority.pem.encode()
-        except OSError:
+            intact = read_file(public) == authority.pem.encode()
+        except PorticoError:
             intact = False
         if not intact:
-            write_file(public, authority.pem.encode(), mode=0o644)
+            # It is made from the other file; a CA that can sign is not given up for it.
+            with contextlib.suppress(PorticoError):
+                write_file(public, authority.pem.encode(), mode=0o644)
         return authority
+
+    @staticmethod
+    def public(directory: Path) -> x509.Certificate:
+        """The certificate alone, which still tells who is whose when the key is lost.
+
+        Raises:
+            PorticoError: of `read_file` and `parse_certificates`; each names the file.
+        """
+        path = directory / PUBLIC_NAME
+        return parse_certificates(read_file(path), source=str(path))[0]
 
     @property
     def pem(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, merge, parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import read_file
+from portico.files import read_file, write_file
 from portico.settings.facts import CertificateFile, FileTrouble
 from portico.settings.model import Certificates
+
+KEPT_NAME = "imported.json"
 
 _TROUBLES: dict[str, FileTrouble] = {
     "FILE_MISSING": "missing",
@@ -98,6 +102,17 @@ def load_imported(certificates: Certificates) -> ImportedMaterial:
     Raises:
         PorticoError: a file is missing, unreadable, damaged, or key and certificate do not match; names the file.
     """
+    chain, key = load_server(certificates)
+    authorities = [to_pem(*parse_certificates(read_file(Path(name)), source=name)) for name in certificates.client_ca]
+    return ImportedMaterial(chain, key, merge(authorities))
+
+
+def load_server(certificates: Certificates) -> tuple[str, str]:
+    """The server's certificate chain and private key as PEM.
+
+    Raises:
+        PorticoError: as `load_imported`.
+    """
     if not certificates.server_certificate or not certificates.server_key:
         raise NotFound(
             "imported certificates cannot be loaded",
@@ -118,8 +133,37 @@ def load_imported(certificates: Certificates) -> ImportedMaterial:
     key_pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    authorities = [to_pem(*parse_certificates(read_file(Path(name)), source=name)) for name in certificates.client_ca]
-    return ImportedMaterial(to_pem(*chain), key_pem.decode(), merge(authorities))
+    return to_pem(*chain), key_pem.decode()
+
+
+def load_kept(directory: Path) -> dict[str, str]:
+    """What imported files held when they could last be read, PEM by their path; empty when nothing was kept.
+
+    Raises:
+        PorticoError: of `read_file`; InvalidInput with code KEPT_DAMAGED. Each names the file.
+    """
+    path = directory / KEPT_NAME
+    try:
+        data = read_file(path, limit=8 << 20)
+    except NotFound:
+        return {}
+    try:
+        texts = json.loads(data)
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("it is not what Portico writes")
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"the copies of imported certificates {path} cannot be used",
+            why=f"the file is damaged ({type(error).__name__})",
+            resolution="It is written again as soon as the imported files can be read",
+            code="KEPT_DAMAGED",
+        ) from None
+    return texts
+
+
+def save_kept(directory: Path, texts: Mapping[str, str]) -> None:
+    """Keeps them, mode 0600: there is a private key among them. Raises Unavailable (FILE_NOT_WRITTEN)."""
+    write_file(directory / KEPT_NAME, json.dumps(dict(texts)).encode())
 
 
 def authorities(certificates: Certificates) -> list[x509.Certificate]:

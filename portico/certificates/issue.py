@@ -23,6 +23,7 @@ from portico.errors import InvalidInput, NotPermitted
 
 MAXIMUM_REQUEST = 16 * 1024
 MINIMUM_RSA_BITS = 2048
+MAXIMUM_RSA_BITS = 8192
 
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", flags=re.ASCII)
 
@@ -73,15 +74,22 @@ def parse_request(pem: bytes | str) -> CertificatePublicKeyTypes:
     Raises:
         InvalidInput: code REQUEST_INVALID (too large, malformed, signature wrong, weak key).
     """
-    data = pem.encode() if isinstance(pem, str) else pem
+    try:
+        data = pem.encode() if isinstance(pem, str) else pem
+    except UnicodeEncodeError:
+        raise _bad_request("it holds characters that no text has") from None
     if len(data) > MAXIMUM_REQUEST:
         raise _bad_request(f"it is larger than {MAXIMUM_REQUEST} bytes")
     try:
         request = x509.load_pem_x509_csr(data)
-        valid = request.is_signature_valid
         key = request.public_key()
+        # Checking a signature by a giant key keeps a processor busy for seconds: its size is looked at first.
+        giant = isinstance(key, rsa.RSAPublicKey) and key.key_size > MAXIMUM_RSA_BITS
+        valid = not giant and request.is_signature_valid
     except Exception as error:
         raise _bad_request(f"it cannot be decoded ({type(error).__name__})") from None
+    if giant:
+        raise _bad_request(f"an RSA key of more than {MAXIMUM_RSA_BITS} bits is not accepted")
     if not valid:
         raise _bad_request("its signature is wrong: whoever made it does not hold the key")
     if isinstance(key, ec.EllipticCurvePublicKey):

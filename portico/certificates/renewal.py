@@ -9,7 +9,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import Identity, Issuer
 from portico.certificates.trust import parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
@@ -105,21 +104,10 @@ def ensure_server_identity(
         identity = issuer.server(connect_to, days=days, now=now)
         write_file(path, (identity.key_pem + identity.chain_pem).encode())
     except PorticoError as error:
-        if current is not None and _usable(current.certificate, issuer.authority, connect_to, now):
+        if current is not None and _usable(current.certificate, issuer, connect_to, now):
             return ServerIdentity(current, False, f"{reason}, but it could not be renewed: {error}")
         raise
     return ServerIdentity(identity, True, reason)
-
-
-def usable_server_identity(
-    directory: Path, authority: CertificateAuthority, connect_to: str, now: datetime
-) -> Identity | None:
-    """The certificate on disk when it can still be shown to clients; for a server that cannot issue one."""
-    try:
-        identity = load_identity(directory / SERVER_NAME)
-    except PorticoError:
-        return None
-    return identity if _usable(identity.certificate, authority, connect_to, now) else None
 
 
 def _why_not(certificate: x509.Certificate, issuer: Issuer, connect_to: str, days: int, now: datetime) -> str:
@@ -132,9 +120,9 @@ def _why_not(certificate: x509.Certificate, issuer: Issuer, connect_to: str, day
     return ""
 
 
-def _usable(certificate: x509.Certificate, authority: CertificateAuthority, connect_to: str, now: datetime) -> bool:
+def _usable(certificate: x509.Certificate, issuer: Issuer, connect_to: str, now: datetime) -> bool:
     valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
-    return valid and authority.issued(certificate) and covers(certificate, connect_to)
+    return valid and issuer.authority.issued(certificate) and covers(certificate, connect_to)
 
 
 def _damaged(path: Path, why: str) -> InvalidInput:

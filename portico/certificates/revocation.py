@@ -5,6 +5,8 @@ The signed CRL on disk is the last good copy: when the database is damaged, revo
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,8 +23,11 @@ from portico.files import read_file, write_file
 from portico.settings.database import set_aside
 
 CRL_NAME = "crl.pem"
+REVOKED_NAME = "revoked.json"
 CRL_LIFETIME = timedelta(days=7)
 MAXIMUM_CRL = 64 << 20
+
+_HEX = re.compile(r"[0-9a-f]+", flags=re.ASCII)
 
 REASONS = {
     "unspecified": x509.ReasonFlags.unspecified,
@@ -201,10 +206,11 @@ def current_revocations(
 ) -> Revocations:
     """Everything revoked: records, the last signed CRL when there are no records, and the imported lists.
 
-    A source that cannot be read never shortens the list while the gateway runs: entries of `previous` are kept then.
+    A source that cannot be read never shortens the list: entries of `previous` are kept then.
 
     Args:
         store: None when it could not be opened.
+        previous: the list before, of this process or of the one before it (`load_revoked`).
         directory: where `write_crl` writes.
     """
     entries: set[Revoked] = set()
@@ -228,9 +234,70 @@ def current_revocations(
             entries.update(read_crl(path, issuers)[1])
         except PorticoError as error:
             problems.append(error)
-    if problems:
+    if problems or not records:
         entries.update(previous)
     return Revocations(tuple(sorted(entries)), tuple(problems))
+
+
+def load_revoked(directory: Path) -> tuple[Revoked, ...]:
+    """The list that the gateway was given last; empty when there is none.
+
+    Raises:
+        PorticoError: of `read_file`; InvalidInput with code REVOKED_DAMAGED. Each names the file.
+    """
+    path = directory / REVOKED_NAME
+    try:
+        data = read_file(path, limit=MAXIMUM_CRL)
+    except NotFound:
+        return ()
+    try:
+        entries = [Revoked(entry["issuer_sha256"], entry["serial"]) for entry in json.loads(data)]
+        if not all(_HEX.fullmatch(entry.issuer_sha256) and _HEX.fullmatch(entry.serial) for entry in entries):
+            raise ValueError("it holds something else than numbers")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidInput(
+            f"the last list of revoked certificates {path} cannot be used",
+            why=f"it is damaged ({type(error).__name__})",
+            resolution=f"It is written again from the records; without them, remove it: rm {path}",
+            code="REVOKED_DAMAGED",
+        ) from None
+    return tuple(sorted(set(entries)))
+
+
+def save_revoked(directory: Path, entries: Iterable[Revoked]) -> None:
+    """Keeps the list for the next start. Raises Unavailable (FILE_NOT_WRITTEN)."""
+    write_file(directory / REVOKED_NAME, json.dumps([entry.as_dict() for entry in entries]).encode())
+
+
+def restore_lost(store: CertificateStore, directory: Path, authority: CertificateAuthority, now: datetime) -> int:
+    """Enters revocations again that the signed list has and the records lack; returns how many.
+
+    A store that was put back from a backup, or lost its last transactions, forgets revocations; the list does not.
+
+    Raises:
+        PorticoError: of the list or the store; NotFound when there is no list.
+    """
+    crl, _ = read_crl(directory / CRL_NAME, [authority.certificate])
+    known = {record.serial for record in store.revoked() if record.issuer_sha256 == authority.issuer_sha256}
+    lost = [entry for entry in crl if serial_hex(entry.serial_number) not in known]
+    if lost:
+        records = {record.serial: record for record in store.issued(issuer_sha256=authority.issuer_sha256, limit=10**6)}
+        with store.transaction() as connection:
+            for entry in lost:
+                serial = serial_hex(entry.serial_number)
+                issued = records.get(serial)
+                store.add_revoked(
+                    connection,
+                    RevokedRecord(
+                        authority.issuer_sha256,
+                        serial,
+                        issued.name if issued is not None else "",
+                        min(entry.revocation_date_utc, now),
+                        "unspecified",
+                        issued.not_after if issued is not None else None,
+                    ),
+                )
+    return len(lost)
 
 
 def recover(directory: Path, authority: CertificateAuthority, now: datetime) -> tuple[CertificateStore, Path]:
@@ -251,13 +318,19 @@ def recover(directory: Path, authority: CertificateAuthority, now: datetime) -> 
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except NotFound:
         entries, number = [], 0
+    # Certificates of imported CAs are on no signed list of ours; the last list of the gateway has them too.
+    kept = [entry for entry in load_revoked(directory) if entry.issuer_sha256 != authority.issuer_sha256]
     aside = set_aside(directory / DATABASE_NAME, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
-    store = CertificateStore.open(directory)
+    store = CertificateStore.open(directory, new=True)
     with store.transaction() as connection:
         connection.execute("INSERT INTO counter VALUES ('crl', ?)", (number,))
         for serial, revoked in entries:
             record = RevokedRecord(authority.issuer_sha256, serial, "", revoked, "unspecified", None)
             store.add_revoked(connection, record)
+        for other in kept:
+            store.add_revoked(
+                connection, RevokedRecord(other.issuer_sha256, other.serial, "", now, "unspecified", None)
+            )
     return store, aside
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from portico.errors import InvalidInput, PorticoError
+from portico.files import not_written
 from portico.settings.database import Database
 
 DATABASE_NAME = "certificates.sqlite"
@@ -61,6 +63,11 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 MIGRATIONS = (_create,)
+
+TRACES = ("server.pem", "crl.pem", "revoked.json")
+"""Files beside the store that exist only after it was used."""
+
+RESOLUTION = "Restore it from a backup, or start a new one that knows what is revoked: portico ca repair"
 
 
 @dataclass(frozen=True)
@@ -135,15 +142,27 @@ class CertificateStore:
         self._database = database
 
     @classmethod
-    def open(cls, directory: Path) -> CertificateStore:
+    def open(cls, directory: Path, *, new: bool = False) -> CertificateStore:
         """Opens or creates the store (directory 0700).
 
+        Args:
+            new: whether an empty store may take the place of one that is gone.
+
         Raises:
-            InvalidInput: code DATABASE_CORRUPT, DATABASE_NEWER; revocations are then read from the last CRL, see
-                `portico.certificates.revocation`.
+            InvalidInput: code DATABASE_CORRUPT, DATABASE_NEWER; also when it is gone or empty although certificates
+                were issued or revoked (`TRACES`): an empty one would let revoked clients in. Revocations are then
+                read from the last copies, see `portico.certificates.revocation`.
             Unavailable: it cannot be opened.
         """
-        return cls(directory, Database.open(directory / DATABASE_NAME, MIGRATIONS))
+        path = directory / DATABASE_NAME
+        if not new:
+            _require_content(directory, path)
+        try:
+            return cls(directory, Database.open(path, MIGRATIONS))
+        except PorticoError as error:
+            if error.code == "DATABASE_CORRUPT":
+                error.resolution = RESOLUTION
+            raise
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._database.transaction()
@@ -250,6 +269,23 @@ class CertificateStore:
             (name,),
         ).fetchone()
         return int(row[0])
+
+
+def _require_content(directory: Path, path: Path) -> None:
+    try:
+        if path.exists() and path.stat().st_size > 0:
+            return
+        used = [name for name in TRACES if (directory / name).exists()]
+        why = "it is empty" if path.exists() else "it is missing"
+    except OSError as error:
+        raise not_written(path, error) from None
+    if used:
+        raise InvalidInput(
+            f"{path} is damaged",
+            why=f"{why}, although {used[0]} shows that it was used",
+            resolution=RESOLUTION,
+            code="DATABASE_CORRUPT",
+        )
 
 
 def token_record(row: tuple[Any, ...]) -> TokenRecord:

@@ -26,7 +26,16 @@ from portico.certificates.issue import Identity
 from portico.certificates.renewal import is_due
 from portico.certificates.trust import common_name
 from portico.client import device, enrol, firewall, network
-from portico.client.identity import ClientFiles, ClientSettings, KnownAddresses, Proxy, Wish, not_enrolled, server_of
+from portico.client.identity import (
+    ClientFiles,
+    ClientSettings,
+    KnownAddresses,
+    LocalSettings,
+    Proxy,
+    Wish,
+    not_enrolled,
+    server_of,
+)
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
 from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
@@ -61,6 +70,7 @@ class ClientAgent:
         self._problem = ""
         self._renewal_problem = ""
         self._settings: ClientSettings | None = None
+        self._local = LocalSettings()
         self._identity: Identity | None = None
         self._trust = ""
         self._proxy: Proxy | None = None
@@ -237,7 +247,7 @@ class ClientAgent:
     async def _up(self) -> None:
         files = self.files
         self._identity, self._trust, self._settings = files.identity(), files.trust(), files.settings()
-        local = files.local()
+        local = self._local = files.local()
         self._proxy = enrol.effective_proxy(local)
         tunnel = self._tunnel = device.Tunnel(secret=self._secret(), default_router=local.default_router)
         await asyncio.to_thread(tunnel.open)
@@ -304,13 +314,16 @@ class ClientAgent:
             if error.code != "FILE_MISSING":
                 log.warning("%s; this computer gets new addresses in the tunnel", error)
         data = secrets.token_bytes(16)
-        write_file(private_directory(self.files.directory) / path.name, data)
+        try:
+            write_file(private_directory(self.files.directory) / path.name, data)
+        except PorticoError as error:  # the tunnel works; only its addresses change with the next start
+            log.warning("%s", error)
         return data
 
     async def _apply_firewall(self) -> None:
         assert self._settings is not None
         assert self._tunnel is not None
-        inbound = self.files.local().inbound == "allow"
+        inbound = self._local.inbound == "allow"
         script = firewall.render(self._tunnel.name, inbound=inbound, sources=self._settings.intranet_prefixes)
         await firewall.apply(script)
 
@@ -326,7 +339,7 @@ class ClientAgent:
             "private_key": self._identity.key_pem,
             "proxy": self._proxy.as_config() if self._proxy else None,
             "link_local": self._tunnel.link_local,
-            "segments": self.files.local().segments,
+            "segments": self._local.segments,
             "connect_timeout": 10.0,
         }
 
@@ -441,7 +454,10 @@ class ClientAgent:
                 self._failure = Failure(NO_SUCH_HOST, f"{dialled[0]} cannot be resolved: {error}", time.time())
             found = known
         if found and found != known and not self._proxy:
-            self.files.save("addresses", KnownAddresses(host=host, addresses=found))
+            try:
+                self.files.save("addresses", KnownAddresses(host=host, addresses=found))
+            except PorticoError as error:  # a disk that is full must not keep the computer outside
+                log.warning("%s", error)
         self._addresses = found
         if found != self._way:
             self._way = found
@@ -459,7 +475,7 @@ class ClientAgent:
         failures = 0
         while True:
             due = self._identity is not None and is_due(
-                self._identity.certificate, self.files.local().renew_before_days, datetime.now(UTC)
+                self._identity.certificate, self._local.renew_before_days, datetime.now(UTC)
             )
             try:
                 if due:

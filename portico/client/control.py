@@ -89,10 +89,16 @@ def listen(path: Path) -> socket.socket:
         Unavailable: code FILE_NOT_WRITTEN.
     """
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with probe, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-        probe.settimeout(2.0)
-        with contextlib.suppress(TimeoutError):
-            probe.connect(str(path))
+    try:
+        with probe:
+            probe.settimeout(2.0)
+            with contextlib.suppress(TimeoutError):
+                probe.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        pass
+    except OSError as error:
+        raise not_written(path, error) from None
+    else:
         raise Conflict(
             "The client's agent cannot start",
             why=f"another one answers on {path}",

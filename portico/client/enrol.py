@@ -40,10 +40,8 @@ class Enrolled:
     settings: ClientSettings
 
     def save(self, files: ClientFiles) -> None:
-        """Writes the trust and the settings, then the identity, which makes the computer enrolled."""
-        files.save_trust(self.trust)
-        files.save("settings", self.settings)
-        files.save_identity(self.key_pem, self.chain_pem)
+        """Writes trust, settings and identity, all of them or none. Raises Unavailable (FILE_NOT_WRITTEN)."""
+        files.adopt(key_pem=self.key_pem, chain_pem=self.chain_pem, trust=self.trust, settings=self.settings)
 
 
 def effective_proxy(local: LocalSettings, environment: Mapping[str, str] | None = None) -> Proxy | None:

@@ -8,6 +8,8 @@ and its certificate share one file, so that they can never belong to different i
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,7 +24,7 @@ from portico.certificates.renewal import load_identity
 from portico.certificates.trust import parse_certificates, to_pem
 from portico.client.resolver.core import Fallback
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import not_written, private_directory, read_file, write_file
 from portico.naming.nrpt import Rule, Table
 from portico.paths import client_state
 from portico.settings.model import HostName, Ipv6Prefix, Namespace
@@ -33,6 +35,8 @@ _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
 
 DEFAULT_PORT = 443
+
+_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}", flags=re.ASCII)
 
 
 class NrptRule(BaseModel):
@@ -118,6 +122,16 @@ class Wish(BaseModel):
     connect: bool = True
 
 
+class _Enrolment(BaseModel):
+    """Everything that an enrolment brings, in one file for the time it takes to put it into its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    key_pem: str = Field(repr=False)
+    chain_pem: str
+    trust: str
+    settings: ClientSettings
+
+
 class KnownAddresses(BaseModel):
     """The server's addresses when its name could last be resolved."""
 
@@ -156,7 +170,10 @@ class Proxy:
 
 def parse_proxy(text: str) -> Proxy:
     """Reads `http://[user:password@]host:port`, with or without the scheme. Raises ValueError; it repeats no secret."""
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+    except ValueError:
+        raise ValueError("it is not of the form http://host:port") from None
     try:
         host, port = parts.hostname, parts.port
     except ValueError:
@@ -165,6 +182,8 @@ def parse_proxy(text: str) -> Proxy:
         raise ValueError(f"a proxy is reached over http, not {parts.scheme}")
     if not host:
         raise ValueError("the proxy has no host; write http://host:port")
+    if not _HOST.fullmatch(host):
+        raise ValueError("the proxy's host is neither a name nor an address")
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
     return Proxy(host, port or 8080, user, password)
@@ -203,6 +222,11 @@ class ClientFiles:
         return self.directory / "trust.pem"
 
     @property
+    def enrolment_path(self) -> Path:
+        """An enrolment on its way into the other files: identity, trust and settings belong together."""
+        return self.directory / "enrolment.json"
+
+    @property
     def resolv_record(self) -> Path:
         """What was in /etc/resolv.conf while it is taken over."""
         return self.directory / "resolv.conf.before"
@@ -210,26 +234,31 @@ class ClientFiles:
     @property
     def enrolled(self) -> bool:
         """Whether there is an identity, good or damaged."""
-        return self.identity_path.exists() or _copy(self.identity_path).exists()
+        return any(
+            os.path.lexists(path) for path in (self.identity_path, _copy(self.identity_path), self.enrolment_path)
+        )
 
     def identity(self) -> Identity:
         """Raises NotFound (NOT_ENROLLED) without one; PorticoError naming the file when it and its copy are damaged."""
+        self._finish()
         if not self.enrolled:
             raise not_enrolled()
         return self._load(self.identity_path, load_identity)
 
     def trust(self) -> str:
         """PEM. Raises PorticoError naming the file."""
+        self._finish()
         return self._load(self.trust_path, lambda path: to_pem(*parse_certificates(read_file(path), source=str(path))))
 
     def settings(self) -> ClientSettings:
         """Raises PorticoError naming the file."""
+        self._finish()
         return self._load(self.directory / "settings.json", lambda path: _read_model(path, ClientSettings))
 
     def local(self) -> LocalSettings:
         """The defaults when there is no file. Raises PorticoError naming the file when it is damaged."""
         path = self.directory / "local.json"
-        if not path.exists() and not _copy(path).exists():
+        if not os.path.lexists(path) and not os.path.lexists(_copy(path)):
             return LocalSettings()
         return self._load(path, lambda path: _read_model(path, LocalSettings))
 
@@ -266,11 +295,52 @@ class ClientFiles:
         """Raises Unavailable (FILE_NOT_WRITTEN)."""
         self._save(self.directory / f"{name}.json", value.model_dump_json(indent=2).encode() + b"\n")
 
+    def adopt(self, *, key_pem: str, chain_pem: str, trust: str, settings: ClientSettings) -> None:
+        """Takes an enrolment over as a whole: a crash at any moment leaves all of the old one or all of the new one.
+
+        Raises:
+            Unavailable: code FILE_NOT_WRITTEN; what was there before is still in force, or the new one is already and
+                is put into its files at the next start.
+        """
+        private_directory(self.directory)
+        whole = _Enrolment(key_pem=key_pem, chain_pem=chain_pem, trust=trust, settings=settings)
+        write_file(self.enrolment_path, whole.model_dump_json().encode())
+        self._distribute(whole)
+
     def forget(self) -> None:
-        """Removes the identity and everything that came from the server; the key first."""
-        for name in ("identity.pem", "trust.pem", "settings.json", "addresses.json", "wish.json"):
-            for path in (self.directory / name, _copy(self.directory / name)):
-                path.unlink(missing_ok=True)
+        """Removes the identity and everything that came from the server.
+
+        The copies go first: one that outlived its original would bring the identity back.
+
+        Raises:
+            Unavailable: code FILE_NOT_WRITTEN; something is left.
+        """
+        self._finish()
+        for name in ("enrolment.json", "identity.pem", "trust.pem", "settings.json", "addresses.json", "wish.json"):
+            for path in (_copy(self.directory / name), self.directory / name):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise not_written(path, error) from None
+
+    def _finish(self) -> None:
+        """Completes an enrolment that was interrupted."""
+        path = self.enrolment_path
+        if not path.exists():
+            return
+        try:
+            self._distribute(_read_model(path, _Enrolment))
+        except PorticoError as error:
+            self._problem(path, error)
+
+    def _distribute(self, whole: _Enrolment) -> None:
+        self.save_trust(whole.trust)
+        self.save("settings", whole.settings)
+        self.save_identity(whole.key_pem, whole.chain_pem)
+        try:
+            self.enrolment_path.unlink()
+        except OSError as error:
+            raise not_written(self.enrolment_path, error) from None
 
     def _save(self, path: Path, data: bytes) -> None:
         private_directory(self.directory)
@@ -284,8 +354,9 @@ class ClientFiles:
         except PorticoError as error:
             try:
                 value = read(_copy(path))
-            except PorticoError:
-                raise error from None
+            except PorticoError as second:
+                lost = error.code == "FILE_MISSING" and second.code != "FILE_MISSING"
+                raise (second if lost else error) from None
             self._problem(path, error)
             return value
         self.problems.pop(path.name, None)

@@ -18,6 +18,7 @@ from portico.client.resolv_conf import ResolvConf, ResolvConfFile, parse
 from portico.client.resolver.core import Resolver
 from portico.client.resolver.server import ResolverServer, random_below
 from portico.errors import PorticoError
+from portico.files import read_file
 from portico.naming.nrpt import Table
 
 log = logging.getLogger("portico.client.naming")
@@ -152,9 +153,9 @@ class Naming:
     def _upstream(self) -> ResolvConf:
         if self.mode == "resolved":
             try:
-                return parse(resolved.upstream_file().read_text(errors="surrogateescape"))
-            except OSError as error:
-                log.warning("%s: %s", resolved.upstream_file(), error)
+                return parse(read_file(resolved.upstream_file()).decode("utf-8", "surrogateescape"))
+            except PorticoError as error:
+                log.warning("%s", error)
                 return ResolvConf()
         return self._file.upstream()
 

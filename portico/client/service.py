@@ -14,10 +14,12 @@ from pathlib import Path
 from portico.client.agent import ClientAgent
 from portico.client.control import ControlServer, listen
 from portico.client.identity import ClientFiles
-from portico.files import private_directory
+from portico.files import exclusive, private_directory
 from portico.paths import client_socket
 
 log = logging.getLogger("portico.client.service")
+
+LOCK_NAME = "agent.lock"
 
 
 def run(socket_path: Path | None = None) -> None:
@@ -35,17 +37,19 @@ def run(socket_path: Path | None = None) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     path = client_socket() if socket_path is None else socket_path
-    listener = listen(path)
-    try:
-        asyncio.run(_run(listener))
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-async def _run(listener: socket.socket) -> None:
     files = ClientFiles()
-    private_directory(files.directory)
+    lock = private_directory(files.directory) / LOCK_NAME
+    what, resolution = "The client's agent cannot start", "Look at it: systemctl status portico-client"
+    with exclusive(lock, what=what, resolution=resolution):
+        listener = listen(path)
+        try:
+            asyncio.run(_run(listener, files))
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+async def _run(listener: socket.socket, files: ClientFiles) -> None:
     agent = ClientAgent(files)
     control = ControlServer(agent, listener)
     stop = asyncio.Event()

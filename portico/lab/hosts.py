@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from portico.errors import NotFound, PorticoError
+from portico.files import read_file
 from portico.lab import state as lab_state
 from portico.lab import wait
 from portico.lab.state import NETNS, LabState
@@ -339,10 +340,19 @@ class Host:
         return self.state.runtime / f"{self.name}.sock"
 
     def _remembered(self) -> dict[str, Any]:
+        path = self.disk / "services.json"
         try:
-            found: dict[str, Any] = json.loads((self.disk / "services.json").read_text())
-        except FileNotFoundError:
+            found: Any = json.loads(read_file(path))
+        except NotFound:
             return {}
+        except (ValueError, RecursionError) as error:
+            found = error
+        if not isinstance(found, dict):
+            raise LabFailure(
+                f"What ran on {self.name} is not known: {path} is damaged",
+                why=str(found)[:200],
+                resolution=f"Start the lab anew: portico lab down --name {self.state.name}",
+            )
         return found
 
     def _remember(self, services: Mapping[str, Any]) -> None:

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from portico.errors import InvalidInput, NotFound
+from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.files import read_file
 
 RUNTIME = Path("/run/portico-lab")
 DISKS = Path("/var/lib/portico-lab")
@@ -102,19 +103,39 @@ def load(name: str) -> LabState:
     """
     path = RUNTIME / checked_name(name) / "lab.json"
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        return LabState(**data)
-    except FileNotFoundError:
+        return _state(name, json.loads(read_file(path)))
+    except NotFound:
         raise NotFound(
             f"No lab named {name} is running",
             resolution=f"Start it with: portico lab up --name {name}" + _others(name),
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (PorticoError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(
             f"The state of the lab {name} cannot be read",
-            why=f"{path}: {error}",
+            why=f"{path}: {error.why if isinstance(error, PorticoError) else error}",
             resolution=f"Remove the lab with: portico lab down --name {name}",
         ) from error
+
+
+def _state(name: str, data: Any) -> LabState:
+    """Raises ValueError or TypeError when it is not what `save` writes."""
+    found = LabState(**data)
+    numbers = [*found.inits.values(), *found.starts.values()] if _are(dict, found.inits, found.starts) else [None]
+    good = (
+        found.name == name
+        and _are(int, found.servers, *numbers)
+        and _are((int, float), found.started)
+        and _are(list, found.cut)
+        and _are(str, *found.cut, *found.inits, *found.starts)
+        and _are(bool, found.complete)
+    )
+    if not good:
+        raise ValueError("a field holds something else than Portico writes")
+    return found
+
+
+def _are(kind: type | tuple[type, ...], *values: object) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def names() -> list[str]:

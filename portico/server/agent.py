@@ -340,7 +340,7 @@ class Agent:
         self.drifting = [] if error_text is None else names
 
     async def _upkeep(self) -> None:
-        written = 0.0
+        written = -CRL_INTERVAL
         while True:
             await asyncio.sleep(UPKEEP_INTERVAL)
             async with self._changing:
@@ -527,11 +527,11 @@ def _identity(session: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _read_seen(path: Path) -> dict[str, float]:
-    if not path.exists():
-        return {}
     try:
         return {str(name): float(at) for name, at in json.loads(read_file(path, limit=64 << 20)).items()}
-    except (PorticoError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except NotFound:
+        return {}
+    except (PorticoError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         log.warning("file=%s cannot be read, when clients were last seen is forgotten: %s", path, error)
         return {}
 

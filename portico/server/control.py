@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from portico.errors import NotPermitted, Unavailable
+from portico.errors import NotPermitted, PorticoError, Unavailable
+from portico.files import read_file, write_file
 from portico.server.install import UNIT_NAME, systemd_runs
 
 PID_NAME = "server.pid"
 LOG_NAME = "server.log"
+LOG_VARIABLE = "PORTICO_SERVER_LOG"
+"""Names the log file to the agent that `start` detached; under systemd the journal bounds itself."""
+LOG_LIMIT = 10 << 20
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 
@@ -22,9 +28,9 @@ STOP_TIMEOUT = 30.0
 def running_pid(runtime: Path) -> int | None:
     """The agent that `start` detached, None when it does not run. A stale or foreign number is nobody's."""
     try:
-        pid = int((runtime / PID_NAME).read_text())
+        pid = int(read_file(runtime / PID_NAME, limit=32))
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+    except (PorticoError, OSError, ValueError):
         return None
     return pid if b"server" in words and b"run" in words else None
 
@@ -43,9 +49,11 @@ def start(runtime: Path, state: Path, answers: Callable[[], bool]) -> str:
     try:
         runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
-        raise NotPermitted(f"Cannot write {log}", why=str(error), resolution="Run as root") from None
+        raise NotPermitted(
+            f"Cannot write {log}", why=str(error), resolution=f"Run as root; look at it: ls -ld {log}"
+        ) from None
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "portico", "server", "run"],
@@ -54,11 +62,15 @@ def start(runtime: Path, state: Path, answers: Callable[[], bool]) -> str:
             stderr=descriptor,
             start_new_session=True,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_package(), os.environ.get("PYTHONPATH")]))},
+            env={
+                **os.environ,
+                LOG_VARIABLE: str(log),
+                "PYTHONPATH": os.pathsep.join(filter(None, [_package(), os.environ.get("PYTHONPATH")])),
+            },
         )
     finally:
         os.close(descriptor)
-    (runtime / PID_NAME).write_text(f"{process.pid}\n")
+    write_file(runtime / PID_NAME, f"{process.pid}\n".encode(), mode=0o644)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -122,7 +134,43 @@ def _package() -> str:
 
 def _last_line(path: Path) -> str:
     try:
-        lines = path.read_text(errors="replace").strip().splitlines()
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+            lines = file.read(8192).decode("utf-8", "replace").strip().splitlines()
     except OSError:
         return ""
     return lines[-1][:500] if lines else ""
+
+
+def bound_log(path: Path, descriptor: int, limit: int = LOG_LIMIT) -> bool:
+    """Moves the content of a log that has grown past its limit to `<name>.1`; True when it did.
+
+    The log is emptied where it is: the gateway writes to the same open file (in append mode), so a renamed one would
+    go on growing under its new name. Lines written between the copy and the cut are lost.
+
+    Args:
+        descriptor: where this process writes; a file that is not the one at `path` is left alone.
+
+    Raises:
+        OSError: it cannot be copied or cut.
+    """
+    ours = os.fstat(descriptor)
+    if not stat.S_ISREG(ours.st_mode) or ours.st_size <= limit:
+        return False
+    there = path.stat()
+    if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+        return False
+    former = path.with_name(f"{path.name}.1")
+    temporary = path.with_name(f".{path.name}.1")
+    try:
+        with path.open("rb") as source, temporary.open("wb") as target:
+            os.fchmod(target.fileno(), 0o600)
+            # The newest part alone, should something have written much more than the limit meanwhile.
+            source.seek(max(0, ours.st_size - 2 * limit))
+            shutil.copyfileobj(source, target, 1 << 20)
+        temporary.replace(former)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.truncate(path, 0)
+    return True

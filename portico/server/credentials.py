@@ -6,6 +6,7 @@ use until it expires, and the failure is a warning with a name.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,16 +14,25 @@ from pathlib import Path
 
 from cryptography import x509
 
-from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
-from portico.certificates.issue import Issuer
-from portico.certificates.renewal import ensure_server_identity, renewal_time, usable_server_identity
-from portico.certificates.revocation import Revoked, current_revocations, recover, write_crl
+from portico.certificates.ca import AUTHORITY_NAME, PUBLIC_NAME, CertificateAuthority
+from portico.certificates.imported import load_kept, load_server, save_kept
+from portico.certificates.issue import Identity, Issuer
+from portico.certificates.renewal import SERVER_NAME, covers, ensure_server_identity, load_identity, renewal_time
+from portico.certificates.revocation import (
+    Revoked,
+    current_revocations,
+    load_revoked,
+    recover,
+    restore_lost,
+    save_revoked,
+    write_crl,
+)
 from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import TicketKey, load_tickets, next_rotation, rotate_tickets, save_tickets
 from portico.certificates.trust import merge, parse_certificates, to_pem
-from portico.errors import InvalidInput, PorticoError
+from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import private_directory, read_file
-from portico.settings.model import Settings
+from portico.settings.model import Certificates, Settings
 from portico.transition.gateway_config import GatewaySecrets
 
 log = logging.getLogger("portico.server")
@@ -46,6 +56,8 @@ class Credentials:
     tickets: tuple[TicketKey, ...] = ()
     revoked: tuple[Revoked, ...] = ()
     warnings: dict[str, PorticoError] = field(default_factory=dict)
+    _identity: Identity | None = field(default=None, repr=False)
+    _kept: dict[str, str] | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, state: Path) -> Credentials:
@@ -59,6 +71,9 @@ class Credentials:
         opened.reload_authority()
         with opened._noting("tickets"):
             opened.tickets = load_tickets(directory)
+        with opened._noting("revoked"):
+            opened.revoked = load_revoked(directory)
+        opened._restore_lost()
         return opened
 
     def reload_authority(self) -> None:
@@ -67,7 +82,7 @@ class Credentials:
         try:
             self.authority = CertificateAuthority.load(self.directory)
         except PorticoError as error:
-            if error.code != "CA_MISSING":
+            if error.code != "CA_MISSING" or (self.directory / PUBLIC_NAME).exists():
                 self._warn("authority", error)
 
     def close(self) -> None:
@@ -93,6 +108,7 @@ class Credentials:
         if self.store is None:
             with self._noting("store"):
                 self.store = CertificateStore.open(self.directory)
+            self._restore_lost()
         if self.store is None:
             raise self.warnings["store"]
         self.warnings.pop("store", None)
@@ -123,15 +139,13 @@ class Credentials:
         """PEM that clients verify the server by.
 
         Raises:
-            PorticoError: an imported file cannot be read, or there is no CA.
+            PorticoError: an imported file cannot be read and never could, or there is no CA.
         """
         if settings.certificates.mode == "imported" and settings.certificates.server_certificate is not None:
-            chain = parse_certificates(read_file(Path(settings.certificates.server_certificate)))
+            chain = parse_certificates(self._imported_server(settings.certificates)[0])
             # The last certificate of the file is the nearest to the root that the administrator gave.
             return to_pem(chain[-1])
-        if self.authority is None:
-            raise self.warnings.get("authority") or _no_authority(self.directory)
-        return self.authority.pem
+        return to_pem(self._authority_certificate())
 
     def secrets(self, settings: Settings, now: datetime) -> GatewaySecrets:
         """Everything for the gateway, as of now; renews and rotates what is due.
@@ -164,7 +178,7 @@ class Credentials:
         return now >= renewal_time(record.not_before, record.not_after, settings.certificates.renew_before_days)
 
     def refresh_revoked(self, settings: Settings, now: datetime) -> None:
-        """Reads every source of revocations; a broken one never shortens the list."""
+        """Reads every source of revocations; a broken one never shortens the list, also after a restart."""
         found = current_revocations(
             self.store,
             directory=self.directory,
@@ -174,10 +188,13 @@ class Credentials:
             previous=self.revoked,
             now=now,
         )
-        self.revoked = found.entries
         self.warnings.pop("revocations", None)
         for problem in found.problems:
             self._warn("revocations", problem)
+        if found.entries != self.revoked or "revoked" in self.warnings:
+            with self._noting("revoked"):
+                save_revoked(self.directory, found.entries)
+        self.revoked = found.entries
 
     def write_crl(self, now: datetime) -> None:
         """Signs the list of revoked certificates that serves when the records are lost."""
@@ -189,39 +206,78 @@ class Credentials:
     def _server_certificate(self, settings: Settings, now: datetime) -> tuple[str, str]:
         certificates = settings.certificates
         if certificates.mode == "imported":
-            if certificates.server_certificate is None or certificates.server_key is None:
-                raise InvalidInput(
-                    "There is no server certificate",
-                    why="certificates.mode is imported but server_certificate or server_key is not set",
-                    resolution="Set both, or set certificates.mode to built-in",
-                )
-            chain = parse_certificates(read_file(Path(certificates.server_certificate)))
-            return to_pem(*chain), read_file(Path(certificates.server_key)).decode("utf-8", "replace")
+            return self._imported_server(certificates)
         try:
-            issuer = self.issuer()
-        except PorticoError:
-            # Lost records keep new clients out, not the enrolled ones: a certificate that is good goes on serving.
-            if self.authority is None:
+            made = ensure_server_identity(
+                self.directory,
+                self.issuer(),
+                connect_to=settings.deployment.connect_to,
+                days=certificates.server_lifetime_days,
+                renew_before_days=certificates.renew_before_days,
+                now=now,
+            )
+        except PorticoError as error:
+            kept = self._kept_identity(settings.deployment.connect_to, now)
+            if kept is None:
                 raise
-            connect_to = settings.deployment.connect_to
-            identity = usable_server_identity(self.directory, self.authority, connect_to, now)
-            if identity is None:
-                raise
-            return identity.chain_pem, identity.key_pem
-        made = ensure_server_identity(
-            self.directory,
-            issuer,
-            connect_to=settings.deployment.connect_to,
-            days=certificates.server_lifetime_days,
-            renew_before_days=certificates.renew_before_days,
-            now=now,
-        )
+            self._warn("server certificate", _not_renewed(error))
+            return kept.chain_pem, kept.key_pem
         self.warnings.pop("server certificate", None)
         if made.reissued:
             log.info("server_certificate=issued reason=%r", made.reason)
         elif made.reason:
             self._warn("server certificate", InvalidInput("The server certificate is not renewed", why=made.reason))
+        self._identity = made.identity
         return made.identity.chain_pem, made.identity.key_pem
+
+    def _kept_identity(self, connect_to: str, now: datetime) -> Identity | None:
+        """The certificate there is, when nothing can be issued: the CA or the records may be damaged."""
+        candidates = [self._identity] if self._identity is not None else []
+        with contextlib.suppress(PorticoError):
+            candidates.append(load_identity(self.directory / SERVER_NAME))
+        for identity in candidates:
+            certificate = identity.certificate
+            valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+            if valid and covers(certificate, connect_to):
+                return identity
+        return None
+
+    def _imported_server(self, certificates: Certificates) -> tuple[str, str]:
+        names = (certificates.server_certificate or "", certificates.server_key or "")
+        try:
+            pems = load_server(certificates)
+        except PorticoError as error:
+            kept = self._kept_files()
+            if not all(name in kept for name in names):
+                raise
+            self._warn("server certificate", _last_good(error))
+            return kept[names[0]], kept[names[1]]
+        self.warnings.pop("server certificate", None)
+        self._keep(dict(zip(names, pems, strict=True)))
+        return pems
+
+    def _authority_certificate(self) -> x509.Certificate:
+        """The CA's certificate, also when its key is lost. Raises the PorticoError that says why there is none."""
+        if self.authority is not None:
+            return self.authority.certificate
+        try:
+            return CertificateAuthority.public(self.directory)
+        except PorticoError:
+            raise self.warnings.get("authority") or _no_authority(self.directory) from None
+
+    def _kept_files(self) -> dict[str, str]:
+        if self._kept is None:
+            self._kept = {}
+            with self._noting("kept"):
+                self._kept = load_kept(self.directory)
+        return self._kept
+
+    def _keep(self, texts: dict[str, str]) -> None:
+        kept = self._kept_files()
+        if any(kept.get(name) != text for name, text in texts.items()):
+            kept.update(texts)
+            with self._noting("kept"):
+                save_kept(self.directory, kept)
 
     def _rotate(self, now: datetime) -> None:
         keys = rotate_tickets(self.tickets, now)
@@ -232,21 +288,49 @@ class Credentials:
 
     def _client_ca(self, settings: Settings) -> str:
         pems = []
-        if settings.certificates.mode == "built-in" and self.authority is not None:
-            pems.append(self.authority.pem)
-        for index, name in enumerate(settings.certificates.client_ca):
-            with self._noting(f"certificates.client_ca[{index}]"):
-                pems.append(to_pem(*parse_certificates(read_file(Path(name)), source=name)))
+        if settings.certificates.mode == "built-in":
+            with contextlib.suppress(PorticoError):  # without a CA there is no server certificate either
+                pems.append(to_pem(self._authority_certificate()))
+        pems += self._imported_authorities(settings)
         return merge(pems) if pems else ""
+
+    def _imported_authorities(self, settings: Settings) -> list[str]:
+        """The client CAs as PEM; one whose file is damaged stays what it was."""
+        found = []
+        for index, name in enumerate(settings.certificates.client_ca):
+            source = f"certificates.client_ca[{index}]"
+            try:
+                pem = to_pem(*parse_certificates(read_file(Path(name)), source=name))
+            except PorticoError as error:
+                kept = self._kept_files().get(name)
+                self._warn(source, error if kept is None else _last_good(error))
+                if kept is not None:
+                    found.append(kept)
+                continue
+            self.warnings.pop(source, None)
+            self._keep({name: pem})
+            found.append(pem)
+        return found
 
     def _issuers(self, settings: Settings) -> list[x509.Certificate]:
         found = [self.authority.certificate] if self.authority is not None else []
-        for name in settings.certificates.client_ca:
-            try:
-                found += parse_certificates(read_file(Path(name)), source=name)
-            except PorticoError:
-                continue  # named by `_client_ca`
-        return found
+        return found + [c for pem in self._imported_authorities(settings) for c in parse_certificates(pem)]
+
+    def _restore_lost(self) -> None:
+        """Revocations that the signed list has and the records lack are lost transactions, never pardons."""
+        if self.store is None or self.authority is None:
+            return
+        now = now_utc()
+        try:
+            count = restore_lost(self.store, self.directory, self.authority, now)
+        except NotFound:
+            return
+        except PorticoError as error:
+            self._warn("crl", error)
+            self.write_crl(now)
+            return
+        if count:
+            log.warning("revocations=%d were entered again from the signed list", count)
 
     def _warn(self, source: str, error: PorticoError) -> None:
         if str(self.warnings.get(source)) != str(error):
@@ -274,6 +358,24 @@ class _Noting:
             self.owner._warn(self.source, error)
             return True
         return False
+
+
+def _not_renewed(error: PorticoError) -> PorticoError:
+    return InvalidInput(
+        "The server certificate there is stays in use",
+        why=f"none can be issued: {error.what}: {error.why}",
+        resolution=error.resolution,
+        code="CERTIFICATE_NOT_RENEWED",
+    )
+
+
+def _last_good(error: PorticoError) -> PorticoError:
+    return InvalidInput(
+        f"{error.what}; what it held before stays in use",
+        why=error.why,
+        resolution=error.resolution,
+        code=error.code,
+    )
 
 
 def _no_authority(directory: Path) -> PorticoError:

@@ -143,7 +143,7 @@ def _fields(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
         found = {name: data[name] for name in names}
     except (ValueError, KeyError, TypeError, RecursionError):
         found = {}
-    if not found or not all(isinstance(value, str) and value for value in found.values()):
+    if not found or not all(isinstance(value, str) and value and _is_text(value) for value in found.values()):
         raise InvalidInput(
             "The request cannot be read",
             why=f"a JSON object with {', '.join(names)} was expected",
@@ -151,6 +151,15 @@ def _fields(body: bytes, names: tuple[str, ...]) -> dict[str, str]:
             code="REQUEST_MALFORMED",
         )
     return found
+
+
+def _is_text(value: str) -> bool:
+    """JSON can carry lone surrogates, which nothing behind here can store or compare."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _problem(status: int, error: PorticoError) -> Response:

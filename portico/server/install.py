@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
-from portico.errors import Conflict, NotFound, PorticoError, Unavailable
+from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.gateway import USER
@@ -159,11 +159,26 @@ def executable() -> str:
 
 
 def _made(state: Path) -> dict[str, object]:
+    """What an installation noted. Raises PorticoError naming the file when it cannot be used."""
+    path = state / MADE_NAME
+    why = "it is not what Portico writes"
     try:
-        data = json.loads(read_file(state / MADE_NAME))
-    except (NotFound, ValueError, RecursionError):
+        data = json.loads(read_file(path))
+        if isinstance(data, dict):
+            return data
+    except NotFound:
         return {}
-    return data if isinstance(data, dict) else {}
+    except (ValueError, RecursionError) as error:
+        why = f"it is damaged ({type(error).__name__})"
+    except PorticoError as error:
+        why = error.why
+    raise InvalidInput(
+        f"cannot use {path}, the note of what the installation made",
+        why=why,
+        resolution=f"Remove it (rm -r {path}); the user {USER} and {_UNIT_DIRECTORY / UNIT_NAME} then stay, "
+        f"remove them by hand: userdel {USER}",
+        code="FILE_DAMAGED",
+    )
 
 
 def _note(state: Path, **made: object) -> None:

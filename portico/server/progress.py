@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from portico.errors import PorticoError
+from portico.errors import NotFound, PorticoError
 from portico.files import read_file, write_file
 
 log = logging.getLogger("portico.server")
@@ -44,11 +44,20 @@ class Progress:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[RevisionProgress] = []
-        if path.exists():
-            try:
-                self.entries = [_entry(item) for item in json.loads(read_file(path))]
-            except (PorticoError, ValueError, KeyError, TypeError, RecursionError) as error:
-                log.warning("file=%s cannot be read, the history of revisions starts anew: %s", path, error)
+        try:
+            self.entries = [_entry(item) for item in json.loads(read_file(path))]
+        except NotFound:
+            return  # the first start
+        except (
+            PorticoError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            log.warning("file=%s cannot be read, the history of revisions starts anew: %s", path, error)
 
     def note(self, revision: int, stage: Stage, at: float, *, error: PorticoError | None = None) -> RevisionProgress:
         """Records that a revision reached a stage."""

@@ -40,9 +40,11 @@ class Database:
             Unavailable: it cannot be opened or written.
         """
         private_directory(path.parent)
-        existed = path.exists() and path.stat().st_size > 0
         connection: sqlite3.Connection | None = None
         try:
+            existed = path.exists() and path.stat().st_size > 0
+            if path.exists() and not path.is_file():
+                raise corrupt(path, "it is not a regular file")
             # The file appears with mode 0600 before SQLite writes to it; SQLite gives its journal the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)

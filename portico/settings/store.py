@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
-from portico.files import read_file, write_file
-from portico.settings.database import Database, set_aside
+from portico.files import not_written, read_file, write_file
+from portico.settings.database import Database, corrupt, set_aside
 from portico.settings.diff import Difference, compare
 from portico.settings.document import MAXIMUM_SIZE, dump, load
 from portico.settings.model import Settings
@@ -87,18 +87,33 @@ class SettingsStore:
     def open(cls, directory: Path) -> SettingsStore:
         """Opens or creates the store.
 
-        A damaged or unavailable database gives a read-only store as long as an applied document is there.
+        A database that is damaged, unavailable, gone or older than the applied document gives a read-only store, as
+        long as that document is there.
 
         Raises:
             PorticoError: the database cannot be used and there is no usable applied document either.
         """
+        applied = cls(directory, None, None).applied()
         try:
-            return cls(directory, Database.open(directory / DATABASE_NAME, MIGRATIONS), None)
+            if applied is not None:
+                _require_content(directory / DATABASE_NAME)
+            database = Database.open(directory / DATABASE_NAME, MIGRATIONS)
         except PorticoError as error:
-            store = cls(directory, None, error)
-            if store.applied() is None:
+            if applied is None:
                 raise
-            return store
+            return cls(directory, None, error)
+        store = cls(directory, database, None)
+        try:
+            lost = applied is not None and store._newest_number() < applied.number
+        except PorticoError as error:
+            if applied is None:
+                raise
+            store.close()
+            return cls(directory, None, error)
+        if lost:
+            store.close()
+            return cls(directory, None, corrupt(directory / DATABASE_NAME, "it lacks the revision that is in force"))
+        return store
 
     @property
     def read_only(self) -> bool:
@@ -254,6 +269,11 @@ class SettingsStore:
         if self._database is not None:
             self._database.close()
 
+    def _newest_number(self) -> int:
+        assert self._database is not None
+        with self._database.read() as connection:
+            return int(connection.execute("SELECT coalesce(max(number), 0) FROM revision").fetchone()[0])
+
     def _read_applied(self) -> Revision:
         path = self.directory / APPLIED_NAME
         data = read_file(path, limit=2 * MAXIMUM_SIZE)
@@ -344,6 +364,18 @@ class SettingsChanged(Conflict):
         difference = self.difference.as_dict() if self.difference is not None else None
         newest = self.newest.as_dict() if self.newest is not None else None
         return {**super().as_dict(), "newest": newest, "difference": difference}
+
+
+def _require_content(path: Path) -> None:
+    """A database that is gone or empty although settings were applied lost its revisions; a new one would hide it."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise corrupt(path, "it is missing, although settings were applied") from None
+    except OSError as error:
+        raise not_written(path, error) from None
+    if size == 0:
+        raise corrupt(path, "it is empty, although settings were applied")
 
 
 def _digest(text: str) -> str:

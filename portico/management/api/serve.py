@@ -15,12 +15,17 @@ from pathlib import Path
 import uvicorn
 
 from portico.errors import Conflict, PorticoError, Unavailable
+from portico.files import exclusive
 from portico.management.api.app import create_app
 from portico.server.agent import Agent
+from portico.server.control import LOG_VARIABLE, bound_log
 
 log = logging.getLogger("portico.server")
 
 STOP_TIMEOUT = 3
+LOCK_NAME = "agent.lock"
+LOG_LOOK = 10.0
+"""Seconds between looks at the size of a detached server's log."""
 
 
 class _Server(uvicorn.Server):
@@ -38,10 +43,19 @@ async def serve(agent: Agent, path: Path) -> int:
     deployment must be reachable to be repaired.
 
     Raises:
-        Conflict: another agent has the socket.
+        Conflict: another agent has the state or the socket.
         Unavailable: the socket cannot be made.
     """
-    listener = open_socket(path)
+    with exclusive(
+        agent.state / LOCK_NAME,
+        what="The server cannot start",
+        resolution="Another Portico server runs on this machine; stop it first: portico server stop",
+    ):
+        return await _serve(agent, open_socket(path))
+
+
+async def _serve(agent: Agent, listener: socket.socket) -> int:
+    path = Path(listener.getsockname())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,6 +71,7 @@ async def serve(agent: Agent, path: Path) -> int:
         )
     )
     api = asyncio.create_task(server.serve(sockets=[listener]))
+    keeping = asyncio.create_task(_keep_log_bounded())
     try:
         await agent.start()
         notify("READY=1")
@@ -67,6 +82,7 @@ async def serve(agent: Agent, path: Path) -> int:
     finally:
         notify("STOPPING=1")
         log.info("stopping")
+        keeping.cancel()
         server.should_exit = True
         await asyncio.gather(api, return_exceptions=True)
         failures = await agent.stop()
@@ -75,6 +91,18 @@ async def serve(agent: Agent, path: Path) -> int:
     for failure in failures:
         log.error("left behind: %s", failure)
     return 1 if failures else 0
+
+
+async def _keep_log_bounded() -> None:
+    name = os.environ.get(LOG_VARIABLE)
+    if not name:
+        return
+    while True:
+        try:
+            await asyncio.to_thread(bound_log, Path(name), sys.stderr.fileno())
+        except (OSError, ValueError) as error:
+            log.warning("log=%s cannot be kept small: %s", name, error)
+        await asyncio.sleep(LOG_LOOK)
 
 
 def open_socket(path: Path) -> socket.socket:

@@ -303,7 +303,7 @@ def _changed(
         return LocalSettings.model_validate({**local.model_dump(), **changes})
     except ValidationError as error:
         raise InvalidInput(
-            "These choices cannot be used",
+            "These choices cannot be used" if proxy_file is None else f"{proxy_file} cannot be used",
             why="; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()),
             resolution="See: portico client settings --help",
         ) from None

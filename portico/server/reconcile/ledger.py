@@ -6,8 +6,10 @@ its own defaults and the old entries mean nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
 from portico.errors import PorticoError
@@ -54,7 +56,7 @@ class Ledger:
         return entry[0] if entry is not None else None
 
     def _read(self) -> None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
         try:
             data = json.loads(read_file(self.path))
@@ -64,11 +66,14 @@ class Ledger:
             self.local_rule_moved = data["local_rule_moved"] is True
         except PorticoError as error:
             self.damage = str(error)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             self.sysctls = {}
             self.damage = f"{self.path} is damaged: {type(error).__name__}: {error}"
         if self.damage is not None:
             log.error("ledger=%s damage=%r former kernel values cannot be put back", self.path, self.damage)
+            # Kept for whoever looks into it, and out of the way of the one that is written next.
+            with contextlib.suppress(OSError):
+                self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
 
     def _write(self) -> None:
         data = {"boot_id": self.boot_id, "sysctls": self.sysctls, "local_rule_moved": self.local_rule_moved}

@@ -62,7 +62,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, now: datetime)
 
 
 def test_a_missing_ca_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="portico ca create"):
+    with pytest.raises(NotFound, match="portico ca init"):
         CertificateAuthority.load(tmp_path)
 
 
