@@ -166,7 +166,7 @@ class ClientAgent:
         if self._tunnel is not None and self._tunnel.is_open:
             self._state = await asyncio.to_thread(self._tunnel.state)
         wish, enrolled = self.files.wish().connect, self.files.enrolled
-        identity, settings = self._identity, self._settings
+        identity, settings = (self._identity, self._settings) if enrolled else (None, None)
         if identity is None and enrolled:
             with contextlib.suppress(PorticoError):
                 identity, settings = self.files.identity(), self.files.settings()

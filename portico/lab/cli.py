@@ -46,7 +46,7 @@ def up(
 ) -> None:
     """Start a deployment, connect its client, and show what works. It keeps running until `portico lab down`.
 
-    Example: portico lab up --name second
+    Example: `portico lab up --name second`
     """
     progress = output.Progress()
     step = _timed(progress)
@@ -69,7 +69,10 @@ def up(
 
 @app.command()
 def down(name: Name = "portico", as_json: output.Json = False) -> None:
-    """End a lab and remove everything it made, and nothing else. Also cleans up after a lab that crashed."""
+    """End a lab and remove everything it made, and nothing else. Also cleans up after a lab that crashed.
+
+    Example: `portico lab down --name second`
+    """
     check_prerequisites()
     was_there = destroy(name)
     output.show(
@@ -80,7 +83,10 @@ def down(name: Name = "portico", as_json: output.Json = False) -> None:
 
 @app.command()
 def status(name: Name = "portico", as_json: output.Json = False) -> None:
-    """Hosts, addresses, what runs where."""
+    """Hosts, addresses, what runs where.
+
+    Example: `portico lab status`
+    """
     lab = Lab.open(name)
     rows: list[dict[str, Any]] = []
     for computer in lab.topology.hosts:
@@ -119,7 +125,10 @@ def status(name: Name = "portico", as_json: output.Json = False) -> None:
 
 @app.command("list")
 def list_labs(as_json: output.Json = False) -> None:
-    """Labs on this machine."""
+    """Labs on this machine.
+
+    Example: `portico lab list`
+    """
     names = state.names()
     output.show(names, lambda out: out.print("\n".join(names) or "No lab is running."))
 
@@ -132,7 +141,7 @@ def execute(
 ) -> None:
     """Run a command on a host; its exit status is this command's.
 
-    Example: portico lab exec client1 -- curl http://app4.corp.example.net/
+    Example: `portico lab exec client1 -- curl http://app4.corp.example.net/`
     """
     words = command[1:] if command[:1] == ["--"] else command
     if not words:
@@ -142,28 +151,40 @@ def execute(
 
 @app.command()
 def kill(host: HostName, name: Name = "portico") -> None:
-    """Cut a host's power: no process of it says goodbye. Its disk survives."""
+    """Cut a host's power: no process of it says goodbye. Its disk survives.
+
+    Example: `portico lab kill da1`
+    """
     Lab.open(name).kill(host)
     output.note(f"{host} is dead. Start it again with: portico lab restart {host}" + _name_option(name))
 
 
 @app.command()
 def restart(host: HostName, name: Name = "portico") -> None:
-    """Start a host again, with what ran on it; one that runs loses its power first."""
+    """Start a host again, with what ran on it; one that runs loses its power first.
+
+    Example: `portico lab restart da1`
+    """
     Lab.open(name).restart(host)
     output.note(f"{host} is running again.")
 
 
 @app.command()
 def cut(host: HostName, interface: Interface, name: Name = "portico") -> None:
-    """Pull a network cable."""
+    """Pull a network cable.
+
+    Example: `portico lab cut client1 eth0`
+    """
     Lab.open(name).cut(host, interface)
     output.note(f"{host} {interface} is cut. Plug it in with: portico lab heal {host} {interface}" + _name_option(name))
 
 
 @app.command()
 def heal(host: HostName, interface: Interface, name: Name = "portico") -> None:
-    """Plug a network cable in again."""
+    """Plug a network cable in again.
+
+    Example: `portico lab heal client1 eth0`
+    """
     Lab.open(name).heal(host, interface)
 
 
@@ -176,15 +197,21 @@ def pcap(
 ) -> None:
     """Show or record what an interface carries, until Ctrl-C.
 
-    Examples: portico lab pcap da1 eth1; portico lab pcap da1 eth0 --to outside.pcap;
-    portico lab pcap da1 eth0 | wireshark -k -i -
+    Example: `portico lab pcap da1 eth1`
+
+    Example: `portico lab pcap da1 eth0 --to outside.pcap`
+
+    Example: `portico lab pcap da1 eth0 | wireshark -k -i -`
     """
     raise typer.Exit(recording.follow(Lab.open(name).host(host), interface, to))
 
 
 @app.command()
 def console(host: HostName, name: Name = "portico") -> None:
-    """A shell on a host."""
+    """A shell on a host.
+
+    Example: `portico lab console client1`
+    """
     raise typer.Exit(shell(Lab.open(name).host(host)))
 
 

@@ -30,7 +30,10 @@ def init(
     yes: output.Yes = False,
     json: output.Json = False,
 ) -> None:
-    """Make the built-in CA where there is none. `portico server install` does it by itself."""
+    """Make the built-in CA where there is none. `portico server install` does it by itself.
+
+    Example: `portico ca init --name corp.example.net`
+    """
     output.confirm("Make a new certification authority?", yes=yes)
     with server() as api:
         found = api.post("/v1/ca", {"name": name})
@@ -39,7 +42,10 @@ def init(
 
 @app.command()
 def show(json: output.Json = False) -> None:
-    """Show the CA and the server's certificate."""
+    """Show the CA and the server's certificate.
+
+    Example: `portico ca show`
+    """
     with server() as api:
         found = api.get("/v1/ca")
     output.show(found, lambda out: _show(out, found))
@@ -50,7 +56,10 @@ def export(
     file: Annotated[Path | None, typer.Argument(help="Where to; standard output when not given.")] = None,
     json: output.Json = False,
 ) -> None:
-    """Write the CA's certificate (not its key) as PEM."""
+    """Write the CA's certificate (not its key) as PEM.
+
+    Example: `portico ca export ca.pem`
+    """
     with server() as api:
         found = api.get("/v1/ca")
     if file is not None:
@@ -62,7 +71,10 @@ def export(
 
 @app.command()
 def renew(yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
-    """Issue a new server certificate now. Tunnels stay; it is done by itself before the old one ends."""
+    """Issue a new server certificate now. Tunnels stay; it is done by itself before the old one ends.
+
+    Example: `portico ca renew --yes`
+    """
     with server() as api:
         if dry_run:
             found = api.get("/v1/ca")
@@ -83,7 +95,7 @@ def issue(
 ) -> None:
     """Issue a client certificate without a token, for a computer that cannot enrol by itself.
 
-    Example: portico ca issue --name printer1 --csr printer1.csr
+    Example: `portico ca issue --name printer1 --csr printer1.csr`
     """
     key: str | None = None
     if request is not None:
@@ -106,7 +118,10 @@ def issue(
 def list_command(
     name: Annotated[str | None, typer.Option(help="Only this client's.")] = None, json: output.Json = False
 ) -> None:
-    """List issued certificates, newest first."""
+    """List issued certificates, newest first.
+
+    Example: `portico ca list --name laptop7`
+    """
     with server() as api:
         found = api.get("/v1/ca/certificates", name=name)
     rows = [
@@ -124,7 +139,10 @@ def revoke(
     yes: output.Yes = False,
     json: output.Json = False,
 ) -> None:
-    """Revoke one certificate. To revoke all of a client's: portico clients revoke NAME."""
+    """Revoke one certificate. To revoke all of a client's: `portico clients revoke NAME`.
+
+    Example: `portico ca revoke 4217b50eda7c3dbbbd49b9042afd74283b05d352`
+    """
     output.confirm(f"Revoke the certificate {serial}?", yes=yes)
     with server() as api:
         done = api.post("/v1/revocations", {"serial": serial, "reason": reason.value})
@@ -157,7 +175,7 @@ def token_create(
 ) -> None:
     """Make a token that enrols one computer once. It is shown this once.
 
-    Example: portico ca token create --name laptop7 --ttl 1d
+    Example: `portico ca token create --name laptop7 --ttl 1d`
     """
     with server() as api:
         made = api.post("/v1/ca/tokens", {"name": name, "lifetime_seconds": parse_duration(ttl), "author": author()})
@@ -172,7 +190,10 @@ def token_create(
 
 @token_app.command("list")
 def token_list(json: output.Json = False) -> None:
-    """List tokens, newest first, without their secrets."""
+    """List tokens, newest first, without their secrets.
+
+    Example: `portico ca token list`
+    """
     with server() as api:
         found = api.get("/v1/ca/tokens")
     rows = [(t["id"], t["name"], t["state"], t["expires"][:19].replace("T", " "), t["author"]) for t in found]
@@ -186,7 +207,10 @@ def token_revoke(
     yes: output.Yes = False,
     json: output.Json = False,
 ) -> None:
-    """Make an open token useless."""
+    """Make an open token useless.
+
+    Example: `portico ca token revoke ea936d103661ca73`
+    """
     output.confirm(f"Revoke the token {token}?", yes=yes)
     with server() as api:
         done = api.delete(f"/v1/ca/tokens/{token}")

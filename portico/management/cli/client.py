@@ -77,6 +77,8 @@ def enrol(
     The private key is made here and never leaves this computer.
 
     Example: `portico client enrol eyJ2IjoxLCJ1cmwi...`
+
+    Example: `portico client enrol - --proxy http://proxy.example.org:3128 < token`
     """
     require_root("This computer cannot be enrolled")
     files = ClientFiles()
@@ -173,14 +175,20 @@ def status(json: Json = False) -> None:
 
 @app.command()
 def redial(json: Json = False) -> None:
-    """Drop the connection and dial at once. Connections inside the tunnel live on."""
+    """Drop the connection and dial at once. Connections inside the tunnel live on.
+
+    Example: `portico client redial`
+    """
     found = ask("POST", "redial")
     show(found, lambda _: None)
 
 
 @app.command()
 def renew(json: Json = False) -> None:
-    """Renew this computer's certificate now. The agent does it by itself in time."""
+    """Renew this computer's certificate now. The agent does it by itself in time.
+
+    Example: `portico client renew`
+    """
     progress = Progress()
     with progress.step("Renew the certificate") as detail:
         found = ask("POST", "renew", timeout=60)
@@ -247,7 +255,10 @@ def unenrol(yes: Yes = False, json: Json = False) -> None:
 
 @app.command()
 def run() -> None:
-    """Run the agent in the foreground (what the service does). Connects when enrolled, unless told otherwise."""
+    """Run the agent in the foreground (what the service does). Connects when enrolled, unless told otherwise.
+
+    Example: `portico client run`
+    """
     require_root("The agent cannot start")
     run_service()
 

@@ -29,7 +29,10 @@ def list_command(
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """List remote computers, connected ones first."""
+    """List remote computers, connected ones first.
+
+    Example: `portico clients list --state connected`
+    """
     with server() as api:
         found = api.get("/v1/clients", state=state, limit=10_000)
     columns = ["Name", "State", "Address", "From", "Since", "In", "Out", "Serial"]
@@ -40,7 +43,10 @@ def list_command(
 
 @app.command()
 def show(name: Name, json: output.Json = False) -> None:
-    """Show one remote computer: its tunnels, counters and certificates."""
+    """Show one remote computer: its tunnels, counters and certificates.
+
+    Example: `portico clients show laptop7`
+    """
     with server() as api:
         client = api.get(f"/v1/clients/{quote(name, safe='')}")
     output.show(client, lambda out: _show(out, client))
@@ -48,7 +54,10 @@ def show(name: Name, json: output.Json = False) -> None:
 
 @app.command()
 def disconnect(name: Name, yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
-    """Close a client's tunnels. It dials again by itself; to keep it out, revoke it."""
+    """Close a client's tunnels. It dials again by itself; to keep it out, revoke it.
+
+    Example: `portico clients disconnect laptop7 --yes`
+    """
     path = f"/v1/clients/{quote(name, safe='')}"
     with server() as api:
         client = api.get(path)
@@ -70,7 +79,10 @@ def revoke(
     dry_run: output.DryRun = False,
     json: output.Json = False,
 ) -> None:
-    """Revoke a client's certificates for good and close its tunnels at once."""
+    """Revoke a client's certificates for good and close its tunnels at once.
+
+    Example: `portico clients revoke laptop7 --reason key-compromise`
+    """
     with server() as api:
         client = api.get(f"/v1/clients/{quote(name, safe='')}")
         good = [c["serial"] for c in client["certificates"] if c["revoked"] is None]

@@ -121,13 +121,25 @@ def fields(pairs: Mapping[str, object]) -> Table:
     drawn.add_column(overflow="fold")
     for name, value in pairs.items():
         if value is not None:
-            drawn.add_row(name, escape(str(value)))
+            drawn.add_row(name, escape(_words(value)))
     return drawn
+
+
+def _words(value: object) -> str:
+    """A value as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value))
+    return str(value)
 
 
 def print_error(error: PorticoError) -> ExitCode:
     """Prints an error on stderr and returns the exit status that goes with it."""
-    problems = getattr(error, "problems", None)
+    # Those of this process are objects, those that came through the API are JSON.
+    problems = [p if isinstance(p, Mapping) else p.as_dict() for p in getattr(error, "problems", None) or ()]
     if _state.json:
         document: dict[str, object] = dict(error.as_dict())
         if problems:
@@ -136,26 +148,32 @@ def print_error(error: PorticoError) -> ExitCode:
         return exit_code(error)
     out = stderr()
     out.print(f"[bold red]Error:[/] {escape(error.what)}")
-    if error.why:
-        out.print(f"  Why:  {escape(error.why)}")
-    if error.resolution:
-        out.print(f"  Next: {escape(error.resolution)}")
-    for problem in problems or ():
+    for problem in problems:
         print_problem(out, problem)
+    if error.why and not problems:
+        out.print(f"  Why:  {escape(error.why)}")
+    if error.resolution and not problems:
+        out.print(f"  Next: {escape(error.resolution)}")
     return exit_code(error)
 
 
-def print_problem(out: Console, problem: Mapping[str, str]) -> None:
+def print_problem(out: Console, problem: Mapping[str, Any]) -> None:
     """One problem found by verification: severity, place, what, why, what to do."""
     warning = problem.get("severity") == "warning"
     out.print(
         f"  [{'yellow' if warning else 'red'}]{'Warning' if warning else 'Problem'}[/]"
-        f" {escape(problem.get('path', ''))}: {escape(problem.get('what', ''))} ({escape(problem.get('code', ''))})"
+        f" {escape(_place(problem))}{escape(problem.get('what', ''))} ({escape(problem.get('code', ''))})"
     )
     if problem.get("why"):
         out.print(f"    Why:  {escape(problem['why'])}")
     if problem.get("resolution"):
         out.print(f"    Next: {escape(problem['resolution'])}")
+
+
+def _place(problem: Mapping[str, Any]) -> str:
+    source, line = problem.get("source"), problem.get("line")
+    file = f"{source}{f' line {line}' if line else ''}: " if source else ""
+    return file + (f"{problem['path']}: " if problem.get("path") else "")
 
 
 def warn(text: str) -> None:

@@ -46,14 +46,12 @@ def install_command(
 
     Asks what is needed, or takes a file or options; checks everything before anything is changed; can be repeated.
 
-    Examples:
+    Example: `portico server install`
 
-        portico server install
+    Example: `portico server install --file settings.yaml --dry-run`
 
-        portico server install --file settings.yaml --yes
-
-        portico server install --domain corp.example.net --connect-to da.example.net --internet eth0 --internal eth1
-        --dns 10.0.0.53 --yes
+    Example: `portico server install --domain corp.example.net --connect-to da.example.net --internet eth0
+    --internal eth1 --dns 10.0.0.53 --yes`
     """
     state = paths.server_state()
     install.refuse_second_installation(state)
@@ -92,7 +90,10 @@ def install_command(
 
 @app.command("status")
 def status_command(json: output.Json = False) -> None:
-    """Show what this server does, and what is wrong with it."""
+    """Show what this server does, and what is wrong with it. Exit status 1 when it does not serve.
+
+    Example: `portico server status --json`
+    """
     with server() as api:
         status = api.get("/v1/status")
     output.show(status, lambda out: _show_status(out, status))
@@ -102,7 +103,10 @@ def status_command(json: output.Json = False) -> None:
 
 @app.command("start")
 def start_command(dry_run: output.DryRun = False, json: output.Json = False) -> None:
-    """Start the server: its systemd unit, or a detached process where systemd does not run."""
+    """Start the server: its systemd unit, or a detached process where systemd does not run.
+
+    Example: `portico server start`
+    """
     if _answers():
         output.show({"started": False, "running": True}, lambda out: out.print("The server runs already."))
         return
@@ -120,7 +124,10 @@ def start_command(dry_run: output.DryRun = False, json: output.Json = False) -> 
 
 @app.command("stop")
 def stop_command(yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
-    """Stop the server. Every tunnel is closed and the kernel is left as it was before."""
+    """Stop the server. Every tunnel is closed and the kernel is left as it was before.
+
+    Example: `portico server stop --yes`
+    """
     connected = _connected()
     if dry_run:
         output.show(
@@ -131,6 +138,8 @@ def stop_command(yes: output.Yes = False, dry_run: output.DryRun = False, json: 
     output.require_root("Cannot stop the server")
     output.confirm(f"Stop the server and close {connected} tunnels?", yes=yes)
     stopped = control.stop(paths.runtime_directory())
+    if not stopped:
+        _refuse_running()
     output.show({"stopped": stopped}, lambda out: out.print("Stopped." if stopped else "The server did not run."))
 
 
@@ -138,7 +147,10 @@ def stop_command(yes: output.Yes = False, dry_run: output.DryRun = False, json: 
 def run_command(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line."""
+    """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line.
+
+    Example: `portico server run --verbose`
+    """
     from portico.management.api.serve import run
 
     output.require_root("Cannot run the server")
@@ -155,6 +167,8 @@ def uninstall_command(
     """Take the role off this machine: exactly what Portico made goes, settings and certificates stay.
 
     With --purge everything goes; enrolled computers must then be enrolled again.
+
+    Example: `portico server uninstall --dry-run`
     """
     state = paths.server_state()
     steps = [step for step in install.uninstall_steps(state, purge=purge) if step.needed()]
@@ -169,14 +183,19 @@ def uninstall_command(
     progress = output.Progress()
     with progress.step("Stop the server") as detail:
         detail("done" if control.stop(paths.runtime_directory()) else "it did not run")
+    _refuse_running()
+    _run_steps(steps, progress)
+    output.show({"uninstalled": True, "purged": purge, "steps": progress.steps}, lambda out: None)
+
+
+def _refuse_running() -> None:
+    """Raises PorticoError when a server answers that this command could not stop."""
     if _answers():
         raise PorticoError(
             "The server still runs",
-            why="it was started in the foreground",
+            why="it was not started by 'portico server start', but in the foreground or by another service manager",
             resolution="End 'portico server run' where it runs, then repeat this",
         )
-    _run_steps(steps, progress)
-    output.show({"uninstalled": True, "purged": purge, "steps": progress.steps}, lambda out: None)
 
 
 def _run_steps(steps: list[install.Step], progress: output.Progress) -> None:

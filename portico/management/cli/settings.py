@@ -31,7 +31,9 @@ def show(
 ) -> None:
     """Print the settings as YAML.
 
-    Example: portico settings show > settings.yaml
+    Example: `portico settings show > settings.yaml`
+
+    Example: `portico settings show --effective`
     """
     with server() as api:
         found = api.get("/v1/settings", revision=revision)
@@ -56,7 +58,10 @@ def show(
 
 @app.command()
 def plan(file: File, json: output.Json = False) -> None:
-    """Check a document and show what applying it would change, for settings and for connected clients."""
+    """Check a document and show what applying it would change. Changes nothing.
+
+    Example: `portico settings plan settings.yaml`
+    """
     with server() as api:
         outcome = api.post("/v1/settings", {**_document(file), "dry_run": True})
     output.show(outcome, lambda out: _show_difference(out, outcome))
@@ -75,7 +80,7 @@ def apply(
 ) -> None:
     """Verify, store and apply a document. When it cannot be applied the former settings come back.
 
-    Example: portico settings apply settings.yaml -m "second DNS server"
+    Example: `portico settings apply settings.yaml -m "second DNS server"`
     """
     with server() as api:
         _apply(api, _document(file), expected, comment, yes=yes, dry_run=dry_run)
@@ -85,7 +90,10 @@ def apply(
 def edit(
     comment: Comment = "", yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False
 ) -> None:
-    """Open the settings in $EDITOR, then verify, store and apply them."""
+    """Open the settings in $EDITOR, then verify, store and apply them.
+
+    Example: `portico settings edit -m "second DNS server"`
+    """
     import click
 
     with server() as api:
@@ -126,7 +134,10 @@ def edit(
 def history(
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)] = 20, json: output.Json = False
 ) -> None:
-    """List the revisions, newest first, and how far each got on this server."""
+    """List the revisions, newest first, and how far each got on this server.
+
+    Example: `portico settings history --limit 5`
+    """
     with server() as api:
         found = api.get("/v1/settings/history", limit=limit)
     rows = [
@@ -149,7 +160,10 @@ def compare(
     after: Annotated[int, typer.Argument(help="Revision.")],
     json: output.Json = False,
 ) -> None:
-    """Show what differs between two revisions."""
+    """Show what differs between two revisions.
+
+    Example: `portico settings compare 1 2`
+    """
     with server() as api:
         difference = api.get("/v1/settings/compare", before=before, after=after)
     output.show(difference, lambda out: _lines(out, difference["lines"]))
@@ -162,7 +176,10 @@ def rollback(
     dry_run: output.DryRun = False,
     json: output.Json = False,
 ) -> None:
-    """Make the settings of an earlier revision the newest ones and apply them."""
+    """Make the settings of an earlier revision the newest ones and apply them.
+
+    Example: `portico settings rollback 1 --dry-run`
+    """
     body: dict[str, Any] = {"revision": revision, "author": author()}
     with server() as api:
         planned = api.post("/v1/settings/rollback", {**body, "dry_run": True})
@@ -176,7 +193,12 @@ def rollback(
 
 @app.command()
 def repair(yes: output.Yes = False, json: output.Json = False) -> None:
-    """Put a damaged settings database aside and start a new one from the settings in force."""
+    """Put a damaged settings database aside and start a new one from the settings in force.
+
+    The number of the revision goes on; the history before it is lost.
+
+    Example: `portico settings repair --yes`
+    """
     output.confirm("Start a new settings database from the settings in force?", yes=yes)
     with server() as api:
         done = api.post("/v1/settings/repair")

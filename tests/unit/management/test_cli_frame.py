@@ -96,3 +96,44 @@ def test_root_help_documents_the_exit_statuses() -> None:
     result = runner.invoke(portico, ["--help"])
     assert result.exit_code == 0
     assert "7 conflict" in result.output
+
+
+def test_settings_refused_on_this_machine_show_each_problem_once() -> None:
+    from portico.settings.document import load
+    from portico.settings.problems import SettingsRefused
+
+    with pytest.raises(SettingsRefused) as caught:
+        load("schema_version: 1\nip_https: {prot: 443}", source="settings.yaml")
+    result = runner.invoke(raising(caught.value), ["run"])
+    assert result.exit_code == ExitCode.REFUSED
+    assert "settings.yaml line 2: ip_https.prot: There is no setting of this name" in " ".join(result.stderr.split())
+    assert result.stderr.count("Did you mean") == 1
+    shown = json.loads(runner.invoke(raising(caught.value), ["run", "--json"]).stderr)["error"]["problems"]
+    assert "SETTINGS_UNKNOWN_KEY" in {problem["code"] for problem in shown}
+
+
+def test_fields_are_words() -> None:
+    def body(_yes: bool) -> None:
+        output.console().print(output.fields({"a": True, "b": ["x", "y"], "c": {"link": 0}, "d": None}))
+
+    assert [
+        line.split(maxsplit=1)[1].strip() for line in runner.invoke(command(body), ["run"]).stdout.splitlines()
+    ] == [
+        "yes",
+        "x, y",
+        "link 0",
+    ]
+
+
+def test_every_command_has_an_example() -> None:
+    import typer.main
+
+    def walk(command: object, path: str) -> list[str]:
+        inner = getattr(command, "commands", None)
+        if inner is not None:
+            return [found for name, child in inner.items() for found in walk(child, f"{path} {name}")]
+        text = " ".join((getattr(command, "help", None) or "").split())
+        hidden = getattr(command, "hidden", False)
+        return [] if hidden or f"Example: `{path}" in text else [path]
+
+    assert walk(typer.main.get_command(portico), "portico") == []
