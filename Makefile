@@ -5,6 +5,8 @@
 #   make test    everything that can be checked, in the lab where a lab is needed
 #   make lint    formatting, types, import rules
 #   make bench   measures the tunnel beside other VPNs and rewrites docs/performance.md
+#   make wheel   dist/portico-*.whl: everything a server or a client needs, for machines without compilers
+#   make install installs it on this machine (PREFIX, default /opt/portico); make uninstall removes it
 #   make clean   removes what the other targets built in this directory
 #
 # Needs Debian 12. Root (or sudo, which then asks) is needed for packages and for network namespaces.
@@ -16,6 +18,7 @@ SHELL := /bin/sh
 
 LAB ?= portico
 SERVERS ?= 1
+PREFIX ?= /opt/portico
 PYTEST_ARGS ?=
 
 STAMPS := .make
@@ -27,11 +30,12 @@ SUDO := $(if $(filter 0,$(UID)),,sudo)
 AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
 CARGO_ENV = PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
 RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find portico -name '*.py')
 
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help up down test test-rust test-python lint lint-rust lint-python bench clean requirements sudo
+.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench clean requirements sudo
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +80,14 @@ bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native | sudo
 	$(call say,Measuring: the machine should do nothing else)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks
 
+wheel: $(STAMPS)/wheel
+
+install: $(STAMPS)/wheel $(STAMPS)/runtime | sudo
+	@$(AS_ROOT) packaging/install.sh --prefix $(PREFIX)
+
+uninstall: | sudo
+	@$(AS_ROOT) packaging/install.sh --remove --prefix $(PREFIX)
+
 clean:
 	@if [ -d /run/portico-lab ] && [ -n "$$(ls /run/portico-lab 2>/dev/null)" ]; then \
 	   echo "Labs are running ($$(ls /run/portico-lab | tr '\n' ' ')): make down first."; exit 1; fi
@@ -105,7 +117,7 @@ $(STAMPS)/build: requirements/debian.txt
 	@$(SETUP)/debian-packages.sh build
 	@touch $@
 
-$(STAMPS)/lab $(STAMPS)/test: $(STAMPS)/%: requirements/debian.txt
+$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test: $(STAMPS)/%: requirements/debian.txt
 	$(call say,Debian packages for the $*)
 	@mkdir -p $(STAMPS)
 	@$(SETUP)/debian-packages.sh $*
@@ -134,4 +146,10 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --release --skip-install
 	@test -x $(VENV)/bin/portico || VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(PYTHON) -m pip install --quiet \
 	   --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md
+	$(call say,Wheel in dist/ (release build; the first one takes some minutes))
+	@rm -f dist/portico-*.whl
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin build --release --out dist
 	@touch $@

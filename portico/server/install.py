@@ -29,7 +29,9 @@ from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
 _UNIT_DIRECTORY = Path("/etc/systemd/system")
-_PACKAGED_UNIT = Path("/usr/lib/systemd/system") / UNIT_NAME
+_PACKAGED_UNITS = tuple(
+    Path(directory, UNIT_NAME) for directory in ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+)
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def _store(settings: Settings, state: Path, author: str, comment: str) -> str:
 
 
 def _enable_unit(state: Path) -> str:
-    if not _PACKAGED_UNIT.exists():
+    if not any(unit.exists() for unit in _PACKAGED_UNITS):
         target = _UNIT_DIRECTORY / UNIT_NAME
         _note(state, unit=str(target))
         write_file(target, unit_text(executable()).encode(), mode=0o644)
