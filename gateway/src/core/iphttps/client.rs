@@ -150,7 +150,9 @@ impl fmt::Display for ClientError {
             }
             Self::Status(status) => write!(formatter, "the server answered with HTTP status {status}"),
             Self::BadResponse => formatter.write_str("the server's answer is not HTTP"),
-            Self::ProxyAuthentication => formatter.write_str("the proxy wants a user name and a password"),
+            Self::ProxyAuthentication => {
+                formatter.write_str("the proxy wants a user name and a password, or refused the ones it got")
+            }
             Self::ProxyStatus(status) => write!(formatter, "the proxy answered with HTTP status {status}"),
             Self::BadProxyResponse => formatter.write_str("the proxy's answer is not HTTP"),
             Self::BadStream => formatter.write_str("the server sent something else than IPv6 packets"),
@@ -340,7 +342,8 @@ impl ClientSession {
         };
         match response.status {
             200..300 => Ok(ClientStep::StartTls { used }),
-            407 => Err(ClientError::ProxyAuthentication),
+            // Some proxies answer 401 to a wrong password and 407 only to none (tinyproxy).
+            401 | 407 => Err(ClientError::ProxyAuthentication),
             status => Err(ClientError::ProxyStatus(status)),
         }
     }
@@ -521,6 +524,7 @@ mod tests {
     fn a_proxy_s_refusal_has_a_name() {
         for (answer, error) in [
             (&b"HTTP/1.1 407 x\r\n\r\n"[..], ClientError::ProxyAuthentication),
+            (b"HTTP/1.1 401 x\r\n\r\n", ClientError::ProxyAuthentication),
             (b"HTTP/1.1 403 x\r\n\r\n", ClientError::ProxyStatus(403)),
             (b"SSH-2.0-x\r\n", ClientError::BadProxyResponse),
         ] {
