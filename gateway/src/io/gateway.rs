@@ -119,9 +119,6 @@ impl Shared {
     }
 
     pub fn learned(&self, session: SessionId, address: Ipv6Addr) {
-        if let Some(info) = self.registry.lock().get(&session.0) {
-            info.addresses.lock().push(address);
-        }
         self.events.push("session_address", json!({"session": session.0, "address": address.to_string()}));
     }
 }
@@ -352,7 +349,8 @@ impl Gateway {
     pub fn sessions(&self) -> String {
         let mut all: Vec<_> = self.shared.registry.lock().values().cloned().collect();
         all.sort_by_key(|info| info.id);
-        Value::Array(all.iter().map(|info| info.json()).collect()).to_string()
+        let json = |info: &Arc<SessionInfo>| info.json(&self.shared.link.addresses(SessionId(info.id)));
+        Value::Array(all.iter().map(json).collect()).to_string()
     }
 
     /// Closes sessions by number and returns how many there were.

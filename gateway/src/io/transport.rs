@@ -103,6 +103,8 @@ pub struct Transport {
     limit: Cell<usize>,
     /// Whether TLS took something from the peer and had something to say to it.
     answered: Cell<bool>,
+    /// TLS failed: its state must not be touched again, and the alert, if any, is sent.
+    failed: Cell<bool>,
 }
 
 impl Transport {
@@ -116,6 +118,7 @@ impl Transport {
             drained: Notify::new(),
             limit: Cell::new(queue_bytes),
             answered: Cell::new(false),
+            failed: Cell::new(false),
         })
     }
 
@@ -165,6 +168,7 @@ impl Transport {
         let cipher = &mut scratch.cipher_in[..held + count];
         scratch.control_out.clear();
         let result = tls.receive(cipher, &mut scratch.plain_in, &mut scratch.control_out);
+        self.failed.set(result.is_err());
         let consumed = result.as_ref().map_or(0, |received| received.consumed);
         let rest = &cipher[consumed..];
         if rest.is_empty() {
@@ -196,6 +200,9 @@ impl Transport {
 
     /// Seals and sends. Returns false, with nothing done, when too much waits already.
     pub fn send(&self, plain: &[u8], cipher_out: &mut [u8]) -> Result<bool, Lost> {
+        if self.failed.get() {
+            return Err(Lost::Tls(rustls::Error::HandshakeNotComplete));
+        }
         let mut state = self.state.borrow_mut();
         if state.backlog.len > 0 && state.backlog.len + plain.len() > self.limit.get() {
             return Ok(false);
@@ -208,8 +215,11 @@ impl Transport {
         Ok(true)
     }
 
-    /// Tells the peer that nothing follows.
+    /// Tells the peer that nothing follows, unless an alert already said why.
     pub fn close(&self, cipher_out: &mut [u8]) {
+        if self.failed.get() {
+            return;
+        }
         let mut state = self.state.borrow_mut();
         let State { tls, pending, backlog } = &mut *state;
         if let Ok(len) = tls.close(pending, cipher_out) {

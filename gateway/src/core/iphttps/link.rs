@@ -58,8 +58,8 @@ pub enum FromHost {
     To(SessionId),
     /// Multicast, in mode Certificates.
     ToAll,
-    /// Nobody has the address: give this ICMPv6 error to the host.
-    Unreachable(Vec<u8>),
+    /// It cannot be delivered: give this ICMPv6 error to the host.
+    Undeliverable(Vec<u8>),
     Drop(DropReason),
 }
 
@@ -204,6 +204,11 @@ impl Link {
     /// The session that owns an address.
     pub fn owner(&self, address: Ipv6Addr) -> Option<SessionId> {
         self.neighbours.owner_id(address)
+    }
+
+    /// The addresses a session owns.
+    pub fn addresses(&self, session: SessionId) -> Vec<Ipv6Addr> {
+        self.neighbours.member(session).map_or_else(Vec::new, |member| member.addresses())
     }
 
     pub fn counters(&self) -> &LinkCounters {
@@ -445,42 +450,56 @@ impl Link {
         Ok(())
     }
 
-    /// Decides about a packet or super-segment from the host. Only headers are read.
-    pub fn from_host(&self, now: Now, packet: &[u8]) -> FromHost {
-        let outcome = self.look_from_host(now, packet);
+    /// Decides about a packet or super-segment from the host. Only headers are read. `longest` is the length of the
+    /// longest packet it stands for, in bytes: the kernel keeps to the MTU of its device, which somebody may have changed.
+    pub fn from_host(&self, now: Now, packet: &[u8], longest: usize) -> FromHost {
+        let outcome = self.look_from_host(now, packet, longest);
         outcome.unwrap_or_else(|reason| {
             self.counters.drop(reason);
             FromHost::Drop(reason)
         })
     }
 
-    fn look_from_host(&self, now: Now, packet: &[u8]) -> Result<FromHost, DropReason> {
+    fn look_from_host(&self, now: Now, packet: &[u8], longest: usize) -> Result<FromHost, DropReason> {
         if packet.len() < ipv6::HEADER_LEN || packet[0] >> 4 != 6 {
             return Err(DropReason::Malformed);
         }
         let destination = ipv6::destination(packet);
         if destination.is_multicast() {
-            return self.multicast_from_host(now, packet);
+            return self.multicast_from_host(now, packet, longest);
         }
         if let Some(owner) = self.neighbours.owner_id(destination) {
+            if longest > MTU {
+                return self.host_error(now, ErrorMessage::packet_too_big(MTU as u32), packet, DropReason::TooBig);
+            }
             return Ok(FromHost::To(owner));
         }
         let config = self.config();
         if !config.on_link(destination) || config.is_server(destination) {
             return Err(DropReason::NotOnLink);
         }
+        self.host_error(now, ErrorMessage::unreachable(ADDRESS_UNREACHABLE), packet, DropReason::Unreachable)
+    }
+
+    /// An error about a packet of the host, or `reason` when none may be sent.
+    fn host_error(
+        &self,
+        now: Now,
+        error: ErrorMessage,
+        packet: &[u8],
+        reason: DropReason,
+    ) -> Result<FromHost, DropReason> {
         let source = ipv6::source(packet);
         if source.is_unspecified() || !may_answer(packet) || !self.host_errors.lock().take(now, 1) {
-            return Err(DropReason::Unreachable);
+            return Err(reason);
         }
         self.counters.event(LinkEvent::Errors);
-        let error = ErrorMessage::unreachable(ADDRESS_UNREACHABLE);
-        Ok(FromHost::Unreachable(emit_error(error, config.error_source(source), source, packet)))
+        Ok(FromHost::Undeliverable(emit_error(error, self.config().error_source(source), source, packet)))
     }
 
     /// In mode None only advertisements are multicast, and those come from here. In mode Certificates the kernel's own
     /// discovery and listener reports stay out as well: this link does its discovery itself.
-    fn multicast_from_host(&self, now: Now, packet: &[u8]) -> Result<FromHost, DropReason> {
+    fn multicast_from_host(&self, now: Now, packet: &[u8], longest: usize) -> Result<FromHost, DropReason> {
         if self.config().authentication == Authentication::None {
             return Err(DropReason::HostMulticast);
         }
@@ -489,6 +508,9 @@ impl Link {
         let kind = packet.get(upper.offset).copied();
         if upper.protocol == ipv6::ICMPV6 && matches!(kind, None | Some(130..=137 | 143)) {
             return Err(DropReason::HostMulticast);
+        }
+        if longest > MTU {
+            return Err(DropReason::TooBig);
         }
         self.spend_copies(now)?;
         Ok(FromHost::ToAll)

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Sink, Worker};
-use crate::core::frame::{Frame, Offload};
+use crate::core::frame::{Frame, Offload, SegmentKind};
 use crate::core::iphttps::{Format, FromHost, LinkSink, SessionId};
 use crate::io::tun::Read;
+use crate::wire::virtio::headers_len;
 
 /// Reads of the queue before others get their turn.
 const READS: usize = 64;
@@ -59,7 +60,7 @@ impl Worker {
         }
         let read = self.tunnel.read(entry.run.slot());
         if let Ok(Read::Packet(len, offload)) = read {
-            match self.route(entry.run.slot_packet(len)) {
+            match self.route(entry.run.slot_packet(len), offload) {
                 Some(id) if id == entry.session.id => {
                     let dropped = entry.run.commit(len, offload).is_err();
                     self.handle().counters.drop_unusable.add(dropped.into());
@@ -79,7 +80,7 @@ impl Worker {
     fn take_indirectly(&self, reader: &mut [u8]) -> io::Result<bool> {
         let read = self.tunnel.read(reader)?;
         if let Read::Packet(len, offload) = read
-            && let Some(id) = self.route(&reader[..len])
+            && let Some(id) = self.route(&reader[..len], offload)
         {
             self.send_packet(id, &reader[..len], offload);
         }
@@ -96,11 +97,11 @@ impl Worker {
     }
 
     /// The session that a packet for a client belongs to. None when it is nobody's, or was dealt with.
-    pub(super) fn route(&self, packet: &[u8]) -> Option<SessionId> {
-        match self.shared.link.from_host(self.shared.clock.now(), packet) {
+    pub(super) fn route(&self, packet: &[u8], offload: Offload) -> Option<SessionId> {
+        match self.shared.link.from_host(self.shared.clock.now(), packet, longest(packet, offload)) {
             FromHost::To(id) => return Some(id),
             FromHost::ToAll => Sink(self).broadcast_except(NOBODY, packet),
-            FromHost::Unreachable(mut error) => {
+            FromHost::Undeliverable(mut error) => {
                 let len = error.len();
                 let mut frame = Frame::new(&mut error, 0, len, Offload::default());
                 self.tunnel_writer.borrow_mut().push(&mut frame);
@@ -109,4 +110,12 @@ impl Worker {
         }
         None
     }
+}
+
+/// The length of the longest packet that a frame stands for.
+fn longest(packet: &[u8], offload: Offload) -> usize {
+    if offload.kind == SegmentKind::None {
+        return packet.len();
+    }
+    headers_len(packet).map_or(packet.len(), |headers| packet.len().min(headers + usize::from(offload.segment_size)))
 }

@@ -30,6 +30,26 @@ pub(super) fn adopt(fd: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// Forgets a connection when its task ends, in whatever way: a defect met by one peer must not leave its place in a
+/// table taken for ever.
+struct Leaving {
+    worker: Rc<Worker>,
+    session: Rc<Session>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Self { worker, session } = self;
+        if std::thread::panicking() {
+            worker.shared.events.warn("DEFECT", "the task of a connection panicked; the connection is closed");
+        }
+        worker.end_of_handshake(session);
+        worker.went_down(session, CloseReason::PeerClosed);
+        worker.shared.forget_requests(session.id);
+        worker.sessions.borrow_mut().remove(&session.id);
+    }
+}
+
 impl Worker {
     pub(super) async fn listen(self: Rc<Self>, listener: TcpListener) {
         let name: Rc<str> = listener.local_addr().map(peer_text).unwrap_or_default().into();
@@ -64,9 +84,8 @@ impl Worker {
         let worker = self.clone();
         let listener = listener.clone();
         tokio::task::spawn_local(async move {
-            worker.clone().serve(session, listener).await;
-            worker.sessions.borrow_mut().remove(&id);
-            worker.shared.forget_requests(id);
+            let _leaving = Leaving { worker: worker.clone(), session: session.clone() };
+            worker.serve(session, listener).await;
         });
     }
 

@@ -94,6 +94,8 @@ pub(super) struct Worker {
     tunnel_writer: RefCell<MergingWriter>,
     nat64: Option<Nat64Path>,
     stopping: Cell<bool>,
+    /// Refused connections that take their last answer.
+    lingering: Cell<usize>,
 }
 
 /// Body of a worker's thread. Sends one message on `ready` when it has started or failed to.
@@ -148,6 +150,7 @@ impl Worker {
             tunnel_writer: RefCell::new(MergingWriter::new(writer)),
             nat64,
             stopping: Cell::new(false),
+            lingering: Cell::new(0),
             shared,
         });
         Ok((worker, listeners, started))

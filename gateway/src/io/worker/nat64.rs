@@ -107,7 +107,7 @@ impl Worker {
         if packet.first().is_some_and(|first| first >> 4 == 4) {
             return path.writer.borrow_mut().write_packet(packet, offload);
         }
-        if let Some(id) = self.route(packet) {
+        if let Some(id) = self.route(packet, offload) {
             self.send_packet(id, packet, offload);
         }
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
@@ -29,6 +28,8 @@ use crate::io::transport::{Lost, Transport};
 
 /// How long a last answer may take to reach the peer.
 const LINGER: Duration = Duration::from_secs(5);
+/// Connections that may do so at the same time, so that a flood does not hold descriptors after it was refused.
+const MAX_LINGERING: usize = 256;
 
 /// What other threads may see of a session that is up.
 #[derive(Debug)]
@@ -43,7 +44,6 @@ pub struct SessionInfo {
     pub since: f64,
     pub traffic: Traffic,
     pub queue_bytes: AtomicUsize,
-    pub addresses: Mutex<Vec<std::net::Ipv6Addr>>,
 }
 
 impl SessionInfo {
@@ -60,10 +60,11 @@ impl SessionInfo {
         })
     }
 
-    pub fn json(&self) -> Value {
+    /// As session lists show it; `addresses` are what the session owns on the link.
+    pub fn json(&self, addresses: &[std::net::Ipv6Addr]) -> Value {
         let mut value = self.opened();
         let traffic = &self.traffic;
-        value["addresses"] = json!(*self.addresses.lock());
+        value["addresses"] = json!(addresses);
         value["bytes_in"] = json!(traffic.bytes_in.get());
         value["bytes_out"] = json!(traffic.bytes_out.get());
         value["packets_in"] = json!(traffic.packets_in.get());
@@ -171,28 +172,26 @@ impl Worker {
         let core = Box::pin(self.negotiate(&session, &live, &listener)).await;
         self.end_of_handshake(&session);
         let reason = match core {
-            Ok(()) => {
-                let reason = self.pump(&session).await;
-                self.went_down(&session, reason);
-                reason
-            }
-            Err(reason) => {
-                if reason != CloseReason::Answered {
-                    self.handle().counters.refused.add(1);
-                    let text = reason.as_str();
-                    self.shared.events.refused(&peer_text(session.peer), text);
-                }
-                reason
-            }
+            Ok(()) => self.pump(&session).await,
+            Err(reason) => reason,
         };
+        // A session may be up and end on the first bytes of its stream, which came with the request.
+        let was_up = session.tunnel.get().is_some();
+        self.went_down(&session, reason);
+        self.shared.forget_requests(session.id);
+        if !was_up && reason != CloseReason::Answered {
+            self.handle().counters.refused.add(1);
+            self.shared.events.refused(&peer_text(session.peer), reason.as_str());
+        }
         if matches!(reason, CloseReason::PeerClosed) {
             return;
         }
-        let lingers = core.is_err();
         session.transport.close(&mut self.scratch.borrow_mut().cipher_out);
-        if lingers {
+        if !was_up && self.lingering.get() < MAX_LINGERING {
+            self.lingering.set(self.lingering.get() + 1);
             // Nothing more can be done for a peer that does not take its answer.
             let _ = tokio::time::timeout(LINGER, session.transport.drain()).await;
+            self.lingering.set(self.lingering.get() - 1);
         }
     }
 
@@ -342,7 +341,7 @@ impl Worker {
     ) -> Result<(), CloseReason> {
         let identity = core.identity().cloned();
         let attached = self.shared.link.attach(self.shared.clock.now(), session.id, identity.clone());
-        let attachment = attached.map_err(|_| CloseReason::TableFull)?;
+        let attachment = attached?;
         let info = Arc::new(SessionInfo {
             id: session.id.0,
             peer: session.peer,
@@ -354,7 +353,6 @@ impl Worker {
             since: seconds_since_epoch(),
             traffic: Traffic::default(),
             queue_bytes: AtomicUsize::new(0),
-            addresses: Mutex::default(),
         });
         session.transport.set_limit(live.config.iphttps.queue_bytes);
         self.shared.registry.lock().insert(session.id.0, info.clone());
@@ -449,11 +447,11 @@ impl Worker {
         }
     }
 
-    fn went_down(&self, session: &Rc<Session>, reason: CloseReason) {
+    /// Takes a session that was up off the link and out of the registry, once.
+    pub(super) fn went_down(&self, session: &Rc<Session>, reason: CloseReason) {
         let Some(tunnel) = session.tunnel.get() else { return };
-        if let Some(attachment) = tunnel.attachment.borrow_mut().take() {
-            self.shared.link.detach(attachment);
-        }
+        let Some(attachment) = tunnel.attachment.borrow_mut().take() else { return };
+        self.shared.link.detach(attachment);
         let info = &tunnel.info;
         self.shared.registry.lock().remove(&session.id.0);
         self.handle().counters.sessions_closed.add(1);

@@ -161,7 +161,7 @@ fn a_half_dead_connection_does_not_block_a_reconnect() {
     dialogue.wait(1000);
     assert_eq!(dialogue.sent(), [Sent::Evict(1, CloseReason::Silent), Sent::Learned(2, client(7))]);
     assert_eq!(dialogue.receive(2, &udp(client(7), ip(HOST))), FromClient::ToHost);
-    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip(HOST), client(7))), FromHost::To(SessionId(2)));
+    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip(HOST), client(7)), 100), FromHost::To(SessionId(2)));
     assert_eq!(dialogue.link.counters().happened(LinkEvent::EvictedSilent), 1);
 }
 

@@ -139,7 +139,10 @@ fn multicast_never_passes_in_mode_none() {
     assert!(dialogue.sent().is_empty());
     // From the host: the kernel's listener reports and everything else.
     for packet in [listener_report(ip(SERVER)), udp(ip(SERVER), ip("ff02::fb"))] {
-        assert_eq!(dialogue.link.from_host(dialogue.now, &packet), FromHost::Drop(DropReason::HostMulticast));
+        assert_eq!(
+            dialogue.link.from_host(dialogue.now, &packet, packet.len()),
+            FromHost::Drop(DropReason::HostMulticast)
+        );
     }
     assert_eq!(dialogue.attachments[0].drops().get(DropReason::Multicast), 6);
     assert_eq!(dialogue.link.counters().dropped(DropReason::HostMulticast), 2);
@@ -156,8 +159,8 @@ fn multicast_passes_to_all_others_in_mode_certificates() {
     assert_eq!(dialogue.receive(1, &listener_report(local(7))), FromClient::Consumed);
     assert!(dialogue.sent().is_empty());
     let report = listener_report(ip(SERVER));
-    assert_eq!(dialogue.link.from_host(dialogue.now, &report), FromHost::Drop(DropReason::HostMulticast));
-    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip(SERVER), ip("ff02::fb"))), FromHost::ToAll);
+    assert_eq!(dialogue.link.from_host(dialogue.now, &report, report.len()), FromHost::Drop(DropReason::HostMulticast));
+    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip(SERVER), ip("ff02::fb")), 100), FromHost::ToAll);
 }
 
 #[test]
@@ -260,29 +263,44 @@ fn from_the_host() {
     let mut dialogue = Dialogue::new(Nobody, 2);
     dialogue.own(2, client(8));
     let outside = ip("fd7c:1a2b:3c4d:1::6");
-    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(outside, client(8))), FromHost::To(SessionId(2)));
-    let FromHost::Unreachable(error) = dialogue.link.from_host(dialogue.now, &udp(outside, client(9))) else {
+    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(outside, client(8)), 100), FromHost::To(SessionId(2)));
+    let FromHost::Undeliverable(error) = dialogue.link.from_host(dialogue.now, &udp(outside, client(9)), 100) else {
         panic!("unreachable")
     };
     assert_eq!((&error[40..42], &error[24..40]), (&[1, 3][..], &outside.octets()[..]));
     assert_eq!(error[48..], udp(outside, client(9)));
     // No error about an error, and none without a source.
     let drop = FromHost::Drop(DropReason::Unreachable);
-    assert_eq!(dialogue.link.from_host(dialogue.now, &icmp(outside, client(9), &[1, 0, 0, 0, 0, 0, 0, 0])), drop);
-    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip("::"), client(9))), drop);
+    assert_eq!(dialogue.link.from_host(dialogue.now, &icmp(outside, client(9), &[1, 0, 0, 0, 0, 0, 0, 0]), 100), drop);
+    assert_eq!(dialogue.link.from_host(dialogue.now, &udp(ip("::"), client(9)), 100), drop);
     for destination in ["fd7c:1a2b:3c4d:1000::1", "2001:db8::1"].map(ip) {
-        let outcome = dialogue.link.from_host(dialogue.now, &udp(outside, destination));
+        let outcome = dialogue.link.from_host(dialogue.now, &udp(outside, destination), 100);
         assert_eq!(outcome, FromHost::Drop(DropReason::NotOnLink));
     }
-    assert_eq!(dialogue.link.from_host(dialogue.now, &[0x60; 20]), FromHost::Drop(DropReason::Malformed));
+    assert_eq!(dialogue.link.from_host(dialogue.now, &[0x60; 20], 100), FromHost::Drop(DropReason::Malformed));
+}
+
+#[test]
+fn nothing_longer_than_the_mtu_goes_to_a_client() {
+    let mut dialogue = Dialogue::new(Certificates, 2);
+    dialogue.own(2, client(8));
+    let packet = udp(ip("fd7c:1a2b:3c4d:1::6"), client(8));
+    assert_eq!(dialogue.link.from_host(dialogue.now, &packet, 1280), FromHost::To(SessionId(2)));
+    let FromHost::Undeliverable(error) = dialogue.link.from_host(dialogue.now, &packet, 1281) else {
+        panic!("too big")
+    };
+    assert_eq!((&error[40..42], &error[44..48]), (&[2, 0][..], &1280u32.to_be_bytes()[..]));
+    let group = udp(ip(SERVER), ip("ff02::fb"));
+    assert_eq!(dialogue.link.from_host(dialogue.now, &group, 1281), FromHost::Drop(DropReason::TooBig));
 }
 
 #[test]
 fn errors_to_the_host_have_a_rate() {
     let dialogue = Dialogue::new(Nobody, 0);
     let packet = udp(ip("2001:db8::1"), client(9));
-    let errors =
-        (0..500).filter(|_| matches!(dialogue.link.from_host(dialogue.now, &packet), FromHost::Unreachable(_))).count();
+    let errors = (0..500)
+        .filter(|_| matches!(dialogue.link.from_host(dialogue.now, &packet, packet.len()), FromHost::Undeliverable(_)))
+        .count();
     assert_eq!(errors, 100);
 }
 

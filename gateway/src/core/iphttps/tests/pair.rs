@@ -189,7 +189,7 @@ fn exchange(mut pair: Pair, cut: usize) {
     assert_eq!(pair.run(cut), None);
     assert_eq!(pair.host_packets, [there]);
     let back = udp(ip("fd7c:1a2b:3c4d:1::6"), client(7));
-    assert_eq!(pair.link.from_host(pair.now, &back), FromHost::To(SessionId(1)));
+    assert_eq!(pair.link.from_host(pair.now, &back, back.len()), FromHost::To(SessionId(1)));
     pair.send_to_client(&back);
     assert_eq!(pair.run(cut), None);
     assert_eq!(pair.client_packets, [back]);
@@ -237,14 +237,14 @@ proptest! {
         let mut dialogue = Dialogue::new(mode, 2);
         for mut packet in packets {
             dialogue.receive(1, &packet);
-            let _ = dialogue.link.from_host(dialogue.now, &packet);
+            let _ = dialogue.link.from_host(dialogue.now, &packet, packet.len());
             if packet.len() >= 40 {
                 // Once more as an IPv6 packet of the right length, and with an address that passes.
                 packet[0] = 0x60;
                 let length = u16::try_from(packet.len() - 40).unwrap();
                 packet[4..6].copy_from_slice(&length.to_be_bytes());
                 dialogue.receive(1, &packet);
-                let _ = dialogue.link.from_host(dialogue.now, &packet);
+                let _ = dialogue.link.from_host(dialogue.now, &packet, packet.len());
                 packet[8..24].copy_from_slice(&local(7).octets());
                 packet[6] = [0, 43, 44, 58, 60][usize::from(packet[1]) % 5];
                 dialogue.receive(1, &packet);
