@@ -117,6 +117,7 @@ $(STAMPS)/build: requirements/debian.txt
 	@$(SETUP)/debian-packages.sh build
 	@touch $@
 
+$(STAMPS)/lab: | $(STAMPS)/runtime
 $(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test: $(STAMPS)/%: requirements/debian.txt
 	$(call say,Debian packages for the $*)
 	@mkdir -p $(STAMPS)
