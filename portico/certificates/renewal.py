@@ -82,12 +82,16 @@ def ensure_server_identity(
     days: int,
     renew_before_days: int,
     now: datetime,
+    former: Identity | None = None,
 ) -> ServerIdentity:
     """The server's certificate from the built-in CA; made anew when missing, damaged, due, foreign or for another name.
 
+    Args:
+        former: the one in use, which stays while its file cannot be written.
+
     Raises:
         PorticoError: no certificate can be issued and the one there is cannot be used. A usable one that is only due is
-            returned instead, with the reason.
+            returned instead, with the reason. A new one that cannot be stored serves all the same.
     """
     path = private_directory(directory) / SERVER_NAME
     current: Identity | None = None
@@ -102,11 +106,18 @@ def ensure_server_identity(
         return ServerIdentity(current, False, "")
     try:
         identity = issuer.server(connect_to, days=days, now=now)
-        write_file(path, (identity.key_pem + identity.chain_pem).encode())
     except PorticoError as error:
         if current is not None and _usable(current.certificate, issuer, connect_to, now):
             return ServerIdentity(current, False, f"{reason}, but it could not be renewed: {error}")
         raise
+    try:
+        write_file(path, (identity.key_pem + identity.chain_pem).encode())
+    except PorticoError as error:
+        text = f"{reason}, and the new one could not be stored: {error}"
+        for other in (current, former):
+            if other is not None and _usable(other.certificate, issuer, connect_to, now):
+                return ServerIdentity(other, False, text)
+        return ServerIdentity(identity, True, text)
     return ServerIdentity(identity, True, reason)
 
 

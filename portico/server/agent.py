@@ -100,6 +100,8 @@ class Agent:
         """What differs now and is not repaired (`drift: report`, or the repair failed)."""
         self.problem: PorticoError | None = None
         """Why nothing, or not everything, is served."""
+        self.unwritten: PorticoError | None = None
+        """Why the settings in force are not in the file that the next start serves from."""
         self.revision: Revision | None = None
         self.started = time.time()
         self._store: SettingsStore | None = None
@@ -160,6 +162,10 @@ class Agent:
             latest = await asyncio.to_thread(store.latest)
             if store.damage is not None:
                 log.error("settings=read-only why=%r", str(store.damage))
+            if applied is None:
+                lost = await asyncio.to_thread(store.applied_problem)
+                if lost is not None and lost.code != "FILE_MISSING":
+                    log.warning("the newest settings serve: %s", lost)
         except PorticoError as error:
             self._trouble(error)
             return
@@ -287,7 +293,13 @@ class Agent:
         changes = await self.platform.apply(settings, values)
         store = self.store()
         if not store.read_only:
-            await asyncio.to_thread(store.mark_applied, revision)
+            try:
+                await asyncio.to_thread(store.mark_applied, revision)
+                self.unwritten = None
+            except PorticoError as error:
+                # It is stored and in force; the next start applies it anew from the revisions.
+                log.error("%s", error)
+                self.unwritten = error
         self.revision, self.problem, self.drifting = revision, None, []
         self.progress.note(revision.number, Stage.APPLIED, time.time())
         for change in changes:
@@ -456,7 +468,9 @@ class Agent:
             "counters": counters,
             "drifting": self.drifting,
             "drifts": [vars(drift) for drift in reversed(self.drifts)],
-            "warnings": [error.as_dict() for error in self.credentials.warnings.values()],
+            "warnings": [
+                error.as_dict() for error in (self.unwritten, *self.credentials.warnings.values()) if error is not None
+            ],
             "revisions": self.progress.as_list()[:10],
         }
 

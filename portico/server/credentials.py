@@ -215,6 +215,7 @@ class Credentials:
                 days=certificates.server_lifetime_days,
                 renew_before_days=certificates.renew_before_days,
                 now=now,
+                former=self._identity,
             )
         except PorticoError as error:
             kept = self._kept_identity(settings.deployment.connect_to, now)
@@ -235,8 +236,13 @@ class Credentials:
         candidates = [self._identity] if self._identity is not None else []
         with contextlib.suppress(PorticoError):
             candidates.append(load_identity(self.directory / SERVER_NAME))
+        authority: x509.Certificate | None = None
+        with contextlib.suppress(PorticoError):
+            authority = self._authority_certificate()
         for identity in candidates:
             certificate = identity.certificate
+            if authority is not None and certificate.issuer != authority.subject:
+                continue
             valid = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
             if valid and covers(certificate, connect_to):
                 return identity
