@@ -102,6 +102,8 @@ class Site:
     folder: Path
     intranet: Intranet
     mode: str
+    others: list[Intranet] = field(default_factory=list)
+    """The same intranet at the device queues of further workers."""
     peers: list[Peer] = field(default_factory=list)
 
     @property
@@ -182,7 +184,8 @@ class Site:
         return [event["reason"] for event in wait_for(enough, f"{count} ended sessions")]
 
     def close(self) -> None:
-        self.intranet.stop()
+        for intranet in (self.intranet, *self.others):
+            intranet.stop()
         for peer in self.peers:
             peer.close()
 
@@ -198,17 +201,22 @@ def make_site(start_server: Callable[..., Server], tmp_path: Path) -> Iterator[C
     sites: list[Site] = []
 
     def make(
-        mode: str = "certificates", *, change: Callable[[dict[str, Any]], None] = lambda config: None, **iphttps: Any
+        mode: str = "certificates",
+        *,
+        change: Callable[[dict[str, Any]], None] = lambda config: None,
+        workers: int = 1,
+        **iphttps: Any,
     ) -> Site:
         def configure(config: dict[str, Any]) -> None:
             config["iphttps"] |= {"authentication": mode} | iphttps
             config["http"]["paths"] = ["/portico/v1/trust", "/portico/v1/enrol"]
             change(config)
 
-        server = start_server(configure)
+        server = start_server(configure, workers)
         folder = tmp_path / f"site{len(sites)}"
         folder.mkdir()
-        site = Site(server, folder, Intranet(server.tuns[0]), mode)
+        intranet, *others = [Intranet(tun) for tun in server.tuns]
+        site = Site(server, folder, intranet, mode, others)
         sites.append(site)
         return site
 
