@@ -156,7 +156,7 @@ class Site:
     def settle(self, *peers: Peer) -> None:
         """Takes in what is under way, such as probes of those who joined later."""
         for peer in peers:
-            peer.everything(0.1)
+            peer.everything(0.05)
 
     def drops(self, reason: str) -> int:
         count: int = self.server.stats()["link"]["drops"][reason]

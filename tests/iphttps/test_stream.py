@@ -64,7 +64,8 @@ def test_03_garbage_nibble_closes_only_that_session(site: Site) -> None:
     context = site.context("client2")
     nibbles = [nibble for nibble in range(16) if nibble != 6]
     for nibble in nibbles:
-        peer = site.join(context=context)
+        peer = site.open(context=context)
+        peer.addresses = [IPv6Address(f"fd00:1:2:1000::{nibble + 1:x}00")]
         good = echo_request(peer.address, TARGET, 1, nibble, b"")
         peer.send(good, bytes([nibble << 4]) + bytes(60))
         # What came before the garbage was whole and counts.
