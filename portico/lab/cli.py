@@ -17,12 +17,33 @@ from portico.lab.console import console as shell
 from portico.lab.console import replace_with
 from portico.lab.hosts import LabFailure
 from portico.lab.lab import Lab, check_prerequisites, destroy
+from portico.lab.topology import one_server
 from portico.management.cli import output
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Option("--name", envvar="PORTICO_LAB", help="Which lab; several run side by side.")]
-HostName = Annotated[str, typer.Argument(help="A host: client1, nat1, internet, da1, dns, app4, app6, mgmt.")]
+
+def _starting(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
+    """Completion of a word from a list of names."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        envvar="PORTICO_LAB",
+        help="Which lab; several run side by side.",
+        autocompletion=_starting(state.names),
+    ),
+]
+HostName = Annotated[
+    str,
+    typer.Argument(
+        help="A host: client1, nat1, internet, da1, dns, app4, app6, mgmt.",
+        autocompletion=_starting(lambda: [computer.name for computer in one_server().hosts]),
+    ),
+]
 Interface = Annotated[str, typer.Argument(help="An interface of the host, for example eth0.")]
 
 
@@ -150,42 +171,46 @@ def execute(
 
 
 @app.command()
-def kill(host: HostName, name: Name = "portico") -> None:
+def kill(host: HostName, name: Name = "portico", as_json: output.Json = False) -> None:
     """Cut a host's power: no process of it says goodbye. Its disk survives.
 
     Example: `portico lab kill da1`
     """
     Lab.open(name).kill(host)
+    output.show({"host": host, "done": "kill"}, lambda _: None)
     output.note(f"{host} is dead. Start it again with: portico lab restart {host}" + _name_option(name))
 
 
 @app.command()
-def restart(host: HostName, name: Name = "portico") -> None:
+def restart(host: HostName, name: Name = "portico", as_json: output.Json = False) -> None:
     """Start a host again, with what ran on it; one that runs loses its power first.
 
     Example: `portico lab restart da1`
     """
     Lab.open(name).restart(host)
+    output.show({"host": host, "done": "restart"}, lambda _: None)
     output.note(f"{host} is running again.")
 
 
 @app.command()
-def cut(host: HostName, interface: Interface, name: Name = "portico") -> None:
+def cut(host: HostName, interface: Interface, name: Name = "portico", as_json: output.Json = False) -> None:
     """Pull a network cable.
 
     Example: `portico lab cut client1 eth0`
     """
     Lab.open(name).cut(host, interface)
+    output.show({"host": host, "done": "cut"}, lambda _: None)
     output.note(f"{host} {interface} is cut. Plug it in with: portico lab heal {host} {interface}" + _name_option(name))
 
 
 @app.command()
-def heal(host: HostName, interface: Interface, name: Name = "portico") -> None:
+def heal(host: HostName, interface: Interface, name: Name = "portico", as_json: output.Json = False) -> None:
     """Plug a network cable in again.
 
     Example: `portico lab heal client1 eth0`
     """
     Lab.open(name).heal(host, interface)
+    output.show({"host": host, "done": "heal"}, lambda _: None)
 
 
 @app.command()

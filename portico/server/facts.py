@@ -50,7 +50,8 @@ def read_facts(settings: Settings | None = None, *, authority: Path | None = Non
     return Facts(
         now=datetime.now(UTC),
         interfaces=interfaces,
-        listeners=tuple(_listeners()),
+        listeners=tuple(_sockets(listening=True)),
+        connections=tuple(_sockets(listening=False)),
         resolved=_resolve([settings.deployment.connect_to]) if settings is not None and resolve else {},
         routes=routes,
         kernel=_kernel(),
@@ -96,8 +97,8 @@ def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
             yield network
 
 
-def _listeners() -> Iterator[Listener]:
-    """Listening sockets, without those of this process."""
+def _sockets(*, listening: bool) -> Iterator[Listener]:
+    """Listening sockets (all of UDP), or TCP connections; without those of this process."""
     ours = _own_sockets()
     tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"),
@@ -112,11 +113,13 @@ def _listeners() -> Iterator[Listener]:
             continue
         for line in lines:
             parts = line.split()
-            if len(parts) < 10 or (protocol == "tcp" and parts[3] != _LISTEN) or parts[9] in ours:
+            if len(parts) < 10 or parts[9] in ours or listening != (protocol == "udp" or parts[3] == _LISTEN):
                 continue
             host, _, port = parts[1].partition(":")
             try:
-                yield Listener(protocol, _proc_address(host), int(port, 16))
+                address = _proc_address(host)
+                mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+                yield Listener(protocol, mapped or address, int(port, 16))
             except ValueError:
                 continue
 

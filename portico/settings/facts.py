@@ -32,7 +32,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Listener:
-    """A TCP or UDP socket that listens, of a process other than Portico's."""
+    """A TCP or UDP socket with its local address, of a process other than Portico's."""
 
     protocol: Literal["tcp", "udp"]
     address: Address
@@ -87,12 +87,14 @@ class Facts:
         interfaces: by name; None when not looked at.
         resolved: addresses that public or intranet names resolve to; a name that was looked up and has none maps to ().
         routes: prefixes that the machine routes to somewhere else than Portico's own interfaces.
+        connections: local ends of TCP connections.
         processors: processor cores.
     """
 
     now: datetime | None = None
     interfaces: Mapping[str, Interface] | None = None
     listeners: tuple[Listener, ...] = ()
+    connections: tuple[Listener, ...] = ()
     resolved: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     routes: tuple[Network, ...] = ()
     kernel: Kernel | None = None

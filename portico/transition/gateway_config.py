@@ -38,7 +38,7 @@ def build_gateway_config(settings: Settings, effective: Effective, secrets: Gate
             IPv4 address, client authentication without a CA). `verify` reports the same earlier, as problems.
     """
     if settings.ip_https.authentication == "certificates" and not secrets.client_ca.strip():
-        raise _incomplete("there is no CA to check client certificates with", "Make one with: portico ca create")
+        raise _incomplete("there is no CA to check client certificates with", "Make one with: portico ca init")
     return {
         "workers": effective.workers,
         "iphttps": link_configuration(settings, effective),

@@ -121,11 +121,14 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     @routes.get("/certificates")
     async def certificates(
         name: str | None = None,
+        serial: str | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
         agent: Agent = the_agent,
     ) -> list[IssuedModel]:
         """Issued certificates, newest first."""
-        records = await asyncio.to_thread(lambda: agent.credentials.usable_store().issued(name=name, limit=limit))
+        records = await asyncio.to_thread(
+            lambda: agent.credentials.usable_store().issued(name=name, serial=serial, limit=limit)
+        )
         return [IssuedModel.model_validate(record.as_dict()) for record in records]
 
     return routes

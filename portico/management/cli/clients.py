@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from portico.certificates.revocation import REASONS
 from portico.management.cli import output
-from portico.management.cli.connection import server
+from portico.management.cli.connection import client_names, server
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(help="The client's name, as its certificate has it.")]
+Name = Annotated[str, typer.Argument(help="The client's name, as its certificate has it.", autocompletion=client_names)]
 Reason = StrEnum("Reason", {name.replace("-", "_"): name for name in REASONS})  # type: ignore[misc]
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from portico.errors import InvalidInput, PorticoError
 from portico.files import read_file
 from portico.management.cli import output
-from portico.management.cli.connection import author, server
+from portico.management.cli.connection import author, revisions, server
 from portico.management.client import ApiClient
 from portico.settings.document import MAXIMUM_SIZE
 
@@ -25,7 +25,9 @@ File = Annotated[Path, typer.Argument(help="A settings document (YAML).")]
 
 @app.command()
 def show(
-    revision: Annotated[int | None, typer.Option("--revision", "-r", help="Not the newest but this one.")] = None,
+    revision: Annotated[
+        int | None, typer.Option("--revision", "-r", help="Not the newest but this one.", autocompletion=revisions)
+    ] = None,
     effective: Annotated[bool, typer.Option("--effective", help="Show every derived value and its origin.")] = False,
     json: output.Json = False,
 ) -> None:
@@ -156,8 +158,8 @@ def history(
 
 @app.command()
 def compare(
-    before: Annotated[int, typer.Argument(help="Revision; 0 is nothing configured.")],
-    after: Annotated[int, typer.Argument(help="Revision.")],
+    before: Annotated[int, typer.Argument(help="Revision; 0 is nothing configured.", autocompletion=revisions)],
+    after: Annotated[int, typer.Argument(help="Revision.", autocompletion=revisions)],
     json: output.Json = False,
 ) -> None:
     """Show what differs between two revisions.
@@ -171,7 +173,7 @@ def compare(
 
 @app.command()
 def rollback(
-    revision: Annotated[int, typer.Argument(help="The revision whose settings come back.")],
+    revision: Annotated[int, typer.Argument(help="The revision whose settings come back.", autocompletion=revisions)],
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
     json: output.Json = False,
@@ -192,15 +194,20 @@ def rollback(
 
 
 @app.command()
-def repair(yes: output.Yes = False, json: output.Json = False) -> None:
+def repair(yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
     """Put a damaged settings database aside and start a new one from the settings in force.
 
     The number of the revision goes on; the history before it is lost.
 
     Example: `portico settings repair --yes`
     """
-    output.confirm("Start a new settings database from the settings in force?", yes=yes)
     with server() as api:
+        if dry_run:
+            damage = api.get("/v1/status")["settings_damage"]
+            text = f"Would start a new settings database: {damage}" if damage else "The settings database is sound."
+            output.show({"dry_run": True, "damage": damage}, lambda out: out.print(escape(text)))
+            return
+        output.confirm("Start a new settings database from the settings in force?", yes=yes)
         done = api.post("/v1/settings/repair")
     aside = done["set_aside"]
     text = f"The damaged database is now {aside}." if aside else "The settings database is sound; nothing was done."

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import combinations
 
-from portico.settings.addresses import Address
+from portico.settings.addresses import DEFAULT_POOL_PORTS, Address
 from portico.settings.facts import Facts, Interface
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem
@@ -70,6 +70,14 @@ POOL_IN_USE = CATALOGUE.add(
     why="{process} listens on {protocol} port {port}, and its packets would be taken for NAT64's",
     resolution="Choose a range without this port, or stop {process}",
     example='nat64: {ipv4_address_port_pool: ["10.0.0.2,*"]}   # a service listens on port 8080',
+)
+POOL_BUSY = CATALOGUE.add(
+    "NAT64_POOL_BUSY",
+    severity="warning",
+    what="Ports that NAT64 is to use are in use by the machine itself",
+    why="{count} sockets use ports of {pool} ({examples}), and packets for them would be taken for NAT64's",
+    resolution="Let these connections end or restart their programs afterwards; or give a range without these ports",
+    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,32768-60999"]}   # a connection uses 10.0.0.2 port 40000',
 )
 POOL_TAKES_ALL = CATALOGUE.add(
     "NAT64_POOL_TAKES_ALL",
@@ -178,6 +186,30 @@ def nat64_ports(settings: Settings, facts: Facts) -> Iterator[Problem]:
             )
 
 
+def nat64_busy(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    """Sockets of the machine in the pool, the default one too; what a configured pool refuses is told above."""
+    if settings.nat64.state == "disabled":
+        return
+    pool = settings.nat64.ipv4_address_port_pool
+    internal = facts.interface(settings.server.internal_interface)
+    usable = _usable_ipv4(internal) if internal is not None else []
+    own = [settings.server.internal_ipv4] if settings.server.internal_ipv4 is not None else usable[:1]
+    ranges = [(p.address, p.first, p.last) for p in pool] or [(address, *DEFAULT_POOL_PORTS) for address in own]
+    sockets = facts.connections if pool else (*facts.connections, *facts.listeners)
+    busy = sorted(
+        {
+            (other.port, other.protocol.upper())
+            for other in sockets
+            for address, first, last in ranges
+            if first <= other.port <= last and (other.address.is_unspecified or other.address == address)
+        }
+    )
+    if busy:
+        examples = ", ".join(f"{protocol} port {port}" for port, protocol in busy[:5])
+        text = ", ".join(f"{address},{first}-{last}" for address, first, last in ranges)
+        yield POOL_BUSY.problem("nat64.ipv4_address_port_pool", count=len(busy), pool=text, examples=examples)
+
+
 def listener(settings: Settings, facts: Facts) -> Iterator[Problem]:
     internet = facts.interface(settings.server.internet_interface)
     own: set[Address] = {address.ip for address in internet.addresses} if internet is not None else set()
@@ -250,4 +282,4 @@ def _as_address(text: str) -> tuple[IPv4Address | IPv6Address, ...] | None:
         return None
 
 
-RULES = (interfaces, nat64_addresses, nat64_ports, listener, connect_to, kernel)
+RULES = (interfaces, nat64_addresses, nat64_ports, nat64_busy, listener, connect_to, kernel)

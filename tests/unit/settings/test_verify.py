@@ -118,6 +118,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
         {POOL: ["10.0.0.2,5000-9000"]},
         machine(listeners=(Listener("udp", ip_address("10.0.0.2"), 8080, "dnsmasq"),)),
     ),
+    "NAT64_POOL_BUSY": ({}, machine(connections=(Listener("tcp", ip_address("10.0.0.2"), 40000),))),
     "LISTENER_PORT_IN_USE": ({}, machine(listeners=(Listener("tcp", ip_address("::"), 443, "nginx"),))),
     "CONNECT_TO_UNRESOLVED": ({}, machine(resolved={"da.example.net": ()})),
     "CONNECT_TO_ELSEWHERE": ({CONNECT_TO: "198.51.100.7"}, MACHINE),
@@ -248,3 +249,13 @@ def test_verify_never_raises(a: str, b: str, c: str, d: list[str], known: bool) 
     changes = {ORGANISATION: a, CLIENT: b, "nat64.prefix": c, "addresses.intranet_prefixes": d, "access.intranet": d}
     for problem in verify(load_data(changed(changes)), MACHINE if known else None):
         assert str(problem)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "told"),
+    [("10.0.0.2", 40000, True), ("::", 40000, True), ("10.0.0.2", 22, False), ("203.0.113.11", 40000, False)],
+)
+def test_sockets_of_the_machine_in_the_default_pool_are_told(address: str, port: int, told: bool) -> None:
+    for field in ("connections", "listeners"):
+        facts = machine(**{field: (Listener("tcp", ip_address(address), port),)})
+        assert ("NAT64_POOL_BUSY" in {p.code for p in verify(load_data(PLAIN), facts)}) is told
