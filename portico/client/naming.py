@@ -143,8 +143,8 @@ class Naming:
     def _follow(self) -> None:
         self._seen = self._signature()
         found = self._upstream()
-        own = set(self._local.resolver_addresses) | {self.server.address}
-        servers = tuple(server for server in found.nameservers if server not in own)
+        # Only where it listens itself: on its other addresses may be a resolver that this computer had before.
+        servers = tuple(server for server in found.nameservers if server != self.server.address)
         if servers != self.core.outside:
             log.info("outside_resolvers=%s", ",".join(servers) or "none")
             self.core.outside = servers

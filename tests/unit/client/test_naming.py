@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,20 @@ def test_dns_none_touches_nothing(file: ResolvConfFile) -> None:
         await found.stop()
 
     asyncio.run(run())
+
+
+def test_a_resolver_that_was_here_before_goes_on_being_asked(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    file = ResolvConfFile(tmp_path / "resolv.conf", tmp_path / "before")
+
+    async def run(port: int) -> None:
+        choices = LocalSettings(dns="resolv_conf", resolver_addresses=("127.0.0.1", "127.0.0.64"))
+        found = Naming(file, "portico-iphttps", choices, port=port, on_change=lambda: None)
+        await found.start(SETTINGS)
+        assert found.server.address == "127.0.0.64"
+        assert found.outside() == ("127.0.0.1",)
+        await found.stop()
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        asyncio.run(run(taken.getsockname()[1]))
