@@ -39,7 +39,8 @@ def dial(server: Server, context: ssl.SSLContext, session: ssl.SSLSession | None
 
 def packets(peer: ssl.SSLSocket, count: int) -> list[bytes]:
     """Reads packets off the stream; discovery traffic is passed over."""
-    data, found = b"", []
+    data = b""
+    found: list[bytes] = []
     while len(found) < count:
         data += peer.recv(65536)
         while len(data) >= 40 and len(data) >= (length := 40 + int.from_bytes(data[4:6])):
@@ -122,7 +123,7 @@ def test_keys_are_updated_in_both_directions(
     """TLS 1.3 KeyUpdate (RFC 8446 section 4.6.3), asked for by OpenSSL: `K` wants the peer to update as well."""
     server = start_server()
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", "da.example.net"]
-    command += ["-cert", tmp_path / "client.pem", "-key", tmp_path / "client.pem", "-CAfile", tmp_path / "ca.pem"]
+    command += ["-cert", f"{tmp_path}/client.pem", "-key", f"{tmp_path}/client.pem", "-CAfile", f"{tmp_path}/ca.pem"]
     log = tmp_path / "log"
     with log.open("wb") as out, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out) as peer:
         assert peer.stdin is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from .conftest import CLIENT, HOST, Client, Server, checksum, ipv6, tcp, udp, wait_for
+from .conftest import CLIENT, HOST, PREFIX, Client, Server, checksum, ipv6, tcp, udp, wait_for
 
 
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "plain"])
@@ -110,3 +111,54 @@ def test_malformed_configuration_names_the_field(start_server: Callable[..., Ser
     refused("tls.private_key", lambda config: config["tls"].update(private_key="garbage"))
     refused("tls.ticket_keys", lambda config: config["tls"].update(ticket_keys=["ab"]))
     server.configure()
+
+
+def test_addresses_of_a_session_are_those_it_owns_now(
+    start_server: Callable[..., Server], start_client: Callable[..., Client]
+) -> None:
+    """They age when there are too many, and move when the same machine comes back on another connection."""
+    server = start_server(lambda config: config["iphttps"].update(max_addresses_per_session=3, idle_probe=0.1))
+    identity = server.authority.issue("client1")[:2]
+    client = start_client(server, identity)
+    client.wait_up()
+
+    def speak(who: Client, number: int) -> str:
+        address = f"{PREFIX}::{number:x}"
+        packet = udp(address, HOST, b"from %d" % number)
+        who.tun.send(packet)
+        assert server.tuns[0].packet() == packet
+        return address
+
+    def addresses(index: int) -> set[str]:
+        return {address for address in server.sessions()[index]["addresses"] if address.startswith(PREFIX)}
+
+    old = speak(client, 0x11)
+    for number in (0x12, 0x13, 0x14):
+        time.sleep(0.15)
+        speak(client, number)
+    assert old not in addresses(0)
+    assert f"{PREFIX}::14" in addresses(0)
+    # the same certificate on a second connection: the address moves, and the older session has to go
+    again = start_client(server, identity, link_local="fe80::c2")
+    again.wait_up()
+    assert len(server.sessions()) == 2
+    moved = speak(again, 0x14)
+    wait_for(lambda: len(server.sessions()) == 1, "the older session is gone")
+    assert addresses(0) == {moved}
+
+
+def test_every_drop_of_a_session_has_its_reason(
+    start_server: Callable[..., Server], start_client: Callable[..., Client]
+) -> None:
+    server = start_server()
+    client = start_client(server)
+    client.wait_up()
+    assert client.tun.quiet(0.1)
+    assert server.sessions()[0]["drops"] == {"queue_full": 0, "unusable": 0}
+    for _ in range(3):
+        client.tun.send(udp("fd00:9::1", HOST, b"a source that is not of this link"))
+    client.tun.send(udp(f"{PREFIX}::1", HOST, b"the server's own"))
+    expected = {"queue_full": 0, "unusable": 0, "foreign_source": 3, "server_source": 1}
+    wait_for(lambda: server.sessions()[0]["drops"] == expected, "the reasons")
+    server.gateway.disconnect([server.sessions()[0]["session"]])
+    assert server.wait_event("session_down")["drops"] == expected

@@ -102,6 +102,7 @@ counters! {
         packets_in,
         packets_out,
         drop_queue_full,
-        drop_link,
+        /// From the host: neither packet nor super-segment that can travel.
+        drop_unusable,
     }
 }

@@ -139,27 +139,39 @@ fn is_tun(fd: RawFd) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Asks for the most and drops what the kernel refuses: USO came with 6.2, everything else is older than any kernel
-/// this runs on but may be missing in a virtual environment.
 fn probe(fd: RawFd) -> io::Result<Offloads> {
     let size = HEADER_LEN as libc::c_int;
     // SAFETY: the kernel reads one int.
     if unsafe { libc::ioctl(fd, TUNSETVNETHDRSZ, &size) } < 0 {
         return Err(io::Error::last_os_error());
     }
+    // SAFETY: the argument is passed by value.
+    negotiate(|bits| match unsafe { libc::ioctl(fd, TUNSETOFFLOAD, libc::c_ulong::from(bits)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    })
+}
+
+/// Asks for the most and drops what the kernel refuses: USO came with 6.2, everything else is older than any kernel
+/// this runs on but may be missing in a virtual environment.
+///
+/// # Errors
+/// The last refusal, when not even switching everything off is possible.
+fn negotiate(mut set: impl FnMut(libc::c_uint) -> io::Result<()>) -> io::Result<Offloads> {
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+    let mut refusal = None;
     for (bits, offloads) in [
         (tcp | TUN_F_USO4 | TUN_F_USO6, Offloads { checksum: true, tcp: true, udp: true }),
         (tcp, Offloads { checksum: true, tcp: true, udp: false }),
         (TUN_F_CSUM, Offloads { checksum: true, tcp: false, udp: false }),
         (0, Offloads::default()),
     ] {
-        // SAFETY: the argument is passed by value.
-        if unsafe { libc::ioctl(fd, TUNSETOFFLOAD, libc::c_ulong::from(bits)) } == 0 {
-            return Ok(offloads);
+        match set(bits) {
+            Ok(()) => return Ok(offloads),
+            Err(error) => refusal = Some(error),
         }
     }
-    Err(io::Error::last_os_error())
+    Err(refusal.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
 }
 
 fn of_socket(fd: RawFd) -> io::Result<Offloads> {
@@ -187,4 +199,57 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::core::segments::samples::{checksum_is_right, udp6};
+    use crate::io::host::HostWriter;
+
+    /// A kernel that knows only the offloads in `known`.
+    fn kernel(known: libc::c_uint) -> impl FnMut(libc::c_uint) -> io::Result<()> {
+        move |bits| if bits & !known == 0 { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    #[test]
+    fn refused_offloads_are_done_without() {
+        let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+        for (known, names) in [
+            (libc::c_uint::MAX, vec!["csum", "tso", "uso"]),
+            (tcp, vec!["csum", "tso"]),
+            (tcp | TUN_F_USO4, vec!["csum", "tso"]),
+            (TUN_F_CSUM, vec!["csum"]),
+            (0, vec![]),
+        ] {
+            assert_eq!(negotiate(kernel(known)).unwrap().names(), names, "{known:#x}");
+        }
+        let refuse = |_| Err(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(negotiate(refuse).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn what_the_queue_does_not_take_is_split_and_finished() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let (ours, theirs) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::SEQPACKET, None).unwrap();
+        let mut device = Device::new(theirs.into()).unwrap();
+        device.offloads = negotiate(kernel(0)).unwrap();
+        let mut writer = HostWriter::new(Rc::new(device), std::sync::Arc::default());
+        let offload = Offload { kind: SegmentKind::Udp, segment_size: 1000, partial_checksum: true };
+        writer.write_packet(&udp6(&[7; 2500]), offload);
+        let mut lengths = Vec::new();
+        ours.set_nonblocking(true).unwrap();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        while let Ok(count) = ours.recv(&mut buffer) {
+            // SAFETY: the kernel wrote this many bytes.
+            let bytes: Vec<u8> = buffer[..count].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+            assert_eq!(bytes[..HEADER_LEN], [0; HEADER_LEN], "no offload is asked of the kernel");
+            assert!(checksum_is_right(&bytes[HEADER_LEN..]));
+            lengths.push(bytes.len() - HEADER_LEN - 48);
+        }
+        assert_eq!(lengths, [1000, 1000, 500]);
+    }
 }

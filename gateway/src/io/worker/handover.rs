@@ -24,7 +24,7 @@ impl Worker {
         if owner == self.index {
             let Some(session) = self.session(id) else { return counters.drop_no_session.add(1) };
             if self.runs.borrow_mut().append(&session, packet, offload).is_err() {
-                counters.drop_unusable.add(1);
+                self.unusable(&session);
             }
             return;
         }
@@ -38,8 +38,15 @@ impl Worker {
         let sessions = self.sessions.borrow();
         for session in sessions.values().filter(|session| session.id != except && session.is_up()) {
             if self.runs.borrow_mut().append(session, packet, Offload::default()).is_err() {
-                self.handle().counters.drop_unusable.add(1);
+                self.unusable(session);
             }
+        }
+    }
+
+    pub(super) fn unusable(&self, session: &Session) {
+        self.handle().counters.drop_unusable.add(1);
+        if let Some(info) = session.info() {
+            info.traffic.drop_unusable.add(1);
         }
     }
 

@@ -62,8 +62,10 @@ impl Worker {
         if let Ok(Read::Packet(len, offload)) = read {
             match self.route(entry.run.slot_packet(len), offload) {
                 Some(id) if id == entry.session.id => {
-                    let dropped = entry.run.commit(len, offload).is_err();
-                    self.handle().counters.drop_unusable.add(dropped.into());
+                    let committed = entry.run.commit(len, offload);
+                    if committed.is_err() {
+                        self.unusable(&entry.session);
+                    }
                 }
                 Some(id) => {
                     self.send_packet(id, entry.run.slot_packet(len), offload);

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use super::Worker;
 use crate::core::frame::{Frame, HEADROOM};
 use crate::core::iphttps::{
-    Action, Admission, Attachment, CloseReason, Deframer, Format, FromClient, Identity, Plaintext,
+    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity, Plaintext,
     Session as CoreSession, SessionId,
 };
 use crate::io::clock::unix_seconds;
@@ -44,6 +45,8 @@ pub struct SessionInfo {
     pub since: f64,
     pub traffic: Traffic,
     pub queue_bytes: AtomicUsize,
+    /// Packets from the client that the link refused; the worker's own list is copied here when it grows.
+    pub link_drops: Mutex<DropCounters>,
 }
 
 impl SessionInfo {
@@ -60,6 +63,21 @@ impl SessionInfo {
         })
     }
 
+    /// Every reason for which a packet of this session went nowhere, with their numbers; what the link never refused is
+    /// left out.
+    fn drops(&self) -> Value {
+        let traffic = &self.traffic;
+        let mut drops = serde_json::Map::new();
+        for (name, count) in [("queue_full", traffic.drop_queue_full.get()), ("unusable", traffic.drop_unusable.get())]
+        {
+            drops.insert(name.to_owned(), count.into());
+        }
+        for (reason, count) in self.link_drops.lock().iter() {
+            drops.insert(reason.as_str().to_owned(), count.into());
+        }
+        drops.into()
+    }
+
     /// As session lists show it; `addresses` are what the session owns on the link.
     pub fn json(&self, addresses: &[std::net::Ipv6Addr]) -> Value {
         let mut value = self.opened();
@@ -69,7 +87,7 @@ impl SessionInfo {
         value["bytes_out"] = json!(traffic.bytes_out.get());
         value["packets_in"] = json!(traffic.packets_in.get());
         value["packets_out"] = json!(traffic.packets_out.get());
-        value["drops"] = json!({"queue_full": traffic.drop_queue_full.get(), "link": traffic.drop_link.get()});
+        value["drops"] = self.drops();
         value["since"] = json!(self.since);
         value["queue_bytes"] = json!(self.queue_bytes.load(Ordering::Relaxed));
         value
@@ -353,6 +371,7 @@ impl Worker {
             since: seconds_since_epoch(),
             traffic: Traffic::default(),
             queue_bytes: AtomicUsize::new(0),
+            link_drops: Mutex::default(),
         });
         session.transport.set_limit(live.config.iphttps.queue_bytes);
         self.shared.registry.lock().insert(session.id.0, info.clone());
@@ -432,7 +451,9 @@ impl Worker {
         let traffic = &tunnel.info.traffic;
         traffic.bytes_in.add((end - start) as u64);
         traffic.packets_in.add(packets);
-        traffic.drop_link.add(dropped);
+        if dropped > 0 {
+            *tunnel.info.link_drops.lock() = attachment.drops().clone();
+        }
         counters.bytes_in.add((end - start) as u64);
         counters.packets_in.add(packets);
         counters.drop_link.add(dropped);
@@ -463,6 +484,7 @@ impl Worker {
             "bytes_out": traffic.bytes_out.get(),
             "packets_in": traffic.packets_in.get(),
             "packets_out": traffic.packets_out.get(),
+            "drops": info.drops(),
             "seconds": seconds_since_epoch() - info.since,
         });
         self.shared.events.push("session_down", event);
