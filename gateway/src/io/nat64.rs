@@ -1,14 +1,14 @@
 //! The shards of NAT64 that all workers share. A client's bindings are all in one shard, and ports say which.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::config::{Nat64 as Settings, Refused};
-use crate::core::nat64::{Config, Nat64, PoolEntry, Prefix, Timeouts, shard_of_client};
+use crate::core::nat64::{Config, Nat64, PoolEntry, Prefix, Timeouts, shard_of_v6};
 
 pub struct Shards {
     pub shards: Box<[Mutex<Nat64>]>,
@@ -73,8 +73,14 @@ impl Shards {
         self.prefix.contains(destination)
     }
 
-    pub fn of_client(&self, client: Ipv6Addr) -> &Mutex<Nat64> {
-        &self.shards[shard_of_client(client, self.shards.len())]
+    /// The shard of an IPv6 packet, which is at least a header long.
+    pub fn of_v6(&self, packet: &[u8]) -> &Mutex<Nat64> {
+        &self.shards[shard_of_v6(packet, self.shards.len())]
+    }
+
+    /// Whether this is an address of the pool, which may also be the host's own.
+    pub fn in_pool(&self, address: Ipv4Addr) -> bool {
+        self.settings.pool.iter().any(|pool| pool.address == address)
     }
 
     /// Counters, summed.

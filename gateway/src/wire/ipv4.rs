@@ -8,6 +8,7 @@ pub const HEADER_LEN: usize = 20;
 
 /// Protocol numbers used here.
 pub const PROTOCOL_ICMP: u8 = 1;
+pub const PROTOCOL_IGMP: u8 = 2;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 

@@ -143,6 +143,12 @@ impl FragmentHeader {
     }
 }
 
+/// Whether this Next Header value names an extension header, not an upper layer. ESP counts as an upper layer, because
+/// nothing behind it can be read (RFC 7915 section 5.1.1); Authentication, Mobility, HIP and Shim6 are 51, 135, 139, 140.
+pub const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | 51 | 135 | 139 | 140)
+}
+
 /// Where the upper-layer header of a packet is, and what was met on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpperLayer {

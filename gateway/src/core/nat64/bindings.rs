@@ -46,6 +46,8 @@ type FlowKey = (u64, u16);
 struct ClientUse {
     bindings: usize,
     sessions: usize,
+    /// The pool address of the newest binding.
+    address: u16,
 }
 
 struct Limits {
@@ -161,13 +163,17 @@ impl Tables {
     /// [`Reason::PortsExhausted`]. Limits are [`Self::admit`]'s matter.
     pub fn create_binding(&mut self, protocol: Protocol, client: Ipv6Addr, port: u16) -> Result<u32, Reason> {
         let key = client_key(protocol, client, port);
-        let spread = self.seed.hash_one(key.0);
+        // One address for all bindings of a client, as long as it has ports (RFC 6146 section 3.5.1.1).
+        let used = self.clients.get(&key.0).filter(|used| used.bindings > 0);
+        let address = used.map_or_else(|| self.seed.hash_one(key.0), |used| u64::from(used.address));
         let start = self.seed.hash_one(key);
-        let mapped = self.pool.choose(protocol, port, spread, start).ok_or(Reason::PortsExhausted)?;
+        let mapped = self.pool.choose(protocol, port, address, start).ok_or(Reason::PortsExhausted)?;
         let id = self.bindings.insert(Binding { protocol, client, port, mapped, sessions: 0 }) as u32;
         self.pool.take(protocol, mapped, id);
         self.by_client.insert(key, id);
-        self.clients.entry(key.0).or_default().bindings += 1;
+        let used = self.clients.entry(key.0).or_default();
+        used.bindings += 1;
+        used.address = mapped.address;
         self.bindings_created += 1;
         Ok(id)
     }
@@ -201,6 +207,12 @@ impl Tables {
         if earlier {
             self.wheel.insert(id, expires);
         }
+    }
+
+    /// Gives a session that has come up in [`Self::pop_expired`] another life.
+    pub fn revive(&mut self, id: u32, expires: Now) {
+        self.sessions[id as usize].expires = expires;
+        self.wheel.insert(id, expires);
     }
 
     /// One session whose life has ended; remove it.

@@ -1,8 +1,6 @@
 //! What the translator is told, and the rules that spread work over shards.
 
 use super::prefix::Prefix;
-use crate::wire::ipv4::Ipv4Header;
-use crate::wire::{be16, ipv4};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -67,6 +65,10 @@ pub struct Config {
     /// Source of ICMPv6 errors made here.
     pub address: Ipv6Addr,
     pub timeouts: Timeouts,
+    /// The Traffic Class of every IPv6 packet made here; none copies the Type of Service (RFC 7915 section 4.1).
+    pub traffic_class: Option<u8>,
+    /// The Type of Service of every IPv4 packet made here; none copies the Traffic Class (RFC 7915 section 5.1).
+    pub tos: Option<u8>,
     pub filtering: Filtering,
     /// Limits of this instance: divide the deployment's limits by the number of shards.
     pub max_bindings: usize,
@@ -127,6 +129,8 @@ impl Config {
             ipv6_mtu: 1280,
             address,
             timeouts: Timeouts::default(),
+            traffic_class: None,
+            tos: None,
             filtering: Filtering::default(),
             max_bindings: 262_144,
             max_sessions: 524_288,
@@ -172,44 +176,4 @@ impl Config {
 pub(super) fn is_host(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
     first != 0 && first != 127 && first < 224
-}
-
-/// The shard that translates for an IPv6 host: all its mappings are in one instance.
-pub fn shard_of_client(client: Ipv6Addr, shards: usize) -> usize {
-    let bits = u128::from(client);
-    let mixed = ((bits >> 64) as u64 ^ bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed >> 32) as usize) % shards.max(1)
-}
-
-/// The shard that hands out a port or ICMP identifier.
-pub fn shard_of_port(port: u16, shards: usize) -> usize {
-    usize::from(port / 2) % shards.max(1)
-}
-
-/// The shard an IPv4 packet belongs to, by its destination port, echo identifier, or that of the packet an error quotes.
-///
-/// `None` for a fragment other than the first, which has no port: give it to each shard in turn until one does not
-/// answer [`super::Verdict::Held`]. What cannot be read belongs to shard 0, which counts why it is dropped.
-pub fn shard_of_v4(packet: &[u8], shards: usize) -> Option<usize> {
-    let Ok(header) = Ipv4Header::parse(packet) else { return Some(0) };
-    if header.fragment_offset != 0 {
-        return None;
-    }
-    let payload = &packet[header.header_len..header.total_len];
-    let port = match header.protocol {
-        ipv4::PROTOCOL_TCP | ipv4::PROTOCOL_UDP if payload.len() >= 4 => be16(payload, 2),
-        ipv4::PROTOCOL_ICMP if payload.len() >= 8 => match crate::wire::icmpv4::is_error(payload[0]) {
-            false => be16(payload, 4),
-            true => quoted_port(&payload[8..]).unwrap_or(0),
-        },
-        _ => 0,
-    };
-    Some(shard_of_port(port, shards))
-}
-
-fn quoted_port(packet: &[u8]) -> Option<u16> {
-    let header = Ipv4Header::parse_embedded(packet).ok()?;
-    let payload = packet.get(header.header_len..)?;
-    let at = if header.protocol == ipv4::PROTOCOL_ICMP { 4 } else { 0 };
-    payload.get(at..at + 2).map(|bytes| be16(bytes, 0))
 }

@@ -1,7 +1,7 @@
 //! IPv4 to IPv6: RFC 7915 section 4 with the sessions of RFC 6146 section 3.5.
 
 use super::config::is_host;
-use super::fragments::Key;
+use super::fragments::{Found, Key, Span};
 use super::output::{Emitted, V6_HEADERS, emit_v6, split_udp_v6};
 use super::ports::Mapped;
 use super::quote::{self, Ends};
@@ -14,7 +14,7 @@ use crate::wire::checksum::{self, Delta};
 use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, FragmentHeader, Ipv6Header};
 use crate::wire::udp::{self, UdpHeader};
-use crate::wire::{be32, icmpv4, icmpv6, put16};
+use crate::wire::{be16, be32, icmpv4, icmpv6, put16};
 use std::net::{IpAddr, Ipv6Addr};
 
 impl Nat64 {
@@ -26,7 +26,8 @@ impl Nat64 {
             return Err(Reason::Checksum.into());
         }
         let address = self.tables.pool.index_of(header.destination).ok_or(Reason::NotInPool)?;
-        if !is_host(header.source) {
+        // Errors come from illegal sources too, and help to find the trouble (RFC 7915 section 4.1).
+        if !is_host(header.source) && !is_error(&header, frame.bytes()) {
             return Err(Reason::Source.into());
         }
         if ipv4::unexpired_source_route(&frame.bytes()[..header.header_len]).is_some() {
@@ -36,6 +37,9 @@ impl Nat64 {
         if header.ttl <= 1 {
             return Err(Refusal::ToV4(Reason::HopLimit, icmpv4::ErrorMessage::time_exceeded()));
         }
+        if header.protocol == ipv4::PROTOCOL_IGMP {
+            return Err(Reason::Protocol.into());
+        }
         let protocol = Protocol::from_v4(header.protocol).ok_or_else(|| {
             Refusal::ToV4(Reason::Protocol, icmpv4::ErrorMessage::unreachable(icmpv4::PROTOCOL_UNREACHABLE))
         })?;
@@ -43,11 +47,11 @@ impl Nat64 {
             return Err(Reason::NoRoom.into());
         }
         if header.is_fragment() {
-            if protocol == Protocol::Icmp {
-                return Err(Reason::FragmentedIcmp.into());
-            }
             if frame.offload != Offload::default() {
                 return Err(Reason::Malformed.into());
+            }
+            if protocol == Protocol::Icmp {
+                return self.reassemble_v4(now, frame, &header, sink);
             }
             if header.fragment_offset != 0 {
                 return self.later_fragment_v4(now, frame, &header, sink);
@@ -65,7 +69,11 @@ impl Nat64 {
         let transport = Transport::parse(protocol, payload)?;
         let without_checksum = protocol == Protocol::Udp && transport.checksum == 0 && !frame.offload.partial_checksum;
         if without_checksum && header.is_fragment() {
-            return Err(Reason::UdpChecksumZero.into());
+            return self.reassemble_v4(now, frame, &header, sink);
+        }
+        let udp_len = if without_checksum { usize::from(be16(payload, 4)) } else { 0 };
+        if without_checksum && !(udp::HEADER_LEN..=payload.len()).contains(&udp_len) {
+            return Err(Reason::Malformed.into());
         }
         if protocol == Protocol::Icmp && frame.offload != Offload::default() {
             return Err(Reason::Malformed.into());
@@ -80,7 +88,7 @@ impl Nat64 {
         let binding = *self.tables.binding(binding);
         let source = self.config.prefix.embed(header.source);
         let held = if header.is_fragment() {
-            self.fragments.learn(now, fragment_key(&header), IpAddr::V6(binding.client))?
+            self.fragments.learn(now, fragment_key(&header), IpAddr::V6(binding.client), payload.len())?
         } else {
             Vec::new()
         };
@@ -96,8 +104,9 @@ impl Nat64 {
             let addresses = Delta::NONE.replace(old, new);
             transport::rewrite(payload, protocol, Port::Destination, binding.port, addresses, partial);
             if without_checksum {
-                let value = checksum::transport_v6(source, binding.client, ipv6::UDP, payload);
-                put16(payload, udp::CHECKSUM, if value == 0 { 0xffff } else { value });
+                let datagram = &mut payload[..udp_len];
+                let value = checksum::transport_v6(source, binding.client, ipv6::UDP, datagram);
+                put16(datagram, udp::CHECKSUM, if value == 0 { 0xffff } else { value });
             }
         }
         let verdict =
@@ -127,7 +136,7 @@ impl Nat64 {
     ) -> Verdict {
         frame.pull(header.header_len);
         let header6 = Ipv6Header {
-            traffic_class: header.traffic_class,
+            traffic_class: self.config.traffic_class.unwrap_or(header.traffic_class),
             flow_label: 0,
             payload_len: 0,
             next_header: protocol.v6_number(),
@@ -190,17 +199,49 @@ impl Nat64 {
             return Err(self.fragmentation_needed(ipv6::FRAGMENT_HEADER_LEN));
         }
         let key = fragment_key(header);
-        let Some(IpAddr::V6(client)) = self.fragments.find(now, &key) else {
-            self.fragments.hold(now, key, frame.bytes())?;
-            return Ok(Verdict::Held);
+        let client = match self.fragments.find(now, &key, span(header), header.payload_len()) {
+            Found::Known(IpAddr::V6(client)) => client,
+            Found::Whole => return self.reassemble_v4(now, frame, header, sink),
+            _ => {
+                self.fragments.hold(now, key, frame.bytes(), span(header), false)?;
+                return Ok(Verdict::Held);
+            }
         };
         let protocol = Protocol::from_v4(header.protocol).ok_or(Reason::Protocol)?;
         let source = self.config.prefix.embed(header.source);
         Ok(self.finish_v6(frame, header, protocol, source, client, wire_len, 0, sink))
     }
 
-    /// Whether an IPv4 packet to the pool is for a binding of this shard.
-    pub(super) fn is_mapped(&mut self, packet: &[u8]) -> bool {
+    /// Keeps a fragment of a packet whose checksum depends on all of it, until all of it is here: ICMP, where the
+    /// pseudo header has the length, and UDP without checksum (RFC 6146 section 3.4).
+    fn reassemble_v4(
+        &mut self,
+        now: Now,
+        frame: &Frame,
+        header: &Ipv4Header,
+        sink: &mut impl Sink,
+    ) -> Result<Verdict, Refusal> {
+        let Some((mut buffer, len)) =
+            self.fragments.hold(now, fragment_key(header), frame.bytes(), span(header), true)?
+        else {
+            return Ok(Verdict::Held);
+        };
+        let packet = &mut buffer[HEADROOM..HEADROOM + len];
+        let first = Ipv4Header::parse_embedded(packet).map_err(|_| Reason::Malformed)?;
+        put16(packet, 2, len as u16);
+        // Keeps DF: whether the sender wants to hear of a too large packet does not change.
+        packet[6] &= 0x40;
+        packet[7] = 0;
+        put16(packet, 10, 0);
+        let value = checksum::finish(checksum::sum(&packet[..first.header_len]));
+        put16(packet, 10, value);
+        let mut whole = Frame::new(&mut buffer, HEADROOM, HEADROOM + len, Offload::default());
+        self.release(now, &mut whole, false, sink);
+        Ok(Verdict::Sent)
+    }
+
+    /// Whether an IPv4 packet to the pool is for a binding of this shard, or for a packet whose first fragment it has.
+    pub fn takes(&self, packet: &[u8]) -> bool {
         let Ok(header) = Ipv4Header::parse(packet) else { return false };
         let Some(address) = self.tables.pool.index_of(header.destination) else { return false };
         let Some(protocol) = Protocol::from_v4(header.protocol) else { return false };
@@ -273,7 +314,7 @@ impl Nat64 {
         let payload_len = icmpv6::HEADER_LEN + body_len;
         let total_len = ipv6::HEADER_LEN + payload_len;
         Ipv6Header {
-            traffic_class: header.traffic_class,
+            traffic_class: self.config.traffic_class.unwrap_or(header.traffic_class),
             flow_label: 0,
             payload_len,
             next_header: ipv6::ICMPV6,
@@ -290,6 +331,16 @@ impl Nat64 {
         self.put_scratch(frame, total_len)?;
         Ok(Verdict::Forward)
     }
+}
+
+fn span(header: &Ipv4Header) -> Span {
+    Span { at: header.header_len, offset: header.fragment_offset, more: header.more_fragments }
+}
+
+fn is_error(header: &Ipv4Header, packet: &[u8]) -> bool {
+    header.protocol == ipv4::PROTOCOL_ICMP
+        && header.fragment_offset == 0
+        && packet.get(header.header_len).is_some_and(|kind| icmpv4::is_error(*kind))
 }
 
 fn fragment_key(header: &Ipv4Header) -> Key {

@@ -1,9 +1,10 @@
 //! IPv6 to IPv4: RFC 7915 section 5 with the sessions of RFC 6146 section 3.5.
 
-use super::config::{is_host, shard_of_v4};
-use super::fragments::Key;
+use super::config::is_host;
+use super::fragments::{Found, Key, Span};
 use super::output::{Emitted, emit_v4};
 use super::quote::{self, Ends};
+use super::shards::shard_of_v4;
 use super::stats::Reason;
 use super::transport::{self, Port, Transport, wire_packets};
 use super::{Nat64, Protocol, Refusal, Sink, Verdict, icmp};
@@ -11,9 +12,9 @@ use crate::core::frame::{Frame, HEADROOM, Offload};
 use crate::core::time::Now;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::ipv4::{self, Ipv4Header};
-use crate::wire::ipv6::{self, Ipv6Header, UpperLayer};
-use crate::wire::{be32, icmpv4, icmpv6};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::wire::ipv6::{self, FragmentHeader, Ipv6Header, UpperLayer};
+use crate::wire::{be32, icmpv4, icmpv6, put16};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 section 5.1).
 const MAX_WITHOUT_DF: usize = 1260;
@@ -25,7 +26,7 @@ impl Nat64 {
         frame.set_len(ipv6::HEADER_LEN + header.payload_len);
         let prefix = self.config.prefix;
         let remote = prefix.extract(header.destination).ok_or(Reason::NotInPrefix)?;
-        if header.source.is_multicast() || header.source.is_unspecified() || prefix.contains(header.source) {
+        if !is_source(header.source) || prefix.contains(header.source) {
             return Err(Reason::Source.into());
         }
         let upper = ipv6::upper_layer(frame.bytes(), &header).map_err(|_| Reason::Malformed)?;
@@ -40,15 +41,21 @@ impl Nat64 {
             let error = icmpv6::ErrorMessage::unreachable(icmpv6::NO_ROUTE);
             return Err(Refusal::ToV6(Reason::Destination, error));
         }
+        // A header behind the Fragment header is in the first fragment only: the others could not be translated
+        // (RFC 7915 section 5.1.1; section 5.4 names the answer).
+        if upper.fragment.is_some_and(|fragment| ipv6::is_extension(fragment.next_header)) {
+            let error = icmpv6::ErrorMessage::unreachable(icmpv6::ADMINISTRATIVELY_PROHIBITED);
+            return Err(Refusal::ToV6(Reason::ExtensionHeader, error));
+        }
         let protocol = Protocol::from_v6(upper.protocol).ok_or_else(|| {
             Refusal::ToV6(Reason::Protocol, icmpv6::ErrorMessage::unreachable(icmpv6::PORT_UNREACHABLE))
         })?;
         let fragment = upper.fragment.filter(|fragment| !fragment.is_atomic());
-        if protocol == Protocol::Icmp && fragment.is_some() {
-            return Err(Reason::FragmentedIcmp.into());
-        }
         if fragment.is_some() && frame.offload != Offload::default() {
             return Err(Reason::Malformed.into());
+        }
+        if let Some(fragment) = fragment.filter(|_| protocol == Protocol::Icmp) {
+            return self.reassemble_v6(now, frame, &header, &upper, fragment, sink);
         }
         if fragment.is_some_and(|fragment| fragment.offset != 0) {
             return self.later_fragment_v6(now, frame, &header, &upper, remote, sink);
@@ -83,7 +90,7 @@ impl Nat64 {
         let held = match fragment {
             Some(fragment) => {
                 let key = fragment_key(&header, fragment.identification, upper.protocol);
-                self.fragments.learn(now, key, IpAddr::V4(source))?
+                self.fragments.learn(now, key, IpAddr::V4(source), payload.len())?
             }
             None => Vec::new(),
         };
@@ -129,7 +136,7 @@ impl Nat64 {
         };
         let header = Ipv4Header {
             header_len: ipv4::HEADER_LEN,
-            traffic_class: header.traffic_class,
+            traffic_class: self.config.tos.unwrap_or(header.traffic_class),
             total_len: 0,
             identification,
             dont_fragment,
@@ -149,12 +156,12 @@ impl Nat64 {
         }
     }
 
-    /// A packet to a mapped port of the pool turns round (RFC 6146 section 3.8). A packet to another port of a pool
-    /// address, or to a port of another shard, goes out: the host itself or its loop back to the translator takes it.
+    /// A packet to a mapped port of the pool turns round (RFC 6146 section 3.8). One to another port of a pool address
+    /// goes out, since it may be for the host itself; one to another shard's port is the caller's to hand over.
     fn hairpin(&mut self, now: Now, frame: &mut Frame, destination: Ipv4Addr, sink: &mut impl Sink) -> Verdict {
         let local = self.tables.pool.index_of(destination).is_some()
             && shard_of_v4(frame.bytes(), self.config.shards).is_none_or(|shard| shard == self.config.shard)
-            && self.is_mapped(frame.bytes());
+            && self.takes(frame.bytes());
         if !local {
             return Verdict::Forward;
         }
@@ -186,15 +193,44 @@ impl Nat64 {
         remote: Ipv4Addr,
         sink: &mut impl Sink,
     ) -> Result<Verdict, Refusal> {
-        let identification = upper.fragment.map_or(0, |fragment| fragment.identification);
-        let key = fragment_key(header, identification, upper.protocol);
-        match self.fragments.find(now, &key) {
-            Some(IpAddr::V4(source)) => Ok(self.finish_v4(now, frame, header, upper, source, remote, false, sink)),
+        let Some(fragment) = upper.fragment else { return Err(Reason::Malformed.into()) };
+        let key = fragment_key(header, fragment.identification, upper.protocol);
+        let span = span(upper, fragment);
+        match self.fragments.find(now, &key, span, frame.len() - upper.offset) {
+            Found::Known(IpAddr::V4(source)) => {
+                Ok(self.finish_v4(now, frame, header, upper, source, remote, false, sink))
+            }
             _ => {
-                self.fragments.hold(now, key, frame.bytes())?;
+                self.fragments.hold(now, key, frame.bytes(), span, false)?;
                 Ok(Verdict::Held)
             }
         }
+    }
+
+    /// Keeps a fragment of an ICMPv6 message until all of it is here: the pseudo header that leaves its checksum has the
+    /// length of the whole.
+    fn reassemble_v6(
+        &mut self,
+        now: Now,
+        frame: &Frame,
+        header: &Ipv6Header,
+        upper: &UpperLayer,
+        fragment: FragmentHeader,
+        sink: &mut impl Sink,
+    ) -> Result<Verdict, Refusal> {
+        let key = fragment_key(header, fragment.identification, upper.protocol);
+        let Some((mut buffer, len)) = self.fragments.hold(now, key, frame.bytes(), span(upper, fragment), true)? else {
+            return Ok(Verdict::Held);
+        };
+        let packet = &mut buffer[HEADROOM..HEADROOM + len];
+        let first = Ipv6Header::parse_embedded(packet).map_err(|_| Reason::Malformed)?;
+        put16(packet, 4, (len - ipv6::HEADER_LEN) as u16);
+        let at = ipv6::upper_layer(packet, &first).map_err(|_| Reason::Malformed)?.offset - ipv6::FRAGMENT_HEADER_LEN;
+        // An atomic fragment: the sender wants no path MTU discovery, so IPv4 may fragment it.
+        put16(packet, at + 2, 0);
+        let mut whole = Frame::new(&mut buffer, HEADROOM, HEADROOM + len, Offload::default());
+        self.release(now, &mut whole, true, sink);
+        Ok(Verdict::Sent)
     }
 
     /// An ICMPv6 error about a packet that came from IPv4 (RFC 7915 sections 5.2 and 5.3).
@@ -249,7 +285,7 @@ impl Nat64 {
         self.identification = self.identification.wrapping_add(1);
         Ipv4Header {
             header_len: ipv4::HEADER_LEN,
-            traffic_class: header.traffic_class,
+            traffic_class: self.config.tos.unwrap_or(header.traffic_class),
             total_len,
             identification: self.identification as u16,
             dont_fragment: total_len > MAX_WITHOUT_DF,
@@ -269,6 +305,15 @@ impl Nat64 {
         self.put_scratch(frame, total_len)?;
         Ok(self.hairpin(now, frame, remote, sink))
     }
+}
+
+fn span(upper: &UpperLayer, fragment: FragmentHeader) -> Span {
+    Span { at: upper.offset, offset: fragment.offset, more: fragment.more }
+}
+
+/// Whether a packet that was routed may come from this address (RFC 4291 sections 2.5.2, 2.5.3, 2.5.6 and 2.7).
+fn is_source(address: Ipv6Addr) -> bool {
+    !(address.is_multicast() || address.is_unspecified() || address.is_loopback() || address.is_unicast_link_local())
 }
 
 fn fragment_key(header: &Ipv6Header, identification: u32, protocol: u8) -> Key {

@@ -20,6 +20,7 @@ mod ports;
 mod prefix;
 mod quote;
 mod sessions;
+mod shards;
 mod stats;
 mod tcp_state;
 #[cfg(test)]
@@ -27,9 +28,10 @@ mod tests;
 mod timers;
 mod transport;
 
-pub use config::{Config, ConfigError, Filtering, PoolEntry, Timeouts, shard_of_client, shard_of_port, shard_of_v4};
+pub use config::{Config, ConfigError, Filtering, PoolEntry, Timeouts};
 pub use listing::{BindingInfo, SessionInfo};
 pub use prefix::{Prefix, PrefixError};
+pub use shards::{shard_of_client, shard_of_port, shard_of_v4, shard_of_v6};
 pub use stats::{Reason, Stats};
 
 use crate::core::frame::Frame;
@@ -220,13 +222,17 @@ impl Nat64 {
         }
     }
 
-    /// Translates a fragment that was held; its first fragment is known now.
+    /// Translates a fragment that was held, whose first fragment is known now, or a packet put together from fragments.
     fn release(&mut self, now: Now, frame: &mut Frame, from_v6: bool, sink: &mut impl Sink) {
         let result = if from_v6 { self.v6_to_v4(now, frame, sink) } else { self.v4_to_v6(now, frame, sink) };
         match result {
             Ok(Verdict::Forward) => sink.packet(frame.bytes()),
             Ok(_) => {}
-            Err(refusal) => self.stats.refuse(refusal.reason()),
+            Err(refusal) => {
+                if self.refuse(now, frame, refusal) == Verdict::Reply {
+                    sink.packet(frame.bytes());
+                }
+            }
         }
     }
 

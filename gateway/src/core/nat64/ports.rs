@@ -76,15 +76,16 @@ impl Pool {
         ports.owners.get(self.slot(mapped.port)).copied().filter(|owner| *owner != NONE)
     }
 
-    /// Chooses a free port. `spread` is a hash of the client, `start` a hash of client and port.
+    /// Chooses a free port. The search begins at pool address `first` (modulo their number) and at a port that `start`,
+    /// a hash of client and port, tells.
     ///
     /// A client keeps to one address while that has ports (RFC 4787 REQ-2). In order of preference: the port the client
     /// uses; the same range (below 1024 or not) and parity; the same range; the same parity; any (RFC 6146 section
     /// 3.5.1.1, RFC 6056 section 3.3.3 for the start of the search).
-    pub fn choose(&self, protocol: Protocol, wanted: u16, spread: u64, start: u64) -> Option<Mapped> {
+    pub fn choose(&self, protocol: Protocol, wanted: u16, first: u64, start: u64) -> Option<Mapped> {
         let count = self.addresses.len();
         for turn in 0..count {
-            let address = (spread as usize % count + turn) % count;
+            let address = (first as usize % count + turn) % count;
             let ports = &self.addresses[address].protocols[protocol as usize];
             if let Some(slot) = self.choose_slot(ports, wanted, start) {
                 return Some(Mapped { address: address as u16, port: self.port(slot) });
@@ -191,7 +192,7 @@ mod tests {
             for shard in 0..shards {
                 let mut pool = Pool::new(&[entry(32_769, 33_000)], shard, shards);
                 while let Some(mapped) = pool.choose(Protocol::Tcp, 40_000, 1, 12_345) {
-                    assert_eq!(super::super::config::shard_of_port(mapped.port, shards), shard);
+                    assert_eq!(super::super::shards::shard_of_port(mapped.port, shards), shard);
                     pool.take(Protocol::Tcp, mapped, 1);
                     assert!(seen.insert(mapped.port));
                 }

@@ -6,6 +6,7 @@ use super::transport::{self, Port, Transport};
 use crate::wire::checksum::{self, Delta};
 use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, FragmentHeader, Ipv6Header, UpperLayer};
+use crate::wire::{icmpv4, icmpv6};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The smallest original datagram before an extension (RFC 4884 section 4).
@@ -19,9 +20,13 @@ pub fn ports(protocol: Protocol, payload: &[u8]) -> Option<(u16, u16)> {
         Protocol::Tcp | Protocol::Udp => {
             (payload.len() >= 4).then(|| (crate::wire::be16(payload, 0), crate::wire::be16(payload, 2)))
         }
-        Protocol::Icmp => {
-            Transport::parse(protocol, payload).ok().map(|echo| (echo.source_port, echo.destination_port))
-        }
+        // No error is about an error: translation stops at the first quoted packet (RFC 7915 sections 4.3 and 5.3).
+        Protocol::Icmp => match payload.first() {
+            Some(&(icmpv4::ECHO_REQUEST | icmpv4::ECHO_REPLY | icmpv6::ECHO_REQUEST | icmpv6::ECHO_REPLY)) => {
+                Transport::parse(protocol, payload).ok().map(|echo| (echo.source_port, echo.destination_port))
+            }
+            _ => None,
+        },
     }
 }
 

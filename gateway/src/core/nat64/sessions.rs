@@ -8,7 +8,8 @@ use super::tcp_state::{self, TcpEvent, TcpState, TcpTimer};
 use super::transport::Transport;
 use super::{Nat64, Protocol, Refusal, Sink};
 use crate::core::time::Now;
-use crate::wire::{icmpv4, icmpv6};
+use crate::wire::ipv6::{self, Ipv6Header};
+use crate::wire::{checksum, icmpv4, icmpv6, put16, tcp};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Sessions looked at in one call of [`Nat64::handle_timeout`].
@@ -16,6 +17,8 @@ const MAX_EXPIRIES: usize = 1024;
 /// Unsolicited SYNs held at once, and the bytes kept of each: an IPv4 header with options and 8 bytes, for the answer.
 const MAX_HELD_SYNS: usize = 256;
 const HELD_SYN_LEN: usize = 68;
+/// A TCP header without options.
+const PROBE_LEN: usize = 20;
 
 impl Nat64 {
     /// The binding of a packet from IPv6, made if need be; its session is refreshed.
@@ -159,7 +162,7 @@ impl Nat64 {
         [self.tables.next_expiry(), self.fragments.next_expiry()].into_iter().flatten().min()
     }
 
-    /// Ends sessions whose time is over; answers SYNs that nobody took into `sink`.
+    /// Ends sessions whose time is over; answers SYNs that nobody took and probes idle connections into `sink`.
     ///
     /// One call looks at no more than 1024 sessions; [`Self::next_timeout`] then still lies in the past.
     pub fn handle_timeout(&mut self, now: Now, sink: &mut impl Sink) {
@@ -168,6 +171,11 @@ impl Nat64 {
             match self.tables.pop_expired(now) {
                 Popped::Nothing => return,
                 Popped::Alive => {}
+                Popped::Expired(id) if self.tables.session(id).tcp == Some(TcpState::Established) => {
+                    self.tables.set_tcp(id, TcpState::Transitory);
+                    self.tables.revive(id, now + self.config.timeouts.tcp_transitory);
+                    self.probe(id, sink);
+                }
                 Popped::Expired(id) => {
                     self.tables.remove_session(id);
                     self.stats.sessions_expired += 1;
@@ -177,6 +185,34 @@ impl Nat64 {
                 }
             }
         }
+    }
+
+    /// Asks the client whether an idle connection is alive: a host that knows it answers an acknowledgement out of its
+    /// window, which brings the session back to established (RFC 6146 section 3.5.2.2, ESTABLISHED).
+    fn probe(&mut self, id: u32, sink: &mut impl Sink) {
+        let session = *self.tables.session(id);
+        let binding = *self.tables.binding(session.binding);
+        let source = self.config.prefix.embed(session.remote);
+        let mut packet = [0; ipv6::HEADER_LEN + PROBE_LEN];
+        Ipv6Header {
+            traffic_class: 0,
+            flow_label: 0,
+            payload_len: PROBE_LEN,
+            next_header: ipv6::TCP,
+            hop_limit: 64,
+            source,
+            destination: binding.client,
+        }
+        .emit(&mut packet);
+        let segment = &mut packet[ipv6::HEADER_LEN..];
+        put16(segment, 0, session.remote_port);
+        put16(segment, 2, binding.port);
+        segment[12] = (PROBE_LEN as u8 / 4) << 4;
+        segment[13] = tcp::ACK;
+        let value = checksum::transport_v6(source, binding.client, ipv6::TCP, segment);
+        put16(segment, tcp::CHECKSUM, value);
+        sink.packet(&packet);
+        self.stats.probes_sent += 1;
     }
 
     fn answer_held_syn(&mut self, now: Now, packet: &[u8], sink: &mut impl Sink) {

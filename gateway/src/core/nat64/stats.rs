@@ -44,11 +44,11 @@ reasons! {
     Protocol => "protocol",
     /// An ICMP type or code that has no translation.
     IcmpType => "icmp_type",
-    /// ICMP in fragments (RFC 7915 sections 4.2 and 5.2).
-    FragmentedIcmp => "fragmented_icmp",
+    /// An extension header behind a Fragment header (RFC 7915 section 5.1.1).
+    ExtensionHeader => "extension_header",
     /// An ICMP error about a packet that no session knows or that the sender was not part of.
     IcmpQuote => "icmp_quote",
-    /// UDP without checksum from IPv6, or in fragments from IPv4 (RFC 7915 section 4.5).
+    /// UDP without checksum from IPv6 (RFC 8200 section 8.1).
     UdpChecksumZero => "udp_checksum_zero",
     /// Larger than the next hop carries, and not to be fragmented.
     TooBig => "too_big",
@@ -93,6 +93,8 @@ pub struct Stats {
     pub bindings_created: u64,
     pub sessions_created: u64,
     pub sessions_expired: u64,
+    /// Probes of idle TCP connections (RFC 6146 section 3.5.2.2).
+    pub probes_sent: u64,
     /// ICMP errors sent, and errors kept back by the rate limit.
     pub errors_sent: u64,
     pub errors_limited: u64,
@@ -125,6 +127,7 @@ impl Stats {
             ("bindings_created", self.bindings_created),
             ("sessions_created", self.sessions_created),
             ("sessions_expired", self.sessions_expired),
+            ("probes_sent", self.probes_sent),
             ("errors_sent", self.errors_sent),
             ("errors_limited", self.errors_limited),
             ("bindings", self.bindings),

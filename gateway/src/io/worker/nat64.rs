@@ -1,6 +1,7 @@
 //! NAT64 on the packet path: between the tunnel's sessions and a TUN device that carries IPv4.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv6Addr;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use crate::io::host::HostWriter;
 use crate::io::nat64::Shards;
 use crate::io::stats::HostCounters;
 use crate::io::tun::{Device, Read};
+use crate::wire::ipv4;
 
 /// Reads of the queue before others get their turn.
 const READS: usize = 64;
@@ -27,6 +29,8 @@ pub(super) struct Nat64Path {
     coalescer: RefCell<Coalescer>,
     buffer: RefCell<Box<[u8]>>,
     shards: RefCell<Option<Arc<Shards>>>,
+    /// Packets from the translator to an address of the pool. They wait until no shard is locked.
+    turning: RefCell<VecDeque<(Vec<u8>, Offload)>>,
 }
 
 impl Nat64Path {
@@ -37,6 +41,7 @@ impl Nat64Path {
             coalescer: RefCell::default(),
             buffer: RefCell::new(vec![0; BUFFER_SIZE].into_boxed_slice()),
             shards: RefCell::new(shards),
+            turning: RefCell::default(),
         }
     }
 
@@ -87,7 +92,7 @@ impl Worker {
     fn translate_in_place(&self, path: &Nat64Path, frame: &mut Frame<'_>) {
         let counters = &self.handle().counters;
         let Some(shards) = path.shards() else { return counters.drop_nat64_off.add(1) };
-        let shard = shards.of_client(address(frame.bytes(), 8));
+        let shard = shards.of_v6(frame.bytes());
         let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
         let verdict = shard.lock().from_v6(self.shared.clock.now(), frame, &mut pieces);
         match verdict {
@@ -100,15 +105,39 @@ impl Worker {
             Verdict::Held => {}
             Verdict::Drop(_) => counters.drop_nat64.add(1),
         }
+        self.turn_round(path, &shards);
     }
 
-    /// What came out of the translator goes to the side its version names.
+    /// What came out of the translator goes to the side its version names. A packet to the pool's own address has to
+    /// wait: this runs while a shard is locked, and another one may have the port.
     fn emerge(&self, path: &Nat64Path, packet: &[u8], offload: Offload) {
         if packet.first().is_some_and(|first| first >> 4 == 4) {
-            return path.writer.borrow_mut().write_packet(packet, offload);
+            let to_pool = packet.len() >= ipv4::HEADER_LEN
+                && path.shards.borrow().as_ref().is_some_and(|shards| shards.in_pool(ipv4::destination(packet)));
+            return match to_pool {
+                true => path.turning.borrow_mut().push_back((packet.to_vec(), offload)),
+                false => path.writer.borrow_mut().write_packet(packet, offload),
+            };
         }
         if let Some(id) = self.route(packet, offload) {
             self.send_packet(id, packet, offload);
+        }
+    }
+
+    /// Gives packets that one client sends to the mapped port of another back to the translator: the kernel would not
+    /// return them to the device they came from (RFC 6146 section 3.8). What no mapping takes is for the host itself.
+    ///
+    /// Each turn costs one of the TTL and errors are not answered with errors, so this ends.
+    fn turn_round(&self, path: &Nat64Path, shards: &Shards) {
+        loop {
+            let Some((packet, offload)) = path.turning.borrow_mut().pop_front() else { return };
+            if !shards.shards.iter().any(|shard| shard.lock().takes(&packet)) {
+                path.writer.borrow_mut().write_packet(&packet, offload);
+                continue;
+            }
+            let (end, mut buffer) = (HEADROOM + packet.len(), vec![0; HEADROOM + packet.len().max(ROOM)]);
+            buffer[HEADROOM..end].copy_from_slice(&packet);
+            self.take_ipv4(path, shards, &mut Frame::new(&mut buffer, HEADROOM, end, offload));
         }
     }
 
@@ -146,6 +175,7 @@ impl Worker {
                         continue;
                     };
                     self.take_ipv4(path, shards, &mut Frame::new(buffer, HEADROOM, HEADROOM + len, offload));
+                    self.turn_round(path, shards);
                 }
             }
         }
@@ -160,14 +190,19 @@ impl Worker {
             Some(shard) => shards.shards[shard].lock().from_v4(now, frame, &mut pieces),
             // A later fragment names no port: it belongs to the shard that knows its first.
             None => {
-                let mut verdict = Verdict::Held;
-                for shard in &shards.shards {
-                    verdict = shard.lock().from_v4(now, frame, &mut pieces);
-                    if verdict != Verdict::Held {
-                        break;
+                let known = shards.shards.iter().find(|shard| shard.lock().takes(frame.bytes()));
+                if let Some(shard) = known {
+                    shard.lock().from_v4(now, frame, &mut pieces)
+                } else {
+                    let mut verdict = Verdict::Held;
+                    for shard in &shards.shards {
+                        verdict = shard.lock().from_v4(now, frame, &mut pieces);
+                        if verdict != Verdict::Held {
+                            break;
+                        }
                     }
+                    verdict
                 }
-                verdict
             }
         };
         match verdict {
@@ -191,5 +226,7 @@ impl Worker {
         if shard.next_timeout().is_some_and(|at| at <= now) {
             shard.handle_timeout(now, &mut |bytes: &[u8]| self.emerge(path, bytes, Offload::default()));
         }
+        drop(shard);
+        self.turn_round(path, &shards);
     }
 }

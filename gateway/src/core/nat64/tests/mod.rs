@@ -4,6 +4,7 @@ mod icmp_errors;
 mod packets;
 mod properties;
 mod rfc6146;
+mod rfc6146_tcp;
 mod rfc7915_from_v4;
 mod rfc7915_from_v6;
 mod segments;

@@ -107,14 +107,32 @@ fn fragments_keep_offset_and_more_and_the_low_half_of_the_identification() {
 }
 
 #[test]
-fn udp_without_checksum_gets_one_unless_fragmented() {
+fn udp_without_checksum_gets_one() {
     let mut bench = open();
     let out = bench.pass4(&V4::new(SERVER, 17).raw(&udp(53, 40_000, b"no checksum")));
     assert_ne!(word16(check(&out), 6), 0);
-    let mut packet = V4::new(SERVER, 17);
-    packet.fragment = 0x2000;
-    let (verdict, _) = bench.v4(&packet.raw(&udp(53, 40_000, &[0; 64])));
-    assert_eq!(verdict, Verdict::Drop(Reason::UdpChecksumZero));
+    let mut long = udp(53, 40_000, b"length beyond the packet");
+    long[5] = 200;
+    assert_eq!(bench.v4(&V4::new(SERVER, 17).raw(&long)).0, Verdict::Drop(Reason::Malformed));
+}
+
+#[test]
+fn fragmented_udp_without_checksum_is_put_together_for_one() {
+    for reversed in [false, true] {
+        let mut bench = open();
+        let whole = udp(53, 40_000, &[7; 1992]);
+        let part = |fragment, data: &[u8]| V4 { fragment, ..V4::new(SERVER, 17) }.raw(data);
+        let mut parts = [part(0x2000, &whole[..800]), part(0x2000 | 100, &whole[800..1600]), part(200, &whole[1600..])];
+        if reversed {
+            parts.reverse();
+        }
+        assert_eq!(bench.v4(&parts[0]).0, Verdict::Held);
+        assert_eq!(bench.v4(&parts[1]).0, Verdict::Held);
+        assert_eq!(bench.v4(&parts[2]).0, Verdict::Sent);
+        let datagram = reassemble(&bench.sunk);
+        assert_eq!((datagram.len(), &datagram[8..]), (2000, &whole[8..]));
+        check(&V6 { source: server6(), ..V6::new(client(), 17) }.raw(&datagram));
+    }
 }
 
 #[test]
@@ -139,12 +157,22 @@ fn other_icmp_queries_and_unknown_types_are_dropped_silently() {
 }
 
 #[test]
-fn fragmented_icmp_is_dropped() {
+fn a_fragmented_echo_is_translated_when_it_is_whole() {
     let mut bench = open();
-    for fragment in [0x2000, 0x0010] {
-        let packet = V4 { fragment, ..V4::new(SERVER, 1) };
-        assert_eq!(bench.v4(&packet.build(icmp(0, 0, 0, &[0; 64]))).0, Verdict::Drop(Reason::FragmentedIcmp));
-    }
+    bench.pass6(&V6::new(server6(), 58).build(icmp(128, 0, 0x9000_0001, b"ping")));
+    let whole = V4::new(SERVER, 1).build(icmp(0, 0, 0x9000_0001, &[9; 1992]))[20..].to_vec();
+    let part = |fragment, data: &[u8]| V4 { fragment, ..V4::new(SERVER, 1) }.raw(data);
+    assert_eq!(bench.v4(&part(0x2000, &whole[..1480])).0, Verdict::Held);
+    assert_eq!(bench.v4(&part(185, &whole[1480..])).0, Verdict::Sent);
+    let message = reassemble(&bench.sunk);
+    check(&V6 { source: server6(), ..V6::new(client(), 58) }.raw(&message));
+    assert_eq!((message[0], &message[8..]), (129, &whole[8..]));
+}
+
+#[test]
+fn igmp_is_dropped_silently() {
+    let mut bench = open();
+    assert_eq!(bench.v4(&V4::new(SERVER, 2).raw(&[0x16; 8])).0, Verdict::Drop(Reason::Protocol));
 }
 
 #[test]

@@ -130,11 +130,25 @@ fn neighbour_discovery_mld_and_unknown_icmpv6_are_dropped_silently() {
 }
 
 #[test]
-fn fragmented_icmpv6_is_dropped() {
+fn a_fragmented_echo_is_translated_when_it_is_whole() {
     let mut bench = Bench::new(config());
-    for field in [1, 64] {
-        let packet = V6::new(server6(), 58).fragment(field, 9).raw(&icmp(128, 0, 0, &[0; 56]));
-        assert_eq!(bench.v6(&packet).0, Verdict::Drop(Reason::FragmentedIcmp));
+    let whole = V6::new(server6(), 58).build(icmp(128, 0, 0x9000_0001, &[9; 1992]))[40..].to_vec();
+    let part = |field, data: &[u8]| V6::new(server6(), 58).fragment(field, 0x9_0009).raw(data);
+    assert_eq!(bench.v6(&part(1, &whole[..1232])).0, Verdict::Held);
+    assert_eq!(bench.v6(&part(1232, &whole[1232..])).0, Verdict::Sent);
+    let message = reassemble(&bench.sunk);
+    check(&V4 { source: POOL, destination: SERVER, ..V4::new(POOL, 1) }.raw(&message));
+    assert_eq!((message[0], &message[8..], bench.sunk[0][6] & 0x40, word16(&bench.sunk[0], 4)), (8, &whole[8..], 0, 9));
+}
+
+#[test]
+fn an_extension_header_behind_the_fragment_header_is_refused() {
+    let mut bench = Bench::new(config());
+    for next in [0, 43, 51, 60] {
+        let mut packet = V6::new(server6(), 17).fragment(1, 9);
+        packet.extensions[0] = next;
+        let (verdict, reply) = bench.v6(&packet.raw(&[17, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 8, 0, 1]));
+        assert_eq!((verdict, &check(&reply)[..2]), (Verdict::Reply, &[1, 1][..]), "next header {next}");
     }
 }
 
