@@ -22,6 +22,7 @@ _KINDS: dict[int, type[PorticoError]] = {
     403: NotPermitted,
     404: NotFound,
     409: Conflict,
+    413: LimitReached,
     422: InvalidInput,
     429: LimitReached,
     503: Unavailable,

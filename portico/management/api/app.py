@@ -28,6 +28,7 @@ from portico.errors import (
     Unavailable,
 )
 from portico.management.api import ca
+from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
     ClientModel,
     ClientsAnswer,
@@ -65,7 +66,7 @@ _STATUS: tuple[tuple[type[PorticoError], int], ...] = (
 )
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": FaultAnswer} for status in (400, 403, 404, 405, 409, 422, 429, 500, 503)
+    status: {"model": FaultAnswer} for status in (400, 403, 404, 405, 409, 413, 422, 429, 500, 503)
 }
 
 
@@ -224,6 +225,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failure)
+    app.add_middleware(BoundedBody)
     return app
 
 
