@@ -69,6 +69,58 @@ def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server
     assert time_until("the client with the store restored", client, timeout=60.0) < 60.0
 
 
+def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Host, server: Host) -> None:
+    state = server.disk / "var/lib/portico/server/certificates"
+    saved = {path: path.read_bytes() for path in state.iterdir() if path.is_file()}
+    assert reaches(client)
+    server.run("kill", "-STOP", str(agent_pid(server)))
+    try:
+        for path in saved:
+            if path.name.startswith("certificates.sqlite"):
+                path.unlink()
+        _damage(state / "authority.pem", "rubbish")
+        _damage(state / "ticket_keys.json", "empty")
+    finally:
+        _kill_agent(server)
+    try:
+        assert time_until("the service without its CA and its records", client) < 30.0
+        status = server.run("portico", "server", "status", check=False)
+        assert status.returncode == 0, status.stdout + status.stderr
+        assert "authority.pem" in status.stdout
+        assert "certificates.sqlite" in status.stdout
+        refused = server.run("portico", "ca", "token", "create", "--name", "other", check=False)
+        assert refused.returncode != 0
+        assert "Traceback" not in refused.stderr
+    finally:
+        server.stop_service(SERVER)
+        for path in state.iterdir():
+            path.unlink()
+        for path, content in saved.items():
+            path.write_bytes(content)
+            path.chmod(0o600)
+        deployment.start_server(server)
+    assert time_until("the client with the certificates restored", client, timeout=60.0) < 60.0
+
+
+def test_a_client_that_restarts_beside_damaged_files_connects(client: Host) -> None:
+    state = client.disk / "var/lib/portico/client"
+    names = {"identity.pem": "truncated", "trust.pem": "empty", "settings.json": "rubbish", "wish.json": "rubbish"}
+    saved = {name: (state / name).read_bytes() for name in names if (state / name).exists()}
+    old = agent_pid(client, CLIENT)
+    client.run("kill", "-STOP", str(old))
+    for name in saved:
+        _damage(state / name, names[name])
+    client.run("kill", "-KILL", str(old))
+    wait.until("a new agent", lambda: client.service(CLIENT)["pid"] not in (None, old), timeout=10.0)
+    try:
+        assert time_until("the tunnel from the copies", client) < 30.0
+        status = client.run("portico", "client", "status")
+        assert "identity.pem" in status.stdout + status.stderr
+    finally:
+        for name, content in saved.items():
+            (state / name).write_bytes(content)
+
+
 def test_refused_settings_change_nothing(client: Host, server: Host) -> None:
     before = server.json("portico", "settings", "show", "--json")
     for text in ("", "{", "schema_version: 99\n", "schema_version: 1\nno_such_key: 1\n"):
