@@ -29,7 +29,9 @@ fn quoted_client(packet: &[u8]) -> Option<Ipv6Addr> {
     let header = Ipv6Header::parse(packet).ok()?;
     let upper = ipv6::upper_layer(packet, &header).ok()?;
     let message = packet.get(upper.offset..)?;
-    if upper.protocol != ipv6::ICMPV6 || !icmpv6::is_error(*message.first()?) {
+    // All fragments go where the later ones go, which show no type.
+    let whole = upper.fragment.is_none_or(|fragment| fragment.is_atomic());
+    if upper.protocol != ipv6::ICMPV6 || !whole || !icmpv6::is_error(*message.first()?) {
         return None;
     }
     Ipv6Header::parse_embedded(message.get(icmpv6::HEADER_LEN..)?).ok().map(|quoted| quoted.destination)

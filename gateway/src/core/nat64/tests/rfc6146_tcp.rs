@@ -168,7 +168,9 @@ fn an_error_from_a_router_belongs_to_the_shard_of_the_client_it_is_about() {
     let router: Ipv6Addr = "fd00::99".parse().unwrap();
     let error = V6 { source: router, ..V6::new(server6(), 58) }.build(icmp(1, 4, 0, &quoted));
     let echo = V6 { source: router, ..V6::new(server6(), 58) }.build(icmp(128, 0, 0, &quoted));
+    let fragment = V6 { source: router, ..V6::new(server6(), 58) }.fragment(64, 1).raw(&error[40..]);
     for shards in 1..50 {
+        assert_eq!(shard_of_v6(&fragment, shards), shard_of_client(router, shards));
         assert_eq!(shard_of_v6(&error, shards), shard_of_client(client(), shards));
         assert_eq!(shard_of_v6(&echo, shards), shard_of_client(router, shards));
     }
