@@ -134,7 +134,8 @@ class Platform:
             if not self.gateway.running:
                 supervisor.start()
                 await supervisor.wait_ready(START_TIMEOUT)
-            elif given != self._given:
+            elif given != self._given or config["workers"] != former.get("workers"):
+                # Each worker has a queue and a listener of its own, which only a start hands over.
                 self.gateway.restart("it needs other descriptors")
                 await supervisor.wait_ended(START_TIMEOUT)
                 await supervisor.wait_ready(START_TIMEOUT)

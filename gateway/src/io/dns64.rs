@@ -2,6 +2,7 @@
 
 mod clients;
 mod servers;
+mod switch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use crate::core::dns64::engine::{Engine, Entropy};
 use crate::core::dns64::stats::Stats;
 use crate::core::dns64::{Action, Client, Transport};
 use crate::core::time::Now;
+
+pub use switch::Switch;
 
 /// How long a caller waits for the thread, which never waits for anything itself.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -204,7 +204,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     started: Vec<Started>,
-    dns64: Option<dns64::Handle>,
+    dns64: dns64::Switch,
     has_nat64: bool,
 }
 
@@ -257,12 +257,11 @@ impl Gateway {
             next_request: AtomicU64::new(1),
             requests: Mutex::default(),
         });
-        let mut gateway =
-            Self { shared, threads: Mutex::default(), started: Vec::new(), dns64: None, has_nat64: nat64 > 0 };
         let GatewayDescriptors { tunnel, nat64, listeners, dns_udp, dns_tcp } = descriptors;
-        if let Some(config) = dns64_config {
-            gateway.dns64 = Some(dns64::spawn(config, dns_udp, dns_tcp)?);
-        }
+        let dns64 = dns64::Switch::new(dns_udp, dns_tcp);
+        dns64.configure(dns64_config)?;
+        let has_nat64 = !nat64.is_empty();
+        let mut gateway = Self { shared, threads: Mutex::default(), started: Vec::new(), dns64, has_nat64 };
         gateway.spawn(tunnel, nat64, listeners, inboxes)?;
         Ok(gateway)
     }
@@ -301,33 +300,47 @@ impl Gateway {
         let shared = &self.shared;
         let config = ServerConfig::parse(text)?;
         if config.workers != shared.workers.len() {
-            return Err(Refused("workers: cannot change while the gateway runs".to_owned()));
-        }
-        if config.dns64.is_some() != self.dns64.is_some() {
-            return Err(Refused("dns64: is switched on and off by a restart of the gateway".to_owned()));
+            return Err(Refused(format!(
+                "workers: {} run, and another number needs a restart of the gateway with a queue and a listener for each",
+                shared.workers.len()
+            )));
         }
         let dns64_config = config.dns64.clone();
+        if dns64_config.is_some() && !self.dns64.has_sockets() {
+            return Err(Refused("dns64: needs a restart of the gateway with sockets for it".to_owned()));
+        }
+        let nat64_config = config.nat64.clone();
+        if nat64_config.is_some() && !self.has_nat64 {
+            return Err(Refused("nat64: needs a restart of the gateway with queues for it".to_owned()));
+        }
+        // Everything that may be refused comes before the first thing that is done.
         let list = RevocationList::new(&config.revoked);
         let link = link_config(&config.iphttps);
-        if config.nat64.is_some() && !self.has_nat64 {
-            return Err(Refused("nat64: the gateway was started without queues for it".to_owned()));
-        }
         let before = shared.nat64();
-        let shards = match (&config.nat64, before) {
+        if let Some(settings) = &nat64_config {
+            Shards::check(settings)?;
+        }
+        let shards = match (&nat64_config, before) {
             (None, _) => None,
-            // The same settings keep their bindings.
-            (Some(settings), Some(shards)) if shards.is_of(settings) => Some(shards),
+            (Some(settings), Some(shards)) if shards.can_become(settings) => Some(shards),
             (Some(settings), _) => Some(Arc::new(Shards::new(settings, shared.workers.len())?)),
         };
         let live = prepare(config, &shared.revoked)?;
-        let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
-        configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
-        if let (Some(dns64), Some(config)) = (&self.dns64, dns64_config) {
-            dns64.configure(config).map_err(|error| Refused(format!("dns64: {error}")))?;
+        link.check().map_err(|error| Refused(format!("iphttps: {error}")))?;
+        self.dns64.configure(dns64_config).map_err(|error| Refused(format!("dns64: {error}")))?;
+        if let (Some(settings), Some(shards)) = (&nat64_config, &shards) {
+            let lost = shards.reconfigure(settings)?;
+            if lost > 0 {
+                let text = format!("{lost} bindings have no place in the new pool and were removed");
+                shared.events.warn("NAT64_POOL", &text);
+            }
         }
         *shared.revoked.write() = list;
         *shared.nat64.write() = shards;
         *shared.live.write() = Arc::new(live);
+        // After what newcomers are met with: whoever is closed here dials again at once.
+        let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
+        configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
         for worker in &shared.workers {
             worker.tell(Command::Recheck);
         }
@@ -389,7 +402,7 @@ impl Gateway {
                 "nat64": offloads.and_then(|started| started.nat64).map(super::tun::Offloads::names),
             },
             "nat64": shared.nat64().map(|shards| shards.stats()),
-            "dns64": self.dns64.as_ref().and_then(|dns64| dns64.stats().ok()),
+            "dns64": self.dns64.stats(),
             "events_dropped": shared.events.dropped(),
             "requests_pending": shared.requests.lock().len(),
         })
@@ -398,9 +411,7 @@ impl Gateway {
 
     /// Stops all workers and closes every descriptor.
     pub fn close(&self) {
-        if let Some(dns64) = &self.dns64 {
-            dns64.close();
-        }
+        self.dns64.close();
         for worker in &self.shared.workers {
             worker.tell(Command::Stop);
         }

@@ -13,7 +13,41 @@ use crate::core::nat64::{Config, Nat64, PoolEntry, Prefix, Timeouts, shard_of_v6
 pub struct Shards {
     pub shards: Box<[Mutex<Nat64>]>,
     prefix: Prefix,
-    settings: Settings,
+    settings: Mutex<Settings>,
+}
+
+fn refused(error: &dyn std::fmt::Display) -> Refused {
+    Refused(format!("nat64: {error}"))
+}
+
+fn prefix_of(settings: &Settings) -> Result<Prefix, Refused> {
+    Prefix::new(settings.prefix.address, settings.prefix.len).map_err(|error| refused(&format!("{error:?}")))
+}
+
+/// What one of `count` shards is told.
+fn config(settings: &Settings, prefix: Prefix, seed: u64, shard: usize, count: usize) -> Config {
+    let pool = &settings.pool;
+    let pool = pool.iter().map(|pool| PoolEntry { address: pool.address, first: pool.ports.0, last: pool.ports.1 });
+    let seconds = |value: u32| Duration::from_secs(value.into());
+    Config {
+        mtu: settings.mtu,
+        ipv6_mtu: settings.ipv6_mtu,
+        timeouts: Timeouts {
+            tcp_established: seconds(settings.tcp_established),
+            tcp_transitory: seconds(settings.tcp_transitory),
+            udp: seconds(settings.udp),
+            icmp: seconds(settings.icmp),
+            ..Timeouts::default()
+        },
+        max_bindings: settings.max_bindings.div_ceil(count),
+        max_sessions: (settings.max_bindings * 2).div_ceil(count),
+        max_bindings_per_client: settings.max_bindings_per_client,
+        max_sessions_per_client: settings.max_bindings_per_client * 4,
+        seed: seed.wrapping_add(shard as u64),
+        shard,
+        shards: count,
+        ..Config::new(prefix, pool.collect(), settings.address)
+    }
 }
 
 impl std::fmt::Debug for Shards {
@@ -28,45 +62,41 @@ impl Shards {
     /// # Errors
     /// When the settings cannot work.
     pub fn new(settings: &Settings, count: usize) -> Result<Self, Refused> {
-        let refused = |error: &dyn std::fmt::Display| Refused(format!("nat64: {error}"));
-        let prefix = Prefix::new(settings.prefix.address, settings.prefix.len)
-            .map_err(|error| refused(&format!("{error:?}")))?;
-        let pool: Vec<_> = settings
-            .pool
-            .iter()
-            .map(|pool| PoolEntry { address: pool.address, first: pool.ports.0, last: pool.ports.1 })
-            .collect();
-        let seconds = |value: u32| Duration::from_secs(value.into());
+        let prefix = prefix_of(settings)?;
         let seed = RandomState::new().hash_one(count);
-        let shards = (0..count).map(|shard| {
-            Nat64::new(Config {
-                mtu: settings.mtu,
-                ipv6_mtu: settings.ipv6_mtu,
-                timeouts: Timeouts {
-                    tcp_established: seconds(settings.tcp_established),
-                    tcp_transitory: seconds(settings.tcp_transitory),
-                    udp: seconds(settings.udp),
-                    icmp: seconds(settings.icmp),
-                    ..Timeouts::default()
-                },
-                max_bindings: settings.max_bindings.div_ceil(count),
-                max_sessions: (settings.max_bindings * 2).div_ceil(count),
-                max_bindings_per_client: settings.max_bindings_per_client,
-                max_sessions_per_client: settings.max_bindings_per_client * 4,
-                seed: seed.wrapping_add(shard as u64),
-                shard,
-                shards: count,
-                ..Config::new(prefix, pool.clone(), settings.address)
-            })
-            .map(Mutex::new)
-        });
+        let shards = (0..count).map(|shard| Nat64::new(config(settings, prefix, seed, shard, count)).map(Mutex::new));
         let shards = shards.collect::<Result<_, _>>().map_err(|error| refused(&error))?;
-        Ok(Self { shards, prefix, settings: settings.clone() })
+        Ok(Self { shards, prefix, settings: Mutex::new(settings.clone()) })
     }
 
-    /// Whether these settings made it; then it keeps its bindings.
-    pub fn is_of(&self, settings: &Settings) -> bool {
-        self.settings == *settings
+    /// Whether `reconfigure` can take these settings: under another prefix no binding has a meaning.
+    pub fn can_become(&self, settings: &Settings) -> bool {
+        prefix_of(settings).is_ok_and(|prefix| prefix == self.prefix)
+    }
+
+    /// Whether the settings could work, without using them.
+    pub fn check(settings: &Settings) -> Result<(), Refused> {
+        config(settings, prefix_of(settings)?, 0, 0, 1).verify().map_err(|error| refused(&error))
+    }
+
+    /// Takes other settings with the same prefix; bindings that the pool still has a place for stay. Returns how many
+    /// went.
+    ///
+    /// # Errors
+    /// When the settings cannot work; then the former ones stay.
+    pub fn reconfigure(&self, settings: &Settings) -> Result<usize, Refused> {
+        let mut current = self.settings.lock();
+        if *current == *settings {
+            return Ok(0);
+        }
+        let mut lost = 0;
+        // They are equal but for their numbers, so all take it or the first one refuses it.
+        for (index, shard) in self.shards.iter().enumerate() {
+            let config = config(settings, self.prefix, 0, index, self.shards.len());
+            lost += shard.lock().reconfigure(config).map_err(|error| refused(&error))?;
+        }
+        *current = settings.clone();
+        Ok(lost)
     }
 
     pub fn contains(&self, destination: Ipv6Addr) -> bool {

@@ -99,7 +99,9 @@ fn upper(address: Ipv6Addr) -> u64 {
 }
 
 impl LinkConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    /// # Errors
+    /// When it makes no sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
         if !in_link_local(self.link_local) || self.link_local.segments()[4..] == [0; 4] {
             return Err(ConfigError::LinkLocal(self.link_local));
         }

@@ -57,6 +57,17 @@ struct Limits {
     sessions_per_client: usize,
 }
 
+impl Limits {
+    fn of(config: &Config) -> Self {
+        Self {
+            bindings: config.max_bindings,
+            sessions: config.max_sessions,
+            bindings_per_client: config.max_bindings_per_client,
+            sessions_per_client: config.max_sessions_per_client,
+        }
+    }
+}
+
 pub struct Tables {
     pub pool: Pool,
     bindings: Slab<Binding>,
@@ -93,12 +104,7 @@ impl Tables {
             by_host: (config.filtering == Filtering::AddressDependent).then(|| HashMap::with_hasher(seed)),
             clients: HashMap::with_hasher(seed),
             wheel: Wheel::new(),
-            limits: Limits {
-                bindings: config.max_bindings,
-                sessions: config.max_sessions,
-                bindings_per_client: config.max_bindings_per_client,
-                sessions_per_client: config.max_sessions_per_client,
-            },
+            limits: Limits::of(config),
             seed,
             bindings_created: 0,
             sessions_created: 0,
@@ -257,6 +263,27 @@ impl Tables {
                 self.clients.remove(&client);
             }
         }
+    }
+
+    /// Other limits for what is made from now on; nothing that exists goes.
+    pub fn change_limits(&mut self, config: &Config) {
+        self.limits = Limits::of(config);
+    }
+
+    /// Moves every binding to its place in `pool`, which must have one for each.
+    pub fn move_to(&mut self, mut pool: Pool) {
+        for (id, binding) in &mut self.bindings {
+            let address = self.pool.address(binding.mapped.address);
+            if let Some(mapped) = pool.find(binding.protocol, address, binding.mapped.port) {
+                binding.mapped = mapped;
+                pool.take(binding.protocol, mapped, id as u32);
+            }
+        }
+        self.pool = pool;
+    }
+
+    pub fn sessions_with_ids(&self) -> impl Iterator<Item = (u32, &Session)> {
+        self.sessions.iter().map(|(id, session)| (id as u32, session))
     }
 
     pub fn next_expiry(&self) -> Option<Now> {

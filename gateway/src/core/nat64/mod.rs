@@ -19,6 +19,7 @@ mod output;
 mod ports;
 mod prefix;
 mod quote;
+mod reconfigure;
 mod sessions;
 mod shards;
 mod stats;

@@ -67,6 +67,17 @@ impl Pool {
         self.addresses.iter().position(|entry| entry.address == address).map(|index| index as u16)
     }
 
+    /// A port of this shard, when the pool has it and nobody owns it.
+    pub fn find(&self, protocol: Protocol, address: Ipv4Addr, port: u16) -> Option<Mapped> {
+        let index = self.index_of(address)?;
+        if usize::from(port / 2) % self.shards != self.shard {
+            return None;
+        }
+        let slot = self.slot(port);
+        let free = &self.addresses[usize::from(index)].protocols[protocol as usize].free;
+        (free[slot / 64] & (1 << (slot % 64)) != 0).then_some(Mapped { address: index, port })
+    }
+
     /// The binding that owns a port.
     pub fn owner(&self, protocol: Protocol, mapped: Mapped) -> Option<u32> {
         if usize::from(mapped.port / 2) % self.shards != self.shard {

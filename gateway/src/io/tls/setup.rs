@@ -82,7 +82,7 @@ pub fn server(
     };
     let mut rustls =
         builder.with_single_cert(chain, key).map_err(|error| Refused(format!("tls.certificate_chain: {error}")))?;
-    rustls.ticketer = Arc::new(ConfiguredTickets::new(&config.ticket_keys)?);
+    rustls.ticketer = Arc::new(ConfiguredTickets::new(&config.ticket_keys, authentication)?);
     rustls.session_storage = Arc::new(NoServerSessionStorage {});
     rustls.send_tls13_tickets = 1;
     Ok(ServerSetup { rustls: Arc::new(rustls), verifier })

@@ -10,7 +10,7 @@ use aws_lc_rs::digest;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustls::server::ProducesTickets;
 
-use crate::io::config::Refused;
+use crate::io::config::{Authentication, Refused};
 
 /// Seconds after which a ticket is refused. Keys should rotate faster.
 const LIFETIME: u32 = 12 * 3600;
@@ -37,15 +37,16 @@ impl std::fmt::Debug for ConfiguredTickets {
 }
 
 impl ConfiguredTickets {
-    /// Reads keys of 64 hexadecimal digits.
-    pub fn new(keys: &[String]) -> Result<Self, Refused> {
-        let keys = keys.iter().map(|text| Key::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    /// Reads keys of 64 hexadecimal digits. A ticket is good under the authentication it was made under only: one of a
+    /// time without certificates would bring a session without an identity back, where a full handshake shows one.
+    pub fn new(keys: &[String], authentication: Authentication) -> Result<Self, Refused> {
+        let keys = keys.iter().map(|text| Key::parse(text, authentication)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { keys, random: SystemRandom::new(), now: epoch_seconds })
     }
 }
 
 impl Key {
-    fn parse(text: &str) -> Result<Self, Refused> {
+    fn parse(text: &str, authentication: Authentication) -> Result<Self, Refused> {
         let refused = || Refused("tls.ticket_keys: 64 hexadecimal digits each".to_owned());
         if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(refused());
@@ -55,7 +56,11 @@ impl Key {
             let digits = std::str::from_utf8(pair).map_err(|_| refused())?;
             *byte = u8::from_str_radix(digits, 16).map_err(|_| refused())?;
         }
-        let digest = digest::digest(&digest::SHA256, &[b"portico ticket key name".as_slice(), &bytes].concat());
+        let purpose: &[u8] = match authentication {
+            Authentication::Certificates => b"portico ticket key name",
+            Authentication::None => b"portico ticket key name without certificates",
+        };
+        let digest = digest::digest(&digest::SHA256, &[purpose, &bytes].concat());
         let mut name = [0; NAME_LEN];
         name.copy_from_slice(&digest.as_ref()[..NAME_LEN]);
         let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| refused())?;
@@ -109,13 +114,24 @@ mod tests {
     use super::*;
 
     fn tickets(keys: &[char]) -> ConfiguredTickets {
-        ConfiguredTickets::new(&keys.iter().map(|digit| digit.to_string().repeat(64)).collect::<Vec<_>>()).unwrap()
+        under(Authentication::Certificates, keys)
+    }
+
+    fn under(authentication: Authentication, keys: &[char]) -> ConfiguredTickets {
+        let keys: Vec<_> = keys.iter().map(|digit| digit.to_string().repeat(64)).collect();
+        ConfiguredTickets::new(&keys, authentication).unwrap()
     }
 
     #[test]
     fn another_process_with_the_same_keys_opens_them() {
         let ticket = tickets(&['a']).encrypt(b"state").unwrap();
         assert_eq!(tickets(&['a']).decrypt(&ticket).unwrap(), b"state");
+    }
+
+    #[test]
+    fn another_mode_of_authentication_does_not_open_them() {
+        let ticket = under(Authentication::None, &['a']).encrypt(b"state").unwrap();
+        assert!(tickets(&['a']).decrypt(&ticket).is_none());
     }
 
     #[test]
@@ -154,8 +170,8 @@ mod tests {
 
     #[test]
     fn keys_are_checked() {
-        assert!(ConfiguredTickets::new(&["ab".to_owned()]).is_err());
-        assert!(ConfiguredTickets::new(&["+f".repeat(32)]).is_err());
-        assert!(!ConfiguredTickets::new(&[]).unwrap().enabled());
+        assert!(ConfiguredTickets::new(&["ab".to_owned()], Authentication::None).is_err());
+        assert!(ConfiguredTickets::new(&["+f".repeat(32)], Authentication::None).is_err());
+        assert!(!ConfiguredTickets::new(&[], Authentication::None).unwrap().enabled());
     }
 }

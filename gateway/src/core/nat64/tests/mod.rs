@@ -3,6 +3,7 @@
 mod icmp_errors;
 mod packets;
 mod properties;
+mod reconfigure;
 mod rfc6146;
 mod rfc6146_tcp;
 mod rfc7915_from_v4;

@@ -1,0 +1,72 @@
+//! DNS64 on and off while the gateway runs: the sockets outlive the service.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use parking_lot::Mutex;
+
+use super::{Handle, ShellStats, spawn};
+use crate::core::dns64::config::Config;
+
+/// The sockets that DNS64 serves on whenever it is on.
+pub struct Switch {
+    /// UDP and TCP; none after `close`.
+    sockets: Mutex<[Vec<OwnedFd>; 2]>,
+    running: Mutex<Option<Handle>>,
+}
+
+impl Switch {
+    /// Keeps the sockets; DNS64 is off.
+    pub fn new(udp: Vec<OwnedFd>, tcp: Vec<OwnedFd>) -> Self {
+        Self { sockets: Mutex::new([udp, tcp]), running: Mutex::new(None) }
+    }
+
+    /// Whether it can be switched on to any use.
+    pub fn has_sockets(&self) -> bool {
+        self.sockets.lock().iter().any(|sockets| !sockets.is_empty())
+    }
+
+    /// Switches on, changes, or with None switches off.
+    ///
+    /// # Errors
+    /// What [`spawn`] and [`Handle::configure`] refuse.
+    pub fn configure(&self, config: Option<Config>) -> io::Result<()> {
+        let mut running = self.running.lock();
+        match (config, running.as_ref()) {
+            (Some(config), Some(handle)) => handle.configure(config)?,
+            (Some(config), None) => {
+                let copy = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+                let [udp, tcp] = &*self.sockets.lock();
+                discard(udp);
+                *running = Some(spawn(config, copy(udp)?, copy(tcp)?)?);
+            }
+            (None, _) => drop(running.take()),
+        }
+        Ok(())
+    }
+
+    /// None while it is off.
+    pub fn stats(&self) -> Option<ShellStats> {
+        self.running.lock().as_ref().and_then(|handle| handle.stats().ok())
+    }
+
+    /// Stops the service and closes the sockets.
+    pub fn close(&self) {
+        drop(self.running.lock().take());
+        *self.sockets.lock() = Default::default();
+    }
+}
+
+/// Throws away what came while nobody read: whoever asked has given up or asks again.
+fn discard(sockets: &[OwnedFd]) {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1];
+    for socket in sockets {
+        let socket = socket2::SockRef::from(socket);
+        // Bounded, as questions may come faster than they are thrown away; an error is told by the service.
+        for _ in 0..10_000 {
+            if socket.recv_with_flags(&mut buffer, libc::MSG_DONTWAIT).is_err() {
+                break;
+            }
+        }
+    }
+}
