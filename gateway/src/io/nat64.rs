@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 
 use super::config::{Nat64 as Settings, Refused};
@@ -14,6 +14,8 @@ pub struct Shards {
     pub shards: Box<[Mutex<Nat64>]>,
     prefix: Prefix,
     settings: Mutex<Settings>,
+    /// Of the pool; asked for packets.
+    addresses: RwLock<Vec<Ipv4Addr>>,
 }
 
 fn refused(error: &dyn std::fmt::Display) -> Refused {
@@ -22,6 +24,10 @@ fn refused(error: &dyn std::fmt::Display) -> Refused {
 
 fn prefix_of(settings: &Settings) -> Result<Prefix, Refused> {
     Prefix::new(settings.prefix.address, settings.prefix.len).map_err(|error| refused(&format!("{error:?}")))
+}
+
+fn addresses(settings: &Settings) -> Vec<Ipv4Addr> {
+    settings.pool.iter().map(|pool| pool.address).collect()
 }
 
 /// What one of `count` shards is told.
@@ -66,7 +72,8 @@ impl Shards {
         let seed = RandomState::new().hash_one(count);
         let shards = (0..count).map(|shard| Nat64::new(config(settings, prefix, seed, shard, count)).map(Mutex::new));
         let shards = shards.collect::<Result<_, _>>().map_err(|error| refused(&error))?;
-        Ok(Self { shards, prefix, settings: Mutex::new(settings.clone()) })
+        let addresses = RwLock::new(addresses(settings));
+        Ok(Self { shards, prefix, settings: Mutex::new(settings.clone()), addresses })
     }
 
     /// Whether `reconfigure` can take these settings: under another prefix no binding has a meaning.
@@ -95,6 +102,7 @@ impl Shards {
             let config = config(settings, self.prefix, 0, index, self.shards.len());
             lost += shard.lock().reconfigure(config).map_err(|error| refused(&error))?;
         }
+        *self.addresses.write() = addresses(settings);
         *current = settings.clone();
         Ok(lost)
     }
@@ -110,7 +118,7 @@ impl Shards {
 
     /// Whether this is an address of the pool, which may also be the host's own.
     pub fn in_pool(&self, address: Ipv4Addr) -> bool {
-        self.settings.pool.iter().any(|pool| pool.address == address)
+        self.addresses.read().contains(&address)
     }
 
     /// Counters, summed.
