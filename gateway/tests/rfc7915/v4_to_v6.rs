@@ -247,6 +247,20 @@ fn other_protocols() {
     translator.silent(&from4(2).packet(&[0x16, 0, 0, 0, 224, 0, 0, 5]));
 }
 
+/// 4.4 "The translator SHOULD allow an administrator to configure whether the ICMPv4 error messages are sent,
+/// rate-limited, or not sent." 5.4 says the same of ICMPv6.
+#[test]
+fn errors_are_limited_or_not_sent() {
+    for (errors_per_second, sent) in [(0, 0), (5, 5)] {
+        let mut translator = Translator::open_with(Config { errors_per_second, ..config() });
+        let packets = [
+            Ip4 { ttl: 1, ..from4(UDP) }.packet(&udp(53, PORT, b"")),
+            Ip6 { hops: 1, ..from6(UDP) }.packet(&udp(PORT, 53, b"")),
+        ];
+        assert_eq!((0..20).map(|turn| translator.run(&packets[turn % 2]).len()).sum::<usize>(), sent);
+    }
+}
+
 /// 4.4 no error about an error, about a fragment other than the first, or about a packet with a damaged header (RFC
 /// 1812 section 4.3.2.7); and 4.6: an address that represents no IPv6 host is not translated.
 #[test]
