@@ -145,6 +145,10 @@ fn with_df_a_larger_packet_is_refused() {
     let fragment = Ip4 { mf: true, ..from4(TCP) }.with(&from4(TCP).sealed(&tcp(80, PORT, 0x10, &data(1240 - 24))));
     let out = translator.one(&fragment);
     assert_eq!(out, error4(3, 4, 1252, &fragment, &out));
+    // About a later fragment there are no errors (RFC 1812 section 4.3.2.7).
+    let whole = from4(UDP).sealed(&udp(53, PORT, &data(1992)));
+    assert_eq!(translator.run(&Ip4 { mf: true, ..from4(UDP) }.with(&whole[..800])).len(), 1);
+    translator.silent(&Ip4 { mf: false, offset: 100, ..from4(UDP) }.with(&whole[760..]));
 }
 
 /// 4.1 "If there is a need to add a Fragment Header (the packet is a fragment ...)": Payload Length 8 more, Next Header
