@@ -84,6 +84,8 @@ class Download:
 def start_download(host: Host, url: str, *, rate: str | None = None, name: str = "download") -> Download:
     """Starts a download into the host's /var/lib; `rate` as curl's --limit-rate."""
     limit = ["--limit-rate", rate] if rate else []
+    # What an earlier download left would look like progress of this one.
+    (host.disk / "var/lib" / name).unlink(missing_ok=True)
     process = host.popen(
         ["curl", "-sSf", *limit, "-o", f"/var/lib/{name}", url],
         stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,8 @@ def test_a_client_without_its_identity_says_so(lab: Lab, client: Host) -> None:
         assert "Traceback" not in said
         client.stop_service(CLIENT)
     finally:
+        # The agent may have left its lock behind.
+        shutil.rmtree(state, ignore_errors=True)
         hidden.rename(state)
     deployment.connect_client(lab, "client1")
 
