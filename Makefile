@@ -52,7 +52,7 @@ test: lint test-rust test-python
 
 test-rust: $(STAMPS)/cargo
 	$(call say,Rust tests)
-	@$(CARGO_ENV) cargo test --workspace
+	@$(CARGO_ENV) cargo test --locked --workspace
 
 test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native | sudo
 	$(call say,Python tests without privileges)
@@ -73,7 +73,7 @@ lint-rust: $(STAMPS)/cargo
 	$(call say,Rust: formatting$(comma) rules)
 	@$(CARGO_ENV) cargo fmt --all --check
 	@if $(CARGO_ENV) cargo clippy --version >/dev/null 2>&1; then \
-	   $(CARGO_ENV) cargo clippy --workspace --all-targets -- -D warnings; \
+	   $(CARGO_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings; \
 	 else echo "clippy is not part of Debian's Rust: its rules were NOT checked (rustup component add clippy)"; fi
 
 bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native | sudo
@@ -144,7 +144,7 @@ $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
 # The package itself runs from this directory, with the native module beside its sources.
 $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 	$(call say,Native module (release build; the first one takes some minutes))
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --release --skip-install
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --locked --release --skip-install
 	@test -x $(VENV)/bin/portico || VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(PYTHON) -m pip install --quiet \
 	   --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -152,5 +152,5 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 $(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md
 	$(call say,Wheel in dist/ (release build; the first one takes some minutes))
 	@rm -f dist/portico-*.whl
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin build --release --out dist
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin build --locked --release --out dist
 	@touch $@

@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from portico.certificates.trust import name_sha256, parse_certificates, to_pem
+from portico.certificates.trust import name_sha256, name_text, parse_certificates, to_pem
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
 
@@ -40,7 +40,7 @@ class CertificateAuthority:
     key: ec.EllipticCurvePrivateKey
 
     def __repr__(self) -> str:
-        return f"CertificateAuthority({self.certificate.subject.rfc4514_string()})"
+        return f"CertificateAuthority({name_text(self.certificate.subject)})"
 
     @classmethod
     def create(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.revocation import read_crl
-from portico.certificates.trust import common_name, merge, parse_certificates, to_pem
+from portico.certificates.trust import common_name, merge, name_text, parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import read_file, write_file
 from portico.settings.facts import CertificateFile, FileTrouble
@@ -220,7 +220,7 @@ def _authority(setting: str, name: str) -> tuple[CertificateFile, list[x509.Cert
         return _trouble(setting, name, error), []
     for certificate in certificates:
         if not _is_ca(certificate):
-            subject = certificate.subject.rfc4514_string() or "no subject"
+            subject = name_text(certificate.subject) or "no subject"
             return CertificateFile(setting, name, trouble="not_ca", detail=subject), []
     # Of several, the one that ends first is what the administrator must know about.
     first = min(certificates, key=lambda certificate: certificate.not_valid_after_utc)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.store import DATABASE_NAME, CertificateStore, IssuedRecord, RevokedRecord, stamp
-from portico.certificates.trust import name_sha256, serial_hex
+from portico.certificates.trust import name_sha256, name_text, serial_hex
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import read_file, write_file
 from portico.settings.database import set_aside
@@ -179,7 +179,7 @@ def read_crl(path: Path, issuers: Sequence[x509.Certificate]) -> tuple[x509.Cert
     if not any(_signed_by(crl, certificate) for certificate in issuers):
         raise InvalidInput(
             what,
-            why=f"none of the accepted CAs signed it (it names {crl.issuer.rfc4514_string()})",
+            why=f"none of the accepted CAs signed it (it names {name_text(crl.issuer)})",
             resolution="Add its CA to certificates.client_ca, or remove the list",
             code="CRL_FOREIGN",
         )

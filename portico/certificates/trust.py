@@ -8,12 +8,18 @@ from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
 from portico.errors import InvalidInput
 
 MAXIMUM_CERTIFICATES = 100
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\s+[A-Za-z0-9+/=\s]+?-----END CERTIFICATE-----", flags=re.ASCII)
+
+
+def name_text(name: x509.Name) -> str:
+    """A distinguished name as people read it (RFC 4514), with words for the attributes Portico uses."""
+    return name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
 
 
 def parse_certificates(pem: bytes | str, *, source: str = "the PEM text") -> list[x509.Certificate]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
+from portico.certificates.trust import name_text
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
@@ -222,7 +223,7 @@ def _make_authority(settings: Settings, state: Path) -> str:
         authority = CertificateAuthority.create(credentials.directory, name=settings.deployment.domain, now=now_utc())
     finally:
         credentials.close()
-    return str(authority.certificate.subject.rfc4514_string())
+    return name_text(authority.certificate.subject)
 
 
 def _make_certificate(settings: Settings, state: Path) -> str:

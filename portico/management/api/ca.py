@@ -13,7 +13,7 @@ from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import client_name
 from portico.certificates.renewal import SERVER_NAME, load_identity
 from portico.certificates.tokens import burn_token, create_token
-from portico.certificates.trust import pin
+from portico.certificates.trust import name_text, pin
 from portico.errors import NotFound, PorticoError
 from portico.management.api.models import (
     CaAnswer,
@@ -147,14 +147,14 @@ def _describe(agent: Agent) -> CaAnswer:
     try:
         identity = load_identity(agent.credentials.directory / SERVER_NAME)
         server = {
-            "subject": identity.certificate.subject.rfc4514_string(),
+            "subject": name_text(identity.certificate.subject),
             "not_before": identity.certificate.not_valid_before_utc.isoformat(),
             "not_after": identity.certificate.not_valid_after_utc.isoformat(),
         }
     except PorticoError:
         server = None  # imported, or not issued yet
     return CaAnswer(
-        subject=certificate.subject.rfc4514_string(),
+        subject=name_text(certificate.subject),
         issuer_sha256=authority.issuer_sha256,
         not_before=certificate.not_valid_before_utc.isoformat(),
         not_after=certificate.not_valid_after_utc.isoformat(),
