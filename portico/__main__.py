@@ -13,7 +13,7 @@ def main() -> None:
     if wanted("lab") and find_spec("portico.lab.cli") is not None:
         lab = import_module("portico.lab.cli").app
         app.add_typer(lab, name="lab", help="Whole deployments in network namespaces on this machine.")
-    app()
+    app(prog_name="portico")
 
 
 if __name__ == "__main__":
