@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -331,7 +332,9 @@ def test_16_every_answer_of_a_proxy_has_a_name(
             assert request.startswith(f"CONNECT localhost:{site.port} HTTP/1.1\r\n".encode())
             assert b"Proxy-Authorization: Basic bGFwdG9wOm9wZW4tc2VzYW1l\r\n" in request
             connection.sendall(answer)
-            connection.shutdown(socket.SHUT_WR)
+            # A client that has read enough to hang up may already have done so.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
             status = waiting(client)
     assert status["error"]["code"] == code
 

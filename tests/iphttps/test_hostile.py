@@ -180,6 +180,27 @@ def test_a_head_that_never_ends_is_cut_off(make_site: Callable[..., Site], mode:
     neighbour.ping(TARGET)
 
 
+def test_slow_heads_in_every_place_do_not_keep_a_newcomer_out(make_site: Callable[..., Site]) -> None:
+    """Their own time limit is far away; they give way because somebody waits."""
+    site = make_site(max_handshakes=4, request_timeout=60.0, handshake_timeout=60.0)
+    context = site.context(None)
+    slow = [slow_head(site, context) for _ in range(4)]
+    try:
+        began = time.monotonic()
+        newcomer = Peer.connect(
+            "127.0.0.1", site.port, context=site.context("newcomer"), name=SERVER_NAME, timeout=15.0
+        )
+        site.peers.append(newcomer)
+        newcomer.open()
+        newcomer.configure(wait=0.05)
+        newcomer.ping(TARGET)
+        assert time.monotonic() - began < 10
+        assert site.server.stats()["gateway"]["handshakes_evicted"] == 1
+    finally:
+        for stream in slow:
+            stream.close()
+
+
 def test_a_silent_connection_meets_the_handshake_timeout(make_site: Callable[..., Site]) -> None:
     site = make_site(handshake_timeout=0.3)
     with tcp_socket(site) as stream:

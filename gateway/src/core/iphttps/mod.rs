@@ -4,6 +4,7 @@
 //! [`Deframer`] cuts what follows into packets, and the [`Link`] that all sessions share decides about each packet:
 //! neighbour discovery, address ownership, multicast. Client side: [`ClientSession`] with [`Reconnect`].
 
+mod admission;
 mod advertise;
 mod client;
 mod config;
@@ -19,6 +20,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use admission::{Place, gives_way};
 pub use client::{
     ClientAction, ClientConfig, ClientError, ClientSession, ClientState, ClientStatus, ClientStep, Proxy,
 };

@@ -10,15 +10,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Worker;
 use super::session::Session;
-use crate::core::iphttps::CloseReason;
+use crate::core::iphttps::{CloseReason, gives_way};
 use crate::io::tls::identity::peer_text;
 use crate::io::tls::records::Tls;
 use crate::io::transport::Transport;
 
 /// Connections accepted before others get their turn.
 const BATCH: usize = 16;
-/// A connection that has said nothing since it was opened gives way to a newcomer after so long, when there is no room.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// Wait after the system refused a connection (no descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,9 +53,12 @@ impl Worker {
         let name: Rc<str> = listener.local_addr().map(peer_text).unwrap_or_default().into();
         loop {
             for _ in 0..BATCH {
-                self.room_for_handshake().await;
                 match listener.accept().await {
-                    Ok((stream, peer)) => self.welcome(stream, peer, &name),
+                    Ok((stream, peer)) => {
+                        // Afterwards, so that nobody gives way for a newcomer who is not there.
+                        self.room_for_handshake().await;
+                        self.welcome(stream, peer, &name);
+                    }
                     Err(error) => {
                         self.handle().counters.accept_errors.add(1);
                         self.shared.events.warn("ACCEPT", &format!("a connection could not be accepted: {error}"));
@@ -78,7 +79,7 @@ impl Worker {
         // A peer that is gone already needs no mention.
         let Ok(transport) = transport else { return };
         let id = self.shared.new_session(self.index);
-        let session = Rc::new(Session::new(id, peer, transport));
+        let session = Rc::new(Session::new(id, peer, transport, self.shared.clock.now()));
         self.sessions.borrow_mut().insert(id, session.clone());
         self.handshakes.borrow_mut().insert(id, session.clone());
         let worker = self.clone();
@@ -95,12 +96,7 @@ impl Worker {
         }
     }
 
-    /// Waits until one more connection may be set up. Connections that wait outside cost nothing but a place in the
-    /// kernel's queue, so a full house is no reason to refuse anybody.
-    ///
-    /// Who never said anything gives way. Who sent the start of a handshake keeps its place until its own time limit: at
-    /// a client that shares its processor with hundreds of others seconds pass between two messages, and a client that
-    /// is turned away stays away for half a minute (\[MS-IPHTTPS\] 3.1.2.1).
+    /// Waits until one more connection may be set up, which somebody may have to give way for.
     async fn room_for_handshake(&self) {
         let mut waited = false;
         loop {
@@ -111,12 +107,11 @@ impl Worker {
             if !std::mem::replace(&mut waited, true) {
                 self.handle().counters.admission_waits.add(1);
             }
-            let now = self.shared.clock.now();
-            let silent = |session: &&Rc<Session>| {
-                !session.has_spoken.get()
-                    && session.waiting_since.get().is_some_and(|since| now.since(since) > PATIENCE)
+            let victim = {
+                let handshakes = self.handshakes.borrow();
+                let victim = gives_way(self.shared.clock.now(), handshakes.values().map(|session| session.place()));
+                victim.and_then(|id| handshakes.get(&id).cloned())
             };
-            let victim = self.handshakes.borrow().values().find(silent).cloned();
             match victim {
                 Some(session) => {
                     self.handle().counters.handshakes_evicted.add(1);
@@ -125,7 +120,7 @@ impl Worker {
                 }
                 None => {
                     let ended = self.handshake_ended.notified();
-                    // The time limit is what makes it look for silent ones again.
+                    // The time limit is what makes it look again for who should give way.
                     let _ = tokio::time::timeout(PAUSE, ended).await;
                 }
             }

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use super::Worker;
 use crate::core::frame::{Frame, HEADROOM};
 use crate::core::iphttps::{
-    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity, Plaintext,
+    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity, Place, Plaintext,
     Session as CoreSession, SessionId,
 };
+use crate::core::time::Now;
 use crate::io::clock::unix_seconds;
 use crate::io::events::seconds_since_epoch;
 use crate::io::gateway::Live;
@@ -122,14 +123,15 @@ pub(super) struct Session {
     /// Set by whoever wants the session to end; its task does the rest.
     closing: Cell<Option<CloseReason>>,
     answer: RefCell<Option<Answer>>,
-    /// Microseconds since when the connection is silent, while it is not up.
-    pub waiting_since: Cell<Option<crate::core::time::Now>>,
+    began: Now,
     /// Whether TLS has accepted anything from it.
-    pub has_spoken: Cell<bool>,
+    has_spoken: Cell<bool>,
+    /// Whether a request of it was handed up.
+    waits_for_us: Cell<bool>,
 }
 
 impl Session {
-    pub fn new(id: SessionId, peer: SocketAddr, transport: Transport) -> Self {
+    pub fn new(id: SessionId, peer: SocketAddr, transport: Transport, now: Now) -> Self {
         Self {
             id,
             peer,
@@ -137,8 +139,20 @@ impl Session {
             tunnel: std::cell::OnceCell::new(),
             closing: Cell::new(None),
             answer: RefCell::new(None),
-            waiting_since: Cell::new(None),
+            began: now,
             has_spoken: Cell::new(false),
+            waits_for_us: Cell::new(false),
+        }
+    }
+
+    /// What the connection is among those that are being set up.
+    pub fn place(&self) -> Place {
+        Place {
+            id: self.id,
+            peer: self.peer.ip(),
+            began: self.began,
+            has_spoken: self.has_spoken.get(),
+            waits_for_us: self.waits_for_us.get(),
         }
     }
 
@@ -237,7 +251,6 @@ impl Worker {
                 self.send_control(session, &out)?;
                 return Err(CloseReason::Answered);
             }
-            session.waiting_since.set(Some(clock.now()));
             let deadline = core.next_timeout().unwrap_or_else(|| clock.now());
             match tokio::time::timeout_at(clock.instant(deadline), session.transport.ready()).await {
                 Err(_) => match core.handle_timeout(clock.now()) {
@@ -248,7 +261,6 @@ impl Worker {
                 Ok(Ok(false)) => continue,
                 Ok(Ok(true)) => {}
             }
-            session.waiting_since.set(None);
             // Few handshakes compute in one turn of the event loop, so that packets of those who are in wait little.
             let permit = self.handshake_gate.acquire().await;
             let plain = self.read_plain(session, handshaking)?;
@@ -294,6 +306,7 @@ impl Worker {
                             self.send_control(session, &out)?;
                             return Err(CloseReason::Answered);
                         }
+                        session.waits_for_us.set(true);
                         self.handle().counters.requests.add(1);
                     }
                     Action::Tunnel { segments } => {

@@ -1,0 +1,107 @@
+//! Who gives way when as many connections are being set up as are allowed.
+//!
+//! Connections that wait outside cost nothing but a place in the kernel's queue, so a full house is no reason to refuse
+//! anybody; only those who hold a place without using it lose it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::SessionId;
+use crate::core::time::Now;
+
+/// A connection that has said nothing gives way after so long.
+const SILENT: Duration = Duration::from_secs(1);
+/// One that began a handshake keeps its place longer: at a client that shares its processor with hundreds of others
+/// seconds pass between two messages, and a client that is turned away stays away for half a minute
+/// (\[MS-IPHTTPS\] 3.1.2.1).
+const SLOW: Duration = Duration::from_secs(5);
+
+/// A connection that is not up yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub id: SessionId,
+    pub peer: IpAddr,
+    pub began: Now,
+    /// Whether TLS has accepted anything from it.
+    pub has_spoken: bool,
+    /// Whether the next step is ours: its request was handed up.
+    pub waits_for_us: bool,
+}
+
+/// The connection that loses its place to a newcomer, if any has to.
+///
+/// First anybody silent, the oldest first. Then, of those who take too long, one of the source (an IPv4 address, an
+/// IPv6 /64) that holds the most places, so that many slow connections from one place cost the others nothing.
+pub fn gives_way(now: Now, places: impl Iterator<Item = Place> + Clone) -> Option<SessionId> {
+    let idle = |place: &Place, patience| !place.waits_for_us && now.since(place.began) > patience;
+    let oldest = |places: &mut dyn Iterator<Item = Place>| places.min_by_key(|place| (place.began, place.id));
+    if let Some(place) = oldest(&mut places.clone().filter(|place| !place.has_spoken && idle(place, SILENT))) {
+        return Some(place.id);
+    }
+    let mut held: HashMap<u128, usize> = HashMap::new();
+    for place in places.clone() {
+        *held.entry(source(place.peer)).or_default() += 1;
+    }
+    let slow = places.filter(|place| idle(place, SLOW));
+    let first = slow.min_by_key(|place| (usize::MAX - held[&source(place.peer)], place.began, place.id));
+    first.map(|place| place.id)
+}
+
+fn source(peer: IpAddr) -> u128 {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits() & !u128::from(u64::MAX) | Ipv6Addr::LOCALHOST.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(id: u64, peer: &str, began: u64) -> Place {
+        let peer = peer.parse().expect("an address");
+        Place { id: SessionId(id), peer, began: Now::from_secs(began), has_spoken: true, waits_for_us: false }
+    }
+
+    fn silent(id: u64, began: u64) -> Place {
+        Place { has_spoken: false, ..place(id, "192.0.2.9", began) }
+    }
+
+    fn at(seconds: u64, places: &[Place]) -> Option<u64> {
+        gives_way(Now::from_secs(seconds), places.iter().copied()).map(|id| id.0)
+    }
+
+    #[test]
+    fn nobody_gives_way_who_has_just_come() {
+        assert_eq!(at(10, &[silent(1, 9), place(2, "192.0.2.1", 5), place(3, "192.0.2.1", 9)]), None);
+    }
+
+    #[test]
+    fn the_silent_go_first_and_of_them_the_oldest() {
+        assert_eq!(at(10, &[place(1, "192.0.2.1", 0), silent(2, 8), silent(3, 7)]), Some(3));
+    }
+
+    #[test]
+    fn the_slow_of_the_crowded_source_go_before_others_who_are_slower() {
+        let places = [
+            place(1, "192.0.2.1", 0),
+            place(2, "2001:db8::1", 3),
+            place(3, "2001:db8::2", 2),
+            place(4, "2001:db8::3", 9),
+        ];
+        assert_eq!(at(10, &places), Some(3), "three from one /64; the oldest of its slow ones");
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let places = [place(1, "::ffff:192.0.2.1", 1), place(2, "::ffff:192.0.2.2", 0), place(3, "192.0.2.1", 1)];
+        assert_eq!(at(10, &places), Some(1), "two of 192.0.2.1, and the second source is not the same /64");
+    }
+
+    #[test]
+    fn who_waits_for_us_keeps_its_place() {
+        let waiting = Place { waits_for_us: true, ..place(1, "192.0.2.1", 0) };
+        assert_eq!(at(60, &[waiting]), None);
+    }
+}
