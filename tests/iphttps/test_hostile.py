@@ -42,8 +42,8 @@ class Echo(threading.Thread):
             time.sleep(0.002)
 
 
-def tcp_socket(site: Site) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", site.port), 5.0)
+def tcp_socket(site: Site, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", site.port), 5.0, source_address=(source, 0))
 
 
 def random_bytes(site: Site, context: ssl.SSLContext) -> socket.socket:
@@ -85,8 +85,8 @@ def tls_then_nothing(site: Site, context: ssl.SSLContext) -> socket.socket:
     return context.wrap_socket(tcp_socket(site), server_hostname=SERVER_NAME)
 
 
-def slow_head(site: Site, context: ssl.SSLContext) -> socket.socket:
-    stream = context.wrap_socket(tcp_socket(site), server_hostname=SERVER_NAME)
+def slow_head(site: Site, context: ssl.SSLContext, source: str = "127.0.0.1") -> socket.socket:
+    stream = context.wrap_socket(tcp_socket(site, source), server_hostname=SERVER_NAME)
     stream.sendall(b"POST /IPHTTPS HTTP/1.1\r\n")
     return stream
 
@@ -184,7 +184,7 @@ def test_slow_heads_in_every_place_do_not_keep_a_newcomer_out(make_site: Callabl
     """Their own time limit is far away; they give way because somebody waits."""
     site = make_site(max_handshakes=4, request_timeout=60.0, handshake_timeout=60.0)
     context = site.context(None)
-    slow = [slow_head(site, context) for _ in range(4)]
+    slow = [slow_head(site, context, "127.0.0.2") for _ in range(4)]
     try:
         began = time.monotonic()
         newcomer = Peer.connect(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::SessionId;
 use crate::core::time::Now;
 
-/// A connection that has said nothing gives way after so long.
+/// A connection that has said nothing gives way to another source after so long.
 const SILENT: Duration = Duration::from_secs(1);
 /// One that began a handshake keeps its place longer: at a client that shares its processor with hundreds of others
 /// seconds pass between two messages, and a client that is turned away stays away for half a minute
@@ -32,20 +32,27 @@ pub struct Place {
 /// The connection that loses its place to a newcomer, if any has to.
 ///
 /// First anybody silent, the oldest first. Then, of those who take too long, one of the source (an IPv4 address, an
-/// IPv6 /64) that holds the most places, so that many slow connections from one place cost the others nothing.
-pub fn gives_way(now: Now, places: impl Iterator<Item = Place> + Clone) -> Option<SessionId> {
+/// IPv6 /64) that holds the most places, if that is more than the newcomer's source holds: many slow connections from
+/// one place cost the others nothing, and an office that starts all its computers at once waits for itself (which is
+/// why the silent of the newcomer's own source keep their places as long as the slow).
+pub fn gives_way(now: Now, newcomer: IpAddr, places: impl Iterator<Item = Place> + Clone) -> Option<SessionId> {
     let idle = |place: &Place, patience| !place.waits_for_us && now.since(place.began) > patience;
-    let oldest = |places: &mut dyn Iterator<Item = Place>| places.min_by_key(|place| (place.began, place.id));
-    if let Some(place) = oldest(&mut places.clone().filter(|place| !place.has_spoken && idle(place, SILENT))) {
+    let own = source(newcomer);
+    let silent = places
+        .clone()
+        .filter(|place| !place.has_spoken && idle(place, if source(place.peer) == own { SLOW } else { SILENT }));
+    if let Some(place) = silent.min_by_key(|place| (place.began, place.id)) {
         return Some(place.id);
     }
     let mut held: HashMap<u128, usize> = HashMap::new();
     for place in places.clone() {
         *held.entry(source(place.peer)).or_default() += 1;
     }
-    let slow = places.filter(|place| idle(place, SLOW));
-    let first = slow.min_by_key(|place| (usize::MAX - held[&source(place.peer)], place.began, place.id));
-    first.map(|place| place.id)
+    let of_newcomer = held.get(&own).copied().unwrap_or(0);
+    places
+        .filter(|place| idle(place, SLOW) && held[&source(place.peer)] > of_newcomer)
+        .min_by_key(|place| (usize::MAX - held[&source(place.peer)], place.began, place.id))
+        .map(|place| place.id)
 }
 
 fn source(peer: IpAddr) -> u128 {
@@ -59,6 +66,8 @@ fn source(peer: IpAddr) -> u128 {
 mod tests {
     use super::*;
 
+    const NEWCOMER: &str = "198.51.100.1";
+
     fn place(id: u64, peer: &str, began: u64) -> Place {
         let peer = peer.parse().expect("an address");
         Place { id: SessionId(id), peer, began: Now::from_secs(began), has_spoken: true, waits_for_us: false }
@@ -69,7 +78,7 @@ mod tests {
     }
 
     fn at(seconds: u64, places: &[Place]) -> Option<u64> {
-        gives_way(Now::from_secs(seconds), places.iter().copied()).map(|id| id.0)
+        gives_way(Now::from_secs(seconds), NEWCOMER.parse().expect("an address"), places.iter().copied()).map(|id| id.0)
     }
 
     #[test]
@@ -91,6 +100,19 @@ mod tests {
             place(4, "2001:db8::3", 9),
         ];
         assert_eq!(at(10, &places), Some(3), "three from one /64; the oldest of its slow ones");
+    }
+
+    #[test]
+    fn the_silent_of_the_newcomers_source_are_given_more_time() {
+        let silent = Place { has_spoken: false, ..place(1, NEWCOMER, 8) };
+        assert_eq!((at(10, &[silent]), at(14, &[silent])), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_source_does_not_displace_itself_nor_one_that_holds_as_little() {
+        assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, NEWCOMER, 0)]), None);
+        assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, "192.0.2.1", 0)]), None);
+        assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, "192.0.2.1", 0), place(3, "192.0.2.1", 9)]), Some(2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Accepting connections, never more at a time than are being set up, and never at the cost of those that are up.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Worker {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
                         // Afterwards, so that nobody gives way for a newcomer who is not there.
-                        self.room_for_handshake().await;
+                        self.room_for_handshake(peer.ip()).await;
                         self.welcome(stream, peer, &name);
                     }
                     Err(error) => {
@@ -97,7 +97,7 @@ impl Worker {
     }
 
     /// Waits until one more connection may be set up, which somebody may have to give way for.
-    async fn room_for_handshake(&self) {
+    async fn room_for_handshake(&self, newcomer: IpAddr) {
         let mut waited = false;
         loop {
             let limit = self.shared.live().config.iphttps.max_handshakes.div_ceil(self.shared.workers.len());
@@ -109,7 +109,8 @@ impl Worker {
             }
             let victim = {
                 let handshakes = self.handshakes.borrow();
-                let victim = gives_way(self.shared.clock.now(), handshakes.values().map(|session| session.place()));
+                let victim =
+                    gives_way(self.shared.clock.now(), newcomer, handshakes.values().map(|session| session.place()));
                 victim.and_then(|id| handshakes.get(&id).cloned())
             };
             match victim {
