@@ -12,6 +12,9 @@ use crate::core::time::Now;
 
 /// A connection that has said nothing gives way to another source after so long.
 const SILENT: Duration = Duration::from_secs(1);
+/// And to its own source after so long: at an office that starts all its computers at once, or a starved machine with
+/// many clients, a second of silence before a ClientHello is not an attack.
+const SILENT_OWN: Duration = Duration::from_secs(3);
 /// One that began a handshake keeps its place longer: at a client that shares its processor with hundreds of others
 /// seconds pass between two messages, and a client that is turned away stays away for half a minute
 /// (\[MS-IPHTTPS\] 3.1.2.1).
@@ -33,14 +36,13 @@ pub struct Place {
 ///
 /// First anybody silent, the oldest first. Then, of those who take too long, one of the source (an IPv4 address, an
 /// IPv6 /64) that holds the most places, if that is more than the newcomer's source holds: many slow connections from
-/// one place cost the others nothing, and an office that starts all its computers at once waits for itself (which is
-/// why the silent of the newcomer's own source keep their places as long as the slow).
+/// one place cost the others nothing, and an office that starts all its computers at once waits for itself.
 pub fn gives_way(now: Now, newcomer: IpAddr, places: impl Iterator<Item = Place> + Clone) -> Option<SessionId> {
     let idle = |place: &Place, patience| !place.waits_for_us && now.since(place.began) > patience;
     let own = source(newcomer);
     let silent = places
         .clone()
-        .filter(|place| !place.has_spoken && idle(place, if source(place.peer) == own { SLOW } else { SILENT }));
+        .filter(|place| !place.has_spoken && idle(place, if source(place.peer) == own { SILENT_OWN } else { SILENT }));
     if let Some(place) = silent.min_by_key(|place| (place.began, place.id)) {
         return Some(place.id);
     }
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn the_silent_of_the_newcomers_source_are_given_more_time() {
         let silent = Place { has_spoken: false, ..place(1, NEWCOMER, 8) };
-        assert_eq!((at(10, &[silent]), at(14, &[silent])), (None, Some(1)));
+        assert_eq!((at(11, &[silent]), at(12, &[silent])), (None, Some(1)));
     }
 
     #[test]
