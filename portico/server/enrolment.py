@@ -98,6 +98,13 @@ class Enrolment:
         return self._issued(name, chain, settings, values, revision)
 
     def _renew(self, request: Request, settings: Settings, values: Effective, revision: int) -> Response:
+        if request.identity is None and settings.ip_https.authentication == "none":
+            raise NotPermitted(
+                "Certificates are not renewed now",
+                why="ip_https.authentication is none, so that the server does not see who asks",
+                resolution="Renew when it is certificates again, or enrol with a new token and --force",
+                code="AUTHENTICATION_NONE",
+            )
         identity = _identity(request)
         fields = _fields(request.body, ("csr",))
         name, chain = self._credentials.issuer().renew(
@@ -111,7 +118,8 @@ class Enrolment:
         return self._issued(name, chain, settings, values, revision)
 
     def _settings(self, request: Request, settings: Settings, values: Effective, revision: int) -> Response:
-        _identity(request)
+        if settings.ip_https.authentication == "certificates":
+            _identity(request)  # without authentication nobody has one, and everybody may be a client
         return _json(200, client_settings(settings, values, revision))
 
     def _issued(self, name: str, chain: str, settings: Settings, values: Effective, revision: int) -> Response:

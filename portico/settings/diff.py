@@ -72,14 +72,24 @@ class Difference:
 
 # Prefix of a path -> what follows when anything under it changes, and whether tunnels are closed.
 _CONSEQUENCES: tuple[tuple[str, str, bool], ...] = (
-    ("deployment.connect_to", "a server certificate for the new name is needed; clients must learn the new URL", True),
+    (
+        "deployment.connect_to",
+        "a server certificate for the new name is needed; enrolled clients keep dialling the old name: "
+        "each needs a new token",
+        True,
+    ),
     ("deployment.domain", "clients resolve another namespace through the tunnel after their next refresh", False),
     ("deployment.organisation_prefix", "all derived prefixes change; every client gets new addresses", True),
     ("server.internet_interface", "the listener moves to another interface", True),
     ("server.internal_interface", "routes and NAT64 move to another interface", True),
     ("server.internal_ipv4", "NAT64 translates to another address; its TCP and UDP connections break", False),
     ("server.workers", "the gateway process restarts", True),
-    ("ip_https.port", "the listener moves to another port; clients must learn the new URL", True),
+    (
+        "ip_https.port",
+        "the listener moves to another port; enrolled clients keep dialling the old one: each needs a new token, "
+        "unless a router in front forwards the old port",
+        True,
+    ),
     ("ip_https.authentication", "changing the authentication mode closes all connections", True),
     ("ip_https.client_prefix", "clients get new addresses; intranet routers need a route to the new prefix", True),
     ("ip_https.segments", "applies to new tunnels", False),

@@ -14,6 +14,7 @@ from rich.markup import escape
 from portico.certificates.revocation import REASONS
 from portico.management.cli import output
 from portico.management.cli.connection import client_names, server
+from portico.server.clients import ClientState
 
 app = typer.Typer()
 
@@ -24,8 +25,8 @@ Reason = StrEnum("Reason", {name.replace("-", "_"): name for name in REASONS})  
 @app.command("list")
 def list_command(
     state: Annotated[
-        str | None,
-        typer.Option(help="Only clients in this state: connected, offline, 'never seen', revoked, expired."),
+        ClientState | None,
+        typer.Option(help="Only clients in this state."),
     ] = None,
     json: output.Json = False,
 ) -> None:
@@ -34,10 +35,12 @@ def list_command(
     Example: `portico clients list --state connected`
     """
     with server() as api:
-        found = api.get("/v1/clients", state=state, limit=10_000)
+        found = api.get("/v1/clients", state=state.value if state else None, limit=10_000)
     columns = ["Name", "State", "Address", "From", "Since", "In", "Out", "Serial"]
     rows = [_row(client) for client in found["clients"]]
-    empty = "No clients yet. Enrol one: portico ca token create --name NAME"
+    empty = (
+        f"No client is {state.value}." if state else "No clients yet. Enrol one: portico ca token create --name NAME"
+    )
     output.show(found, lambda out: out.print(output.table(columns, rows, empty=empty)))
 
 

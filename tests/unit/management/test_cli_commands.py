@@ -201,7 +201,9 @@ def test_certificates_and_clients(machine: Machine, tmp_path: Path) -> None:
     assert answer("ca", "export")["certificate"].startswith("-----BEGIN CERTIFICATE-----")
     assert answer("ca", "renew", "--yes")["server_certificate"]["subject"] == "CN=da.example.net"
 
-    assert answer("clients", "list")["clients"][0]["state"] == "never seen"
+    assert answer("clients", "list", "--state", "never seen")["clients"][0]["state"] == "never seen"
+    assert answer("clients", "list", "--state", "offline")["clients"] == []
+    assert run("clients", "list", "--state", "banana").exit_code == 2
     machine.sessions = [SESSION]
     (client,) = answer("clients", "list")["clients"]
     assert (client["state"], client["serial"]) == ("connected", "1")

@@ -260,3 +260,16 @@ def test_a_renewal_of_a_revoked_certificate_is_refused_after_a_restart(
         await again.agent.stop()
 
     asyncio.run(body())
+
+
+def test_without_authentication_clients_still_follow_the_settings(site: Site) -> None:
+    def ask(authentication: str, method: str, path: str) -> Response:
+        settings = load_data({**DATA, "ip_https": {"authentication": authentication}})
+        values = effective(settings, Facts())
+        enrolment = Enrolment(site.credentials, lambda: (settings, values, 7), now_utc)
+        return enrolment.answer(Request(1, "203.0.113.5:4000", method, f"/portico/v1/{path}", b"{}", None))
+
+    assert json.loads(ask("none", "GET", "client-settings").body)["revision"] == 7
+    assert code(ask("certificates", "GET", "client-settings")) == "CERTIFICATE_NEEDED"
+    assert code(ask("none", "POST", "renew")) == "AUTHENTICATION_NONE"
+    assert code(ask("certificates", "POST", "renew")) == "CERTIFICATE_NEEDED"

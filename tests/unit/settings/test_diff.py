@@ -20,7 +20,8 @@ def test_a_changed_value_is_shown_with_its_consequence_and_who_it_hits(data: dic
     assert difference(data, ip_https={"port": 8443, "authentication": "none"}) == [
         "~ ip_https.port: 443 -> 8443",
         "~ ip_https.authentication: certificates -> none",
-        "! ip_https.port: the listener moves to another port; clients must learn the new URL (12 clients will redial)",
+        "! ip_https.port: the listener moves to another port; enrolled clients keep dialling the old one: "
+        "each needs a new token, unless a router in front forwards the old port (12 clients will redial)",
         "! ip_https.authentication: changing the authentication mode closes all connections (12 clients will redial)",
     ]
 
