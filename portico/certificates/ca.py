@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from portico.certificates.trust import name_sha256, name_text, parse_certificates, to_pem
+from portico.certificates.trust import name_sha256, name_text, parse_certificates, private_pem, to_pem
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
 
@@ -169,10 +169,7 @@ class CertificateAuthority:
         return begin, min(now + timedelta(days=days), self.certificate.not_valid_after_utc)
 
     def _private_pem(self) -> bytes:
-        private = self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return private + self.pem.encode()
+        return (private_pem(self.key) + self.pem).encode()
 
 
 def _generate(name: str, now: datetime, lifetime: timedelta) -> CertificateAuthority:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.revocation import read_crl
-from portico.certificates.trust import common_name, merge, name_text, parse_certificates, to_pem
+from portico.certificates.trust import common_name, merge, name_text, parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import read_file, write_file
 from portico.settings.facts import CertificateFile, FileTrouble
@@ -130,10 +130,7 @@ def load_server(certificates: Certificates) -> tuple[str, str]:
             resolution="Name the key that the certificate was requested with",
             code="CERTIFICATE_KEY_MISMATCH",
         )
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return to_pem(*chain), key_pem.decode()
+    return to_pem(*chain), private_pem(key)
 
 
 def load_kept(directory: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.store import CertificateStore, IssuedRecord, Kind
 from portico.certificates.tokens import TokenRefused, redeem
-from portico.certificates.trust import common_name, name_sha256, parse_certificates, serial_hex, to_pem
+from portico.certificates.trust import common_name, name_sha256, parse_certificates, private_pem, serial_hex, to_pem
 from portico.errors import InvalidInput, NotPermitted
 
 MAXIMUM_REQUEST = 16 * 1024
@@ -59,13 +59,6 @@ def make_request(name: str) -> tuple[str, str]:
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, client_name(name))])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return private_pem(key), request.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    """A private key as unencrypted PKCS #8 PEM."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
 
 
 def parse_request(pem: bytes | str) -> CertificatePublicKeyTypes:

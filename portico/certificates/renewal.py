@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from portico.certificates.issue import Identity, Issuer
-from portico.certificates.trust import parse_certificates, to_pem
+from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import private_directory, read_file, write_file
 from portico.settings.rules.certificates import names_cover
@@ -59,10 +59,7 @@ def load_identity(path: Path) -> Identity:
         raise _damaged(path, f"its private key cannot be decoded ({type(error).__name__})") from None
     if not matches:
         raise _damaged(path, "its private key and its certificate do not belong together")
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return Identity(certificates[0], to_pem(*certificates), key_pem.decode())
+    return Identity(certificates[0], to_pem(*certificates), private_pem(key))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Certificates as PEM text: reading, identifying, pinning."""
+"""Certificates and keys as PEM text: reading, writing, identifying, pinning."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 from portico.errors import InvalidInput
@@ -15,6 +16,13 @@ from portico.errors import InvalidInput
 MAXIMUM_CERTIFICATES = 100
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\s+[A-Za-z0-9+/=\s]+?-----END CERTIFICATE-----", flags=re.ASCII)
+
+
+def private_pem(key: PrivateKeyTypes) -> str:
+    """A private key as unencrypted PKCS #8 PEM; whoever stores it sees to it that only its owner reads it."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def name_text(name: x509.Name) -> str:
