@@ -1,7 +1,8 @@
 //! The buffers of one worker. Sessions own none while they rest: whatever is in flight lies here, between the read that
 //! filled it and the write that emptied it.
 
-use crate::core::frame::{BUFFER_SIZE, HEADROOM};
+use crate::core::frame::BUFFER_SIZE;
+use crate::io::tls::plain::PlainBuffer;
 use crate::io::tls::records::{MAX_RECORD, sealed_len};
 
 /// Ciphertext taken from a socket in one read. Larger gains nothing (the record cipher dominates) and leaves the cache.
@@ -13,8 +14,8 @@ pub const RUN_LEN: usize = 256 * 1024;
 pub struct Scratch {
     /// Ciphertext: the unfinished record of the session, then what was read.
     pub cipher_in: Box<[u8]>,
-    /// Plaintext behind `HEADROOM` unused bytes.
-    pub plain_in: Vec<u8>,
+    /// What was opened.
+    pub plain_in: PlainBuffer,
     /// Sealed records on their way to a socket.
     pub cipher_out: Box<[u8]>,
     /// Handshake records and alerts.
@@ -28,7 +29,7 @@ impl Default for Scratch {
         let cipher_in = MAX_RECORD + READ_LEN;
         Self {
             cipher_in: vec![0; cipher_in].into_boxed_slice(),
-            plain_in: Vec::with_capacity(HEADROOM + cipher_in),
+            plain_in: PlainBuffer::new(cipher_in),
             cipher_out: vec![0; sealed_len(RUN_LEN)].into_boxed_slice(),
             control_out: Vec::new(),
             frame: vec![0; BUFFER_SIZE].into_boxed_slice(),

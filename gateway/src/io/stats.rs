@@ -50,6 +50,10 @@ counters! {
         handshakes,
         resumed,
         handshake_failures,
+        /// Established connections that ended since a record was not authentic, too long or out of place.
+        tls_failures,
+        /// Those among them that sent record after record with nothing in it.
+        tls_floods,
         /// Connections that sent nothing useful and gave way to newcomers.
         handshakes_evicted,
         refused,

@@ -14,8 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::scratch::{READ_LEN, RUN_LEN, Scratch};
-use super::tls::records::Tls;
-use crate::core::frame::HEADROOM;
+use super::tls::Tls;
 
 /// Unsent bytes in the kernel above which the socket stops being writable: a queue in the kernel cannot be managed.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
@@ -86,7 +85,7 @@ impl Backlog {
 #[derive(Debug)]
 struct State {
     tls: Tls,
-    /// The start of a record, or of a handshake message.
+    /// The start of a record, or in a handshake of a message.
     pending: Vec<u8>,
     backlog: Backlog,
 }
@@ -103,6 +102,8 @@ pub struct Transport {
     limit: Cell<usize>,
     /// Whether TLS took something from the peer and had something to say to it.
     answered: Cell<bool>,
+    /// The peer said that it sends nothing more.
+    closed: Cell<bool>,
     /// TLS failed: its state must not be touched again, and the alert, if any, is sent.
     failed: Cell<bool>,
 }
@@ -118,6 +119,7 @@ impl Transport {
             drained: Notify::new(),
             limit: Cell::new(queue_bytes),
             answered: Cell::new(false),
+            closed: Cell::new(false),
             failed: Cell::new(false),
         })
     }
@@ -125,6 +127,9 @@ impl Transport {
     /// Waits until `receive` may find something, after sending what waited. Returns false when woken by `wake`.
     pub async fn ready(&self) -> Result<bool, Lost> {
         loop {
+            if self.closed.get() {
+                return Err(Lost::Closed);
+            }
             let interest = if self.queued() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready?,
@@ -149,8 +154,8 @@ impl Transport {
         self.wake.notify_one();
     }
 
-    /// Reads once and opens all complete records; the plaintext is in `scratch.plain_in` behind `HEADROOM` bytes. Returns
-    /// whether the socket may hold more.
+    /// Reads once and opens all complete records; the plaintext is in `scratch.plain_in`. Returns whether the socket may
+    /// hold more.
     pub fn receive(&self, scratch: &mut Scratch) -> Result<bool, Lost> {
         let mut state = self.state.borrow_mut();
         let State { tls, pending, .. } = &mut *state;
@@ -161,7 +166,6 @@ impl Transport {
         scratch.cipher_in[..held].copy_from_slice(pending);
         let (count, more) = read_available(&self.stream, &mut scratch.cipher_in[held..])?;
         scratch.plain_in.clear();
-        scratch.plain_in.resize(HEADROOM, 0);
         if count == 0 && held == 0 && !tls.is_handshaking() {
             return Ok(false);
         }
@@ -182,8 +186,11 @@ impl Transport {
             self.write(&mut state.backlog, &scratch.control_out)?;
         }
         match result {
-            Ok(received) if received.closed && scratch.plain_in.len() == HEADROOM => Err(Lost::Closed),
-            Ok(_) => Ok(more),
+            Ok(received) if received.closed && scratch.plain_in.is_empty() => Err(Lost::Closed),
+            Ok(received) => {
+                self.closed.set(received.closed);
+                Ok(more)
+            }
             Err(error) => Err(Lost::Tls(error)),
         }
     }
@@ -208,8 +215,8 @@ impl Transport {
             return Ok(false);
         }
         for piece in plain.chunks(RUN_LEN) {
-            let State { tls, pending, backlog } = &mut *state;
-            let len = tls.seal(piece, pending, cipher_out).map_err(Lost::Tls)?;
+            let State { tls, backlog, .. } = &mut *state;
+            let len = tls.seal(piece, cipher_out).map_err(Lost::Tls)?;
             self.write(backlog, &cipher_out[..len])?;
         }
         Ok(true)
@@ -221,8 +228,8 @@ impl Transport {
             return;
         }
         let mut state = self.state.borrow_mut();
-        let State { tls, pending, backlog } = &mut *state;
-        if let Ok(len) = tls.close(pending, cipher_out) {
+        let State { tls, backlog, .. } = &mut *state;
+        if let Ok(len) = tls.close(cipher_out) {
             // The connection ends anyway; whether the alert arrives changes nothing.
             let _ = self.write(backlog, &cipher_out[..len]);
         }

@@ -31,6 +31,8 @@ reasons! {
     CloseReason {
         /// The peer closed the connection, or the transport was lost.
         PeerClosed = "peer_closed",
+        /// What came through an established TLS connection was not authentic or not allowed, or its keys were used up.
+        TlsFailed = "tls_failed",
         /// The TLS handshake took too long.
         HandshakeTimeout = "handshake_timeout",
         /// The request did not arrive in time.

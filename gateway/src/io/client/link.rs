@@ -16,18 +16,15 @@ use tokio::sync::mpsc;
 
 use super::dial::{connect, exchange, of_io, of_tls};
 use super::{Command, Prepared};
-use crate::core::frame::HEADROOM;
-use crate::core::iphttps::{
-    ClientAction, ClientError, ClientSession, ClientState, ClientStep, Deframer, Format, Plaintext,
-};
+use crate::core::iphttps::{ClientAction, ClientError, ClientSession, ClientState, ClientStep, Deframer, Format};
 use crate::io::clock::{Clock, jitter};
 use crate::io::events::Events;
 use crate::io::host::{HostWriter, MergingWriter};
 use crate::io::outgoing::Run;
 use crate::io::scratch::Scratch;
 use crate::io::stats::HostCounters;
+use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
-use crate::io::tls::records::Tls;
 use crate::io::transport::{Lost, Transport};
 use crate::io::tun::{Device, Read};
 
@@ -233,13 +230,13 @@ impl Client {
                 transport.send(&out, &mut scratch.cipher_out).map_err(lost)?;
                 out.clear();
             }
-            let plain = &scratch.plain_in[HEADROOM..];
+            let plain = scratch.plain_in.bytes();
             if plain.is_empty() {
                 continue;
             }
             if let ClientStep::LinkUp { used, format } = core.received(self.clock.now(), plain, &mut out)? {
                 transport.send(&out, &mut scratch.cipher_out).map_err(lost)?;
-                scratch.plain_in.drain(HEADROOM..HEADROOM + used);
+                scratch.plain_in.consume(used);
                 break format;
             }
         };
@@ -304,8 +301,7 @@ impl Client {
     fn deliver(&self, deframer: &mut Deframer) -> Result<(), ClientError> {
         let scratch = &mut *self.scratch.borrow_mut();
         let host = &mut *self.host.borrow_mut();
-        let end = scratch.plain_in.len();
-        let mut input = Plaintext { buffer: &mut scratch.plain_in, start: HEADROOM, end };
+        let mut input = scratch.plain_in.input();
         let result = loop {
             match deframer.next(&mut input) {
                 Ok(Some(mut frame)) => host.push(&mut frame),

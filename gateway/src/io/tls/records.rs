@@ -1,22 +1,23 @@
-//! The record layer over caller-owned buffers: a connection at rest holds keys and nothing else.
+//! The record layer of an established connection: opens what came, seals what goes, and deals with everything that is not
+//! data (RFC 8446 sections 4.6, 5 and 6; RFC 5246 sections 6.2 and 7.2). A connection at rest holds two keys and, for
+//! TLS 1.3, what later keys and tickets are made from.
 
-use std::sync::Arc;
+use rustls::client::ClientConnectionData;
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+use rustls::{AlertDescription, ConnectionTrafficSecrets, Error, PeerMisbehaved};
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
-use rustls::{ClientConfig, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use super::failure::Failure;
+use super::messages::{Allowances, KeyUpdate, Message, next_message};
+use super::plain::PlainBuffer;
+use super::record_key::{FRAGMENT, HEADER, Layout, RecordKey, body_len, content_type};
 
 /// The largest TLS record on the wire: header, plaintext, expansion allowed by TLS 1.2 (RFC 5246 section 6.2.3).
-pub const MAX_RECORD: usize = 5 + 16_384 + 2048;
+pub const MAX_RECORD: usize = HEADER + FRAGMENT + 2048;
 /// What sealing adds to each started 16 KiB at most (TLS 1.3: header 5, content type 1, tag 16; TLS 1.2 GCM: 5 + 8 + 16).
 pub const RECORD_OVERHEAD: usize = 32;
-const FRAGMENT: usize = 16_384;
 
-/// Room that sealing `plain` bytes needs.
+/// Room that sealing `plain` bytes needs, a key update in front included.
 pub const fn sealed_len(plain: usize) -> usize {
     plain + plain.div_ceil(FRAGMENT) * RECORD_OVERHEAD + RECORD_OVERHEAD
 }
@@ -30,327 +31,273 @@ pub struct Received {
     pub closed: bool,
 }
 
-/// One TLS connection.
-pub enum Tls {
-    Server(UnbufferedServerConnection),
-    Client(UnbufferedClientConnection),
+/// What the TLS library keeps of a TLS 1.3 connection.
+pub enum Secrets {
+    Server(KernelConnection<ServerConnectionData>),
+    Client(KernelConnection<ClientConnectionData>),
 }
 
-impl Tls {
-    pub fn server(config: Arc<ServerConfig>) -> Result<Self, Error> {
-        UnbufferedServerConnection::new(config).map(Self::Server)
-    }
-
-    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        UnbufferedClientConnection::new(config, name).map(Self::Client)
-    }
-
-    /// Opens all complete records of `cipher`. Plaintext is appended to `plain`, handshake and alert records for the peer
-    /// to `out`. On an error `out` may hold the alert that tells the peer why.
-    pub fn receive(&mut self, cipher: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Received, Error> {
+impl Secrets {
+    fn next_open(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
         match self {
-            Self::Server(connection) => receive(connection, cipher, plain, out),
-            Self::Client(connection) => receive(connection, cipher, plain, out),
+            Self::Server(kernel) => kernel.update_rx_secret(),
+            Self::Client(kernel) => kernel.update_rx_secret(),
         }
+    }
+
+    fn next_seal(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
+        match self {
+            Self::Server(kernel) => kernel.update_tx_secret(),
+            Self::Client(kernel) => kernel.update_tx_secret(),
+        }
+    }
+}
+
+pub struct Records {
+    open: RecordKey,
+    seal: RecordKey,
+    /// None with TLS 1.2, whose keys and tickets are what they are.
+    secrets: Option<Box<Secrets>>,
+    is_client: bool,
+    /// Records that one key may protect.
+    limit: u64,
+    /// The start of a handshake message; no memory when there is none.
+    partial: Vec<u8>,
+    allowances: Allowances,
+    /// The peer was asked for new keys of its own.
+    asked: bool,
+    closed_by_peer: bool,
+}
+
+impl Records {
+    pub fn new(open: RecordKey, seal: RecordKey, secrets: Secrets, limit: u64) -> Self {
+        let is_client = matches!(secrets, Secrets::Client(_));
+        let secrets = (seal.layout() == Layout::Tls13).then(|| Box::new(secrets));
+        Self {
+            open,
+            seal,
+            secrets,
+            is_client,
+            limit,
+            partial: Vec::new(),
+            allowances: Allowances::default(),
+            asked: false,
+            closed_by_peer: false,
+        }
+    }
+
+    pub fn is_tls13(&self) -> bool {
+        self.seal.layout() == Layout::Tls13
+    }
+
+    /// Opens all complete records of `cipher` into `plain`. Answers for the peer are appended to `out`; on an error the
+    /// alert that tells it why.
+    pub fn receive(&mut self, cipher: &[u8], plain: &mut PlainBuffer, out: &mut Vec<u8>) -> Result<Received, Error> {
+        match self.open_all(cipher, plain, out) {
+            Ok(consumed) => Ok(Received { consumed, closed: self.closed_by_peer }),
+            Err(Failure { alert, error }) => {
+                if let Some(alert) = alert {
+                    self.alert(FATAL, alert, out)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn open_all(&mut self, cipher: &[u8], plain: &mut PlainBuffer, out: &mut Vec<u8>) -> Result<usize, Failure> {
+        let layout = self.open.layout();
+        let mut update_wanted = false;
+        let mut rest = cipher;
+        // What follows the peer's goodbye is to be ignored (RFC 8446 section 6.1).
+        while !self.closed_by_peer {
+            let Some((header, behind)) = rest.split_first_chunk::<HEADER>() else { break };
+            let len = body_len(header, layout)?;
+            let Some((body, behind)) = behind.split_at_checked(len) else { break };
+            rest = behind;
+            if layout == Layout::Tls13 && header[0] != content_type::APPLICATION_DATA {
+                return Err(Failure::unexpected("a record in the clear"));
+            }
+            let opened = self.open.open(header, body, plain.free())?;
+            if opened.content_type == content_type::APPLICATION_DATA {
+                if !self.partial.is_empty() {
+                    return Err(interleaved());
+                }
+                self.allowances.data(opened.len)?;
+                plain.commit(opened.len);
+            } else {
+                let content = &plain.free()[..opened.len];
+                self.not_data(opened.content_type, content, &mut update_wanted, out)?;
+            }
+        }
+        let internal = |error| Failure::new(AlertDescription::InternalError, error);
+        if !self.asked && self.open.sequence() >= self.limit && self.secrets.is_some() {
+            self.asked = true;
+            self.update_seal(KeyUpdate::Requested, out).map_err(internal)?;
+        } else if update_wanted {
+            self.update_seal(KeyUpdate::NotRequested, out).map_err(internal)?;
+        }
+        Ok(if self.closed_by_peer { cipher.len() } else { cipher.len() - rest.len() })
+    }
+
+    fn not_data(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        update_wanted: &mut bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        match kind {
+            content_type::HANDSHAKE => return self.handshake(content, update_wanted, out),
+            _ if !self.partial.is_empty() => return Err(interleaved()),
+            content_type::ALERT => {}
+            content_type::CHANGE_CIPHER_SPEC => return Err(Failure::unexpected("a change of the cipher")),
+            _ => return Err(Failure::unexpected("a content type that does not exist")),
+        }
+        let &[level, description] = content else {
+            return Err(Failure::new(AlertDescription::DecodeError, Error::DecryptError));
+        };
+        let description = AlertDescription::from(description);
+        match level {
+            _ if description == AlertDescription::CloseNotify => self.closed_by_peer = true,
+            // TLS 1.3 has no other warning left (RFC 8446 section 6).
+            WARNING if !self.is_tls13() || description == AlertDescription::UserCanceled => {
+                self.allowances.warning()?;
+            }
+            WARNING => {
+                return Err(Failure::new(AlertDescription::DecodeError, Error::AlertReceived(description)));
+            }
+            FATAL => return Err(Failure { alert: None, error: Error::AlertReceived(description) }),
+            _ => return Err(Failure::new(AlertDescription::IllegalParameter, Error::AlertReceived(description))),
+        }
+        Ok(())
+    }
+
+    /// Handshake messages after the handshake, which may share records and be spread over several.
+    fn handshake(&mut self, content: &[u8], update_wanted: &mut bool, out: &mut Vec<u8>) -> Result<(), Failure> {
+        if content.is_empty() {
+            return Err(Failure::unexpected("an empty record of a handshake"));
+        }
+        let mut held = std::mem::take(&mut self.partial);
+        if !held.is_empty() {
+            held.extend_from_slice(content);
+        }
+        let mut rest = if held.is_empty() { content } else { &held };
+        while let Some(message) = next_message(&mut rest, self.is_client, self.is_tls13())? {
+            self.allowances.message()?;
+            match message {
+                Message::KeyUpdate(update) => {
+                    // The next byte would be under another key (RFC 8446 section 5.1).
+                    if !rest.is_empty() {
+                        return Err(Failure::new(
+                            AlertDescription::UnexpectedMessage,
+                            PeerMisbehaved::KeyEpochWithPendingFragment.into(),
+                        ));
+                    }
+                    self.update_open().map_err(|error| Failure::new(AlertDescription::InternalError, error))?;
+                    *update_wanted |= update == KeyUpdate::Requested;
+                }
+                Message::NewSessionTicket(ticket) => {
+                    if let Some(Secrets::Client(kernel)) = self.secrets.as_deref_mut() {
+                        kernel
+                            .handle_new_session_ticket(ticket)
+                            .map_err(|error| Failure::new(AlertDescription::DecodeError, error))?;
+                    }
+                }
+                Message::Renegotiation => {
+                    self.allowances.renegotiation()?;
+                    self.alert(WARNING, AlertDescription::NoRenegotiation, out)
+                        .map_err(|error| Failure::new(AlertDescription::InternalError, error))?;
+                }
+            }
+        }
+        self.partial = match held.len() {
+            // The usual case, in which there is neither a rest nor memory for it.
+            0 => rest.to_vec(),
+            len if rest.len() == len => held,
+            _ => rest.to_vec(),
+        };
+        Ok(())
+    }
+
+    fn update_open(&mut self) -> Result<(), Error> {
+        let secrets = self.secrets.as_deref_mut().ok_or(Error::DecryptError)?;
+        let (sequence, next) = secrets.next_open()?;
+        self.open = RecordKey::new(sequence, &next, true)?;
+        self.asked = false;
+        Ok(())
+    }
+
+    /// Tells the peer under the old key that a new one follows.
+    fn update_seal(&mut self, update: KeyUpdate, out: &mut Vec<u8>) -> Result<(), Error> {
+        let start = out.len();
+        out.resize(start + HEADER + update.bytes().len() + RECORD_OVERHEAD, 0);
+        let len = self.write_key_update(update, &mut out[start..])?;
+        out.truncate(start + len);
+        Ok(())
+    }
+
+    fn write_key_update(&mut self, update: KeyUpdate, out: &mut [u8]) -> Result<usize, Error> {
+        let secrets = self.secrets.as_deref_mut().ok_or(Error::EncryptError)?;
+        let len = self.seal.seal(content_type::HANDSHAKE, &update.bytes(), out)?;
+        let (sequence, next) = secrets.next_seal()?;
+        self.seal = RecordKey::new(sequence, &next, true)?;
+        Ok(len)
+    }
+
+    fn alert(&mut self, level: u8, description: AlertDescription, out: &mut Vec<u8>) -> Result<(), Error> {
+        let start = out.len();
+        out.resize(start + HEADER + 2 + RECORD_OVERHEAD, 0);
+        let len = self.seal.seal(content_type::ALERT, &[level, description.into()], &mut out[start..])?;
+        out.truncate(start + len);
+        Ok(())
+    }
+
+    /// A key that protected as many records as it may is replaced, or with TLS 1.2 refuses more.
+    fn fresh_key(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+        if self.seal.sequence() < self.limit {
+            return Ok(0);
+        }
+        self.write_key_update(KeyUpdate::NotRequested, out)
     }
 
     /// Seals `plain` into records at the front of `out`, which has room for `sealed_len(plain.len())`; returns their length.
     ///
-    /// `pending` is the ciphertext that `receive` did not consume: the library remembers positions in it (a handshake
-    /// message spread over records) and panics when the bytes are not there.
-    pub fn seal(&mut self, plain: &[u8], pending: &mut [u8], out: &mut [u8]) -> Result<usize, Error> {
-        match self {
-            Self::Server(connection) => seal(connection, Some(plain), pending, out),
-            Self::Client(connection) => seal(connection, Some(plain), pending, out),
+    /// # Errors
+    /// When the room does not suffice, or with TLS 1.2 when the key is used up: the connection must be closed then.
+    pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+        let mut len = 0;
+        for fragment in plain.chunks(FRAGMENT) {
+            len += self.fresh_key(&mut out[len..])?;
+            len += self.seal.seal(content_type::APPLICATION_DATA, fragment, &mut out[len..])?;
         }
+        Ok(len)
     }
 
-    /// Writes the alert that closes our direction to the front of `out`; returns its length. `pending` as for `seal`.
-    pub fn close(&mut self, pending: &mut [u8], out: &mut [u8]) -> Result<usize, Error> {
-        match self {
-            Self::Server(connection) => seal(connection, None, pending, out),
-            Self::Client(connection) => seal(connection, None, pending, out),
-        }
+    /// Writes the alert that closes our direction to the front of `out`; returns its length.
+    pub fn close(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+        self.seal.seal(content_type::ALERT, &[WARNING, AlertDescription::CloseNotify.into()], out)
     }
 
-    pub fn is_handshaking(&self) -> bool {
-        match self {
-            Self::Server(connection) => connection.is_handshaking(),
-            Self::Client(connection) => connection.is_handshaking(),
-        }
+    #[cfg(test)]
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
     }
 
-    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        match self {
-            Self::Server(connection) => connection.peer_certificates(),
-            Self::Client(connection) => connection.peer_certificates(),
-        }
+    #[cfg(test)]
+    pub(super) fn update_key(&mut self, out: &mut Vec<u8>) {
+        self.update_seal(KeyUpdate::Requested, out).unwrap();
     }
 
-    pub fn resumed(&self) -> bool {
-        let kind = match self {
-            Self::Server(connection) => connection.handshake_kind(),
-            Self::Client(connection) => connection.handshake_kind(),
-        };
-        kind == Some(HandshakeKind::Resumed)
-    }
-
-    pub fn version(&self) -> &'static str {
-        let version = match self {
-            Self::Server(connection) => connection.protocol_version(),
-            Self::Client(connection) => connection.protocol_version(),
-        };
-        match version {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1_3",
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1_2",
-            _ => "",
-        }
+    #[cfg(test)]
+    pub(super) fn seal_as(&mut self, kind: u8, content: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+        self.seal.seal(kind, content, out)
     }
 }
 
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tls({})", self.version())
-    }
-}
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
 
-/// What both ends have in common.
-trait Records {
-    type Data;
-
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-}
-
-impl Records for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-}
-
-impl Records for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-}
-
-fn receive<R: Records>(
-    connection: &mut R,
-    cipher: &mut [u8],
-    plain: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> Result<Received, Error> {
-    let mut consumed = 0;
-    let mut closed = false;
-    loop {
-        let UnbufferedStatus { discard, state } = connection.process(&mut cipher[consumed..]);
-        let mut used = discard;
-        let more = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    used += record.discard;
-                    plain.extend_from_slice(record.payload);
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                encode(&mut data, out)?;
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                closed = true;
-                false
-            }
-            // Early data is never accepted; everything else waits for more input or is ready to send.
-            Ok(_) => false,
-            Err(error) => {
-                consumed += used;
-                if let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process(&mut cipher[consumed..]).state
-                {
-                    encode(&mut data, out)?;
-                }
-                return Err(error);
-            }
-        };
-        consumed += used;
-        if !more {
-            return Ok(Received { consumed, closed });
-        }
-    }
-}
-
-fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let start = out.len();
-    let required = match data.encode(&mut []) {
-        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => required_size,
-        Ok(_) => 0,
-        Err(error) => return Err(Error::General(error.to_string())),
-    };
-    out.resize(start + required, 0);
-    data.encode(&mut out[start..]).map(|_| ()).map_err(|error| Error::General(error.to_string()))
-}
-
-/// Seals application data, or with None the closing alert, behind whatever the TLS library itself wants to say.
-fn seal<R: Records>(
-    connection: &mut R,
-    plain: Option<&[u8]>,
-    pending: &mut [u8],
-    out: &mut [u8],
-) -> Result<usize, Error> {
-    let mut len = 0;
-    loop {
-        match connection.process(pending).state? {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let sealed = match plain {
-                    Some(plain) => traffic.encrypt(plain, &mut out[len..]),
-                    None => traffic.queue_close_notify(&mut out[len..]),
-                };
-                return match sealed {
-                    Ok(sealed) => Ok(len + sealed),
-                    Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
-                    Err(error) => Err(Error::General(error.to_string())),
-                };
-            }
-            ConnectionState::EncodeTlsData(mut data) => {
-                len += data.encode(&mut out[len..]).map_err(|error| Error::General(error.to_string()))?;
-            }
-            ConnectionState::TransmitTlsData(data) => data.done(),
-            ConnectionState::PeerClosed => {}
-            _ => return Err(Error::HandshakeNotComplete),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::config::{Authentication, ClientConfig};
-    use crate::io::tls::identity::{RevocationList, identity_json, identity_of};
-    use crate::io::tls::setup;
-    use parking_lot::RwLock;
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-
-    struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-    impl Authority {
-        fn new(name: &str) -> Self {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-        }
-
-        fn issue(&self, name: &str) -> (String, String) {
-            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            let key = KeyPair::generate().unwrap();
-            (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
-        }
-    }
-
-    fn server_config(authority: &Authority, version: &str) -> crate::io::config::Tls {
-        let (certificate_chain, private_key) = authority.issue("da.example.net");
-        crate::io::config::Tls {
-            certificate_chain,
-            private_key,
-            client_ca: authority.0.pem(),
-            ticket_keys: vec!["a".repeat(64)],
-            minimum_version: version.to_owned(),
-        }
-    }
-
-    fn client_config(trust: &Authority, identity: Option<(String, String)>) -> ClientConfig {
-        let (certificate_chain, private_key) = identity.unzip();
-        ClientConfig {
-            url: "https://da.example.net/IPHTTPS".to_owned(),
-            addresses: vec![],
-            trust: trust.0.pem(),
-            certificate_chain,
-            private_key,
-            proxy: None,
-            link_local: "fe80::2".parse().unwrap(),
-            segments: true,
-            connect_timeout: 1.0,
-        }
-    }
-
-    /// Shuttles bytes until both are quiet.
-    fn shake(client: &mut Tls, server: &mut Tls) -> Result<(), Error> {
-        let (mut to_server, mut to_client, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..10 {
-            let received = client.receive(&mut to_client, &mut plain, &mut to_server)?;
-            to_client.drain(..received.consumed);
-            let received = server.receive(&mut to_server, &mut plain, &mut to_client)?;
-            to_server.drain(..received.consumed);
-        }
-        assert!(plain.is_empty());
-        Ok(())
-    }
-
-    fn pair(server: &setup::ServerSetup, client: &Arc<rustls::ClientConfig>) -> (Tls, Tls) {
-        let name = ServerName::try_from("da.example.net").unwrap();
-        (Tls::client(client.clone(), name).unwrap(), Tls::server(server.rustls.clone()).unwrap())
-    }
-
-    #[test]
-    fn data_passes_and_a_second_process_resumes() {
-        for version in ["1.2", "1.3"] {
-            let authority = Authority::new("test");
-            let revoked = Arc::new(RwLock::new(RevocationList::default()));
-            let config = server_config(&authority, version);
-            let client = setup::client(&client_config(&authority, Some(authority.issue("client1")))).unwrap();
-            for round in 0..2 {
-                // A configuration built anew stands for another server with the same keys.
-                let server = setup::server(&config, Authentication::Certificates, &revoked).unwrap();
-                let (mut one, mut two) = pair(&server, &client);
-                shake(&mut one, &mut two).unwrap();
-                assert!(!one.is_handshaking() && !two.is_handshaking());
-                assert_eq!((one.resumed(), two.resumed()), (round == 1, round == 1));
-                let identity = identity_of(&two.peer_certificates().unwrap()[0]).unwrap();
-                assert_eq!(identity.subject, "client1");
-                let data = vec![5; 100_000];
-                let mut sealed = vec![0; sealed_len(data.len())];
-                let len = one.seal(&data, &mut [], &mut sealed).unwrap();
-                let (mut plain, mut out) = (Vec::new(), Vec::new());
-                let received = two.receive(&mut sealed[..len - 1], &mut plain, &mut out).unwrap();
-                assert!(received.consumed < len && plain.len() < data.len());
-                let received2 = two.receive(&mut sealed[received.consumed..len], &mut plain, &mut out);
-                assert_eq!(received2.unwrap().consumed, len - received.consumed);
-                assert_eq!(plain, data);
-                let len = one.close(&mut [], &mut sealed).unwrap();
-                assert!(two.receive(&mut sealed[..len], &mut plain, &mut out).unwrap().closed);
-            }
-        }
-    }
-
-    #[test]
-    fn foreign_and_revoked_certificates_fail_the_handshake() {
-        let (authority, foreign) = (Authority::new("ours"), Authority::new("foreign"));
-        let revoked = Arc::new(RwLock::new(RevocationList::default()));
-        let server = setup::server(&server_config(&authority, "1.2"), Authentication::Certificates, &revoked).unwrap();
-        let attempt = |identity: Option<(String, String)>| {
-            let client = setup::client(&client_config(&authority, identity)).unwrap();
-            let (mut one, mut two) = pair(&server, &client);
-            shake(&mut one, &mut two)
-        };
-        assert!(attempt(None).is_ok());
-        assert!(attempt(Some(foreign.issue("client1"))).is_err());
-        let identity = authority.issue("client1");
-        assert!(attempt(Some(identity.clone())).is_ok());
-        let (_, pem) = x509_parser::pem::parse_x509_pem(identity.0.as_bytes()).unwrap();
-        let known = identity_of(&pem.contents.into()).unwrap();
-        let shown = identity_json(Some(&known));
-        let issuer_sha256 = shown["issuer_sha256"].as_str().unwrap().to_owned();
-        let entry = crate::io::config::Revoked { issuer_sha256, serial: known.serial };
-        *revoked.write() = RevocationList::new(&[entry]);
-        assert!(attempt(Some(identity)).is_err());
-    }
+/// "There MUST NOT be any other records between them" (RFC 8446 section 5.1).
+fn interleaved() -> Failure {
+    Failure::new(AlertDescription::UnexpectedMessage, PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into())
 }

@@ -1,4 +1,4 @@
-//! From PEM texts to rustls configurations.
+//! From PEM texts to rustls configurations. Both let their secrets be extracted: the record layer is our own.
 
 use std::sync::Arc;
 
@@ -85,6 +85,7 @@ pub fn server(
     rustls.ticketer = Arc::new(ConfiguredTickets::new(&config.ticket_keys, authentication)?);
     rustls.session_storage = Arc::new(NoServerSessionStorage {});
     rustls.send_tls13_tickets = 1;
+    rustls.enable_secret_extraction = true;
     Ok(ServerSetup { rustls: Arc::new(rustls), verifier })
 }
 
@@ -94,12 +95,13 @@ pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Refused(format!("tls: {error}")))?
         .with_root_certificates(roots(&config.trust, "trust")?);
-    let rustls = match (&config.certificate_chain, &config.private_key) {
+    let mut rustls = match (&config.certificate_chain, &config.private_key) {
         (Some(chain), Some(private)) => builder
             .with_client_auth_cert(certificates(chain, "certificate_chain")?, key(private, "private_key")?)
             .map_err(|error| Refused(format!("certificate_chain: {error}")))?,
         _ => builder.with_no_client_auth(),
     };
+    rustls.enable_secret_extraction = true;
     Ok(Arc::new(rustls))
 }
 

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Worker;
 use super::session::Session;
 use crate::core::iphttps::{CloseReason, gives_way};
+use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
-use crate::io::tls::records::Tls;
 use crate::io::transport::Transport;
 
 /// Connections accepted before others get their turn.

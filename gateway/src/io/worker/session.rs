@@ -25,6 +25,7 @@ use crate::io::events::seconds_since_epoch;
 use crate::io::gateway::Live;
 use crate::io::outgoing::{Run, segments};
 use crate::io::stats::Traffic;
+use crate::io::tls::failure::is_flood;
 use crate::io::tls::identity::{identity_json, identity_of, peer_text};
 use crate::io::transport::{Lost, Transport};
 
@@ -192,6 +193,7 @@ impl Session {
                 tunnel.info.queue_bytes.store(self.transport.queued(), Ordering::Relaxed);
             }
             Ok(false) => traffic.drop_queue_full.add(run.packets()),
+            Err(Lost::Tls(_)) => self.close(CloseReason::TlsFailed),
             Err(_) => self.close(CloseReason::PeerClosed),
         }
     }
@@ -326,14 +328,24 @@ impl Worker {
     fn read_plain(&self, session: &Session, handshaking: bool) -> Result<Vec<u8>, CloseReason> {
         let scratch = &mut *self.scratch.borrow_mut();
         match session.transport.receive(scratch) {
-            Ok(_) => Ok(scratch.plain_in[HEADROOM..].to_vec()),
-            Err(Lost::Tls(error)) => {
+            Ok(_) => Ok(scratch.plain_in.bytes().to_vec()),
+            Err(Lost::Tls(error)) if handshaking => {
                 self.handle().counters.handshake_failures.add(1);
                 self.shared.events.warn("TLS_FAILED", &format!("{}: {error}", peer_text(session.peer)));
-                Err(if handshaking { CloseReason::NotAdmitted } else { CloseReason::BadRequest })
+                Err(CloseReason::NotAdmitted)
             }
-            Err(_) => Err(CloseReason::PeerClosed),
+            Err(lost) => Err(self.lost(session, &lost)),
         }
+    }
+
+    /// Why a connection ended that had been established.
+    fn lost(&self, session: &Session, lost: &Lost) -> CloseReason {
+        let Lost::Tls(error) = lost else { return CloseReason::PeerClosed };
+        let counters = &self.handle().counters;
+        counters.tls_failures.add(1);
+        counters.tls_floods.add(u64::from(is_flood(error)));
+        self.shared.events.warn("TLS_FAILED", &format!("{}: {error}", peer_text(session.peer)));
+        CloseReason::TlsFailed
     }
 
     /// What the certificate says, checked once more: a resumed session brings a certificate that was good when its ticket
@@ -414,11 +426,14 @@ impl Worker {
                 let scratch = &mut *self.scratch.borrow_mut();
                 match session.transport.receive(scratch) {
                     Ok(more) => more,
-                    Err(_) => return session.closing.get().unwrap_or(CloseReason::PeerClosed),
+                    Err(lost) => {
+                        let reason = self.lost(session, &lost);
+                        return session.closing.get().unwrap_or(reason);
+                    }
                 }
             };
             let mut plain = std::mem::take(&mut self.scratch.borrow_mut().plain_in);
-            let result = self.deliver_from(session, &mut plain, HEADROOM);
+            let result = self.deliver_from(session, plain.input());
             self.scratch.borrow_mut().plain_in = plain;
             if let Err(reason) = result {
                 return reason;
@@ -433,17 +448,17 @@ impl Worker {
     fn deliver(&self, session: &Rc<Session>, early: &mut Vec<u8>) -> Result<(), CloseReason> {
         let mut plain = vec![0; HEADROOM];
         plain.append(early);
-        self.deliver_from(session, &mut plain, HEADROOM)
+        let end = plain.len();
+        self.deliver_from(session, Plaintext { buffer: &mut plain, start: HEADROOM, end })
     }
 
     /// Handles the packets of one vector.
-    fn deliver_from(&self, session: &Rc<Session>, plain: &mut [u8], start: usize) -> Result<(), CloseReason> {
+    fn deliver_from(&self, session: &Rc<Session>, mut input: Plaintext<'_>) -> Result<(), CloseReason> {
         let Some(tunnel) = session.tunnel.get() else { return Ok(()) };
         let now = self.shared.clock.now();
-        let end = plain.len();
+        let len = (input.end - input.start) as u64;
         let counters = &self.handle().counters;
         let (mut packets, mut dropped) = (0, 0);
-        let mut input = Plaintext { buffer: plain, start, end };
         let mut deframer = tunnel.deframer.borrow_mut();
         let mut attachment = tunnel.attachment.borrow_mut();
         let Some(attachment) = attachment.as_mut() else { return Ok(()) };
@@ -462,12 +477,12 @@ impl Worker {
         };
         self.end_of_vector();
         let traffic = &tunnel.info.traffic;
-        traffic.bytes_in.add((end - start) as u64);
+        traffic.bytes_in.add(len);
         traffic.packets_in.add(packets);
         if dropped > 0 {
             *tunnel.info.link_drops.lock() = attachment.drops().clone();
         }
-        counters.bytes_in.add((end - start) as u64);
+        counters.bytes_in.add(len);
         counters.packets_in.add(packets);
         counters.drop_link.add(dropped);
         result
