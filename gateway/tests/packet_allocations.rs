@@ -1,5 +1,5 @@
-//! What a packet of an established tunnel costs on its whole way, client and server together: heap allocations, and
-//! writes to the host. The ceilings are what it costs today.
+//! What a packet of an established tunnel costs on its whole way, client and server together: no heap allocation, and
+//! few writes to the host.
 
 // The Python module brings its own global allocator.
 #![cfg(not(feature = "python"))]
@@ -7,16 +7,17 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Read;
 use std::net::{Ipv6Addr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portico_gateway::io::client::ClientTunnel;
 use portico_gateway::io::gateway::{Gateway, GatewayDescriptors};
 use portico_gateway::wire::{checksum, tcp, udp};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
+use serde_json::json;
+use socket2::Socket;
+
+mod common;
+use common::{Authority, server, tun};
 
 struct Counting;
 
@@ -45,21 +46,10 @@ static ALLOCATOR: Counting = Counting;
 
 const VIRTIO: usize = 12;
 const ROUNDS: usize = 200;
-/// For 100 packets through both ends. They belong to vectors (sealing a record, starting a read), so it is 6 to 29
-/// depending on how many packets a vector has; one allocation for each packet would be 100 and more.
-const ALLOCATIONS_PER_100: u64 = 40;
+/// Carrying packets allocates nothing; now and then a thread reports its state meanwhile, which does.
+const TRIES: usize = 5;
 /// Pieces in which 32 segments of one flow reach the host, on average; mostly 1.2 to 1.8.
 const MERGED: u64 = 4;
-
-/// One end of what stands for a TUN queue, and the other for the gateway.
-fn tun() -> (Socket, OwnedFd) {
-    let (ours, theirs) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    for end in [&ours, &theirs] {
-        end.set_send_buffer_size(4 << 20).unwrap();
-    }
-    ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    (ours, theirs.into())
-}
 
 /// A packet behind a virtio header without offloads.
 fn packet(ends: (&str, &str), protocol: u8, mut transport: Vec<u8>, checksum_at: usize) -> Vec<u8> {
@@ -121,35 +111,10 @@ fn carry(from: &Socket, to: &mut Socket, packets: &[Vec<u8>], buffer: &mut [u8])
     arrived
 }
 
-fn certificates() -> (String, String, String) {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "test");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["da.example.net".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    (authority.pem(), leaf.pem(), key.serialize_pem())
-}
-
-fn server(trust: &str, chain: &str, key: &str) -> Value {
-    json!({
-        "workers": 1,
-        "iphttps": {
-            "authentication": "none", "link_local": "fe80::1", "addresses": ["fd00:1000::1"],
-            "prefix": "fd00:1000::/64", "routes": [], "route_lifetime": 1800, "router_lifetime": 0,
-            "advertise_interval": 600, "max_sessions": 10, "max_addresses_per_session": 8, "max_handshakes": 8,
-            "handshake_timeout": 15.0, "request_timeout": 15.0, "idle_probe": 30.0, "segments": true,
-            "queue_bytes": 1 << 20,
-        },
-        "http": {"paths": [], "max_body": 0, "max_pending": 1, "timeout": 1.0},
-        "tls": {"certificate_chain": chain, "private_key": key, "client_ca": trust, "ticket_keys": [],
-            "minimum_version": "1.3"},
-    })
-}
-
 #[test]
 fn packets_of_an_established_tunnel_cost_what_they_cost_today() {
-    let (trust, chain, key) = certificates();
+    let authority = Authority::new();
+    let (trust, config) = (authority.pem(), server(&authority, "none", 10));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (mut host, queue) = tun();
@@ -160,7 +125,7 @@ fn packets_of_an_established_tunnel_cost_what_they_cost_today() {
         dns_udp: vec![],
         dns_tcp: vec![],
     };
-    let gateway = Gateway::start(&server(&trust, &chain, &key).to_string(), descriptors).ok().unwrap();
+    let gateway = Gateway::start(&config.to_string(), descriptors).ok().unwrap();
     let (up, down) = (("fd00:1000::c1", "fd00:1::9"), ("fd00:1::9", "fd00:1000::c1"));
     let mut buffer = vec![0; 1 << 17];
     for segmented in [true, false] {
@@ -186,14 +151,15 @@ fn packets_of_an_established_tunnel_cost_what_they_cost_today() {
             for _ in 0..20 {
                 run();
             }
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            let arrived: u64 = (0..ROUNDS).map(|_| run()).sum();
-            let spent = ALLOCATIONS.load(Ordering::Relaxed) - before;
-            let carried = (ROUNDS * packets.len()) as u64;
-            let text =
-                format!("{name}, segments {segmented}: {spent} allocations, {arrived} writes, {carried} packets");
+            let mut measure = || {
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                let arrived: u64 = (0..ROUNDS).map(|_| run()).sum();
+                (ALLOCATIONS.load(Ordering::Relaxed) - before, arrived)
+            };
+            let (spent, arrived) = (0..TRIES).map(|_| measure()).min().unwrap();
+            let text = format!("{name}, segments {segmented}: {spent} allocations, {arrived} writes");
             println!("{text}");
-            assert!(spent * 100 <= carried * ALLOCATIONS_PER_100, "{text}");
+            assert_eq!(spent, 0, "{text}");
             assert!(arrived <= pieces * ROUNDS as u64, "{text}");
         }
         client.close();

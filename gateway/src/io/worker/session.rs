@@ -223,8 +223,9 @@ impl Worker {
         session.transport.close(&mut self.scratch.borrow_mut().cipher_out);
         if !was_up && self.lingering.get() < MAX_LINGERING {
             self.lingering.set(self.lingering.get() + 1);
-            // Nothing more can be done for a peer that does not take its answer.
-            let _ = tokio::time::timeout(LINGER, session.transport.drain()).await;
+            // Nothing more can be done for a peer that does not take its answer. On the heap, as the negotiation is: the
+            // room that a future may need is taken from its beginning to its end, and tunnels live long.
+            let _ = Box::pin(tokio::time::timeout(LINGER, session.transport.drain())).await;
             self.lingering.set(self.lingering.get() - 1);
         }
     }
