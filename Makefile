@@ -54,7 +54,7 @@ test-rust: $(STAMPS)/cargo
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients | sudo
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
@@ -147,6 +147,12 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin develop --locked --release --skip-install
 	@test -x $(VENV)/bin/portico || VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(PYTHON) -m pip install --quiet \
 	   --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The crowd of clients for scenarios, as `cargo test` builds it.
+$(STAMPS)/clients: $(STAMPS)/cargo $(RUST_SOURCES)
+	$(call say,Program that plays thousands of clients)
+	@$(CARGO_ENV) cargo build --locked --example clients
 	@touch $@
 
 $(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md

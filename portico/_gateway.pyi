@@ -28,8 +28,8 @@ class Gateway:
         """Waits up to `timeout` seconds for events; JSON objects, oldest first, at most 1,024 a call."""
     def answer(self, request: int, status: int, content_type: str, body: bytes) -> bool:
         """Answers an HTTP request that an event handed up; False when its connection is gone."""
-    def sessions(self) -> str:
-        """A JSON array of the sessions."""
+    def sessions(self, after: int = 0, limit: int = ...) -> str:
+        """A JSON array of at most `limit` sessions in the order of their numbers, from the first behind `after`."""
     def disconnect(self, sessions: list[int]) -> int:
         """Closes sessions by number and returns how many there were."""
     def stats(self) -> str:

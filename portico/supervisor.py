@@ -13,6 +13,7 @@ line starts the child: `{"id": 0, "op": "start", "config": {...}, "fds": {name: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -89,10 +90,16 @@ class Program:
 
 @dataclass(frozen=True)
 class Start:
-    """What a new child gets: its configuration and the descriptors, which stay open in the parent."""
+    """What a new child gets: its configuration and the descriptors, which stay open in the parent.
+
+    Attributes:
+        descriptors: how many the child may need at one time. It gets the parent's hard limit, or more when that is too
+            low and the parent may raise it.
+    """
 
     config: Mapping[str, Any]
     fds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    descriptors: int = 0
 
 
 class ChildError(PorticoError):
@@ -346,6 +353,7 @@ class Supervisor:
 
     async def _spawn(self, start: Start) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
         command = drop_privileges(self.program)
+        _allow_descriptors(self.program.name, start.descriptors)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             try:
@@ -367,11 +375,6 @@ class Supervisor:
             except BaseException:
                 ours.close()
                 raise
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        try:
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError) as error:  # it keeps the soft limit, which bounds it earlier
-            log.warning("child=%s descriptor_limit unchanged: %s", self.program.name, error)
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
         return process, reader
 
@@ -489,6 +492,26 @@ class Supervisor:
                 answer.set_exception(Unavailable(f"The {self.program.name} process died", why="before it answered"))
                 answer.exception()  # nobody may be waiting any more
         self._pending.clear()
+
+
+def _allow_descriptors(name: str, wanted: int) -> None:
+    """Raises this process's limit, which children inherit: a child that runs as another user is beyond its reach."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in sorted({hard, max(hard, wanted)}, reverse=True):
+        if soft >= limit:
+            break
+        with contextlib.suppress(OSError, ValueError):  # then the next lower one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+            break
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed < wanted:
+        log.error(
+            "child=%s may open %d descriptors and needs up to %d: connections beyond wait until others end; "
+            "raise LimitNOFILE of the unit",
+            name,
+            allowed,
+            wanted,
+        )
 
 
 def _exit_reason(returncode: int | None) -> str:

@@ -93,9 +93,10 @@ impl Gateway {
         Ok(py.detach(|| inner.answer(request, status, content_type, body)))
     }
 
-    fn sessions(&self, py: Python<'_>) -> PyResult<String> {
+    #[pyo3(signature = (after = 0, limit = usize::MAX))]
+    fn sessions(&self, py: Python<'_>, after: u64, limit: usize) -> PyResult<String> {
         let inner = self.inner()?;
-        Ok(py.detach(|| inner.sessions()))
+        Ok(py.detach(|| inner.sessions(after, limit)))
     }
 
     #[allow(clippy::needless_pass_by_value)] // what the interpreter hands over

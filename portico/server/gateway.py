@@ -19,6 +19,9 @@ log = logging.getLogger("portico.gateway")
 USER = "portico-gateway"
 MODULE = "portico.server.gateway_process"
 
+PAGE = 1000
+"""Sessions asked for at a time."""
+
 _LOGGED = frozenset({"session_up", "session_down", "refused", "warning"})
 
 
@@ -94,8 +97,16 @@ class Gateway:
         """The tunnels; empty while no gateway runs (then there are none)."""
         if not self.running:
             return []
-        found = await self.supervisor.request("sessions")
-        return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+        sessions: list[dict[str, Any]] = []
+        after = 0
+        while True:
+            # In pages: all of ten thousand are more than a line of the channel holds.
+            found = await self.supervisor.request("sessions", after=after, limit=PAGE)
+            page = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+            sessions += page
+            if len(page) < PAGE:
+                return sessions
+            after = max(int(item["session"]) for item in page)
 
     async def disconnect(self, sessions: list[int]) -> int:
         """Closes tunnels by number and returns how many there were."""

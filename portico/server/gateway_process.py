@@ -11,6 +11,10 @@ from typing import Any
 from portico import native_process
 from portico._gateway import Gateway
 
+MAX_PAGE = 2000
+"""Sessions in one answer: a line of the channel holds many more of the usual ones (600 bytes), and these with eight
+addresses and every reason for drops (1,900 bytes)."""
+
 
 def start(config: str, fds: Mapping[str, Sequence[int]]) -> Gateway:
     """Makes the gateway from the first line of the channel; `fds` names are those of the running agent."""
@@ -28,8 +32,8 @@ def _configure(gateway: Gateway, message: Mapping[str, Any]) -> None:
     gateway.configure(json.dumps(message["config"]))
 
 
-def _sessions(gateway: Gateway, _message: Mapping[str, Any]) -> object:
-    return json.loads(gateway.sessions())
+def _sessions(gateway: Gateway, message: Mapping[str, Any]) -> object:
+    return json.loads(gateway.sessions(int(message.get("after", 0)), int(message.get("limit", MAX_PAGE))))
 
 
 def _disconnect(gateway: Gateway, message: Mapping[str, Any]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ class Platform:
             "nat64": list(devices[TRANSLATOR].fds) if TRANSLATOR in devices else [],
             **groups,
         }
-        return Start(self._config, fds)
+        return Start(self._config, fds, _descriptors(self._config))
 
     def _groups(self) -> dict[str, list[Any]]:
         return dict(self.sockets.groups) if self.sockets is not None else {}
@@ -191,3 +191,10 @@ class Platform:
             if value == "1" and interface not in ("all", "default", "lo", TUNNEL, TRANSLATOR):
                 found.append(interface)
         return tuple(found)
+
+
+def _descriptors(config: Mapping[str, Any]) -> int:
+    """What a gateway with this configuration may have open at once: a socket for each connection and for each DNS
+    question to an upstream server, and some hundred for refused connections, devices and files."""
+    iphttps, dns64 = config["iphttps"], config.get("dns64") or {}
+    return int(iphttps["max_sessions"]) + int(iphttps["max_handshakes"]) + int(dns64.get("max_queries", 0)) + 1024

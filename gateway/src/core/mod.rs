@@ -2,6 +2,7 @@
 
 pub mod dns64;
 pub mod frame;
+pub mod impossible;
 pub mod iphttps;
 pub mod nat64;
 pub mod segments;

@@ -115,6 +115,11 @@ impl Events {
         queue.drain(..count).collect()
     }
 
+    /// Events that nobody has fetched yet.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().len()
+    }
+
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }

@@ -1,8 +1,9 @@
 //! A Remote Access server's packet path: what workers share, and the handle that the control side holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::Ipv6Addr;
+use std::ops::Bound;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use super::tls::setup::{self, ServerSetup};
 use super::worker::session::{Answer, SessionInfo};
 use super::worker::{self, Command, Descriptors, Foreign, Inbox, Started};
 use crate::core::frame::Offload;
+use crate::core::impossible;
 use crate::core::iphttps::{
     Authentication as CoreAuthentication, CloseReason, Identity, Link, LinkConfig, LinkSink, Route, SessionConfig,
     SessionId,
@@ -64,7 +66,7 @@ pub struct Shared {
     pub events: Events,
     pub link: Link,
     pub workers: Vec<WorkerHandle>,
-    pub registry: Mutex<HashMap<u64, Arc<SessionInfo>>>,
+    pub registry: Mutex<BTreeMap<u64, Arc<SessionInfo>>>,
     nat64: RwLock<Option<Arc<Shards>>>,
     live: RwLock<Arc<Live>>,
     revoked: Arc<RwLock<RevocationList>>,
@@ -116,6 +118,15 @@ impl Shared {
 
     pub fn forget_requests(&self, session: SessionId) {
         self.requests.lock().retain(|_, waiting| *waiting != session);
+    }
+
+    /// Connections there are, in whatever state.
+    fn connections(&self) -> u64 {
+        let sum =
+            |count: fn(&WorkerCounters) -> u64| self.workers.iter().map(|worker| count(&worker.counters)).sum::<u64>();
+        // In this order a connection that ends meanwhile is counted rather than subtracted from nothing.
+        let ended = sum(|counters| counters.connections_ended.get());
+        sum(|counters| counters.connections_begun.get()).saturating_sub(ended)
     }
 
     pub fn learned(&self, session: SessionId, address: Ipv6Addr) {
@@ -335,6 +346,11 @@ impl Gateway {
                 shared.events.warn("NAT64_POOL", &text);
             }
         }
+        let trust = {
+            let before = shared.live();
+            before.config.tls.client_ca != live.config.tls.client_ca
+                || before.config.iphttps.authentication != live.config.iphttps.authentication
+        };
         *shared.revoked.write() = list;
         *shared.nat64.write() = shards;
         *shared.live.write() = Arc::new(live);
@@ -342,7 +358,7 @@ impl Gateway {
         let configured = shared.link.configure(link, shared.clock.now(), &mut ControlSink(shared));
         configured.map_err(|error| Refused(format!("iphttps: {error}")))?;
         for worker in &shared.workers {
-            worker.tell(Command::Recheck);
+            worker.tell(Command::Recheck { trust });
         }
         Ok(())
     }
@@ -358,12 +374,18 @@ impl Gateway {
         true
     }
 
-    /// A JSON array.
-    pub fn sessions(&self) -> String {
-        let mut all: Vec<_> = self.shared.registry.lock().values().cloned().collect();
-        all.sort_by_key(|info| info.id);
+    /// A JSON array of at most `limit` sessions, in the order of their numbers, from the first one behind `after`.
+    pub fn sessions(&self, after: u64, limit: usize) -> String {
+        let page: Vec<_> = {
+            let registry = self.shared.registry.lock();
+            registry
+                .range((Bound::Excluded(after), Bound::Unbounded))
+                .take(limit)
+                .map(|(_, info)| info.clone())
+                .collect()
+        };
         let json = |info: &Arc<SessionInfo>| info.json(&self.shared.link.addresses(SessionId(info.id)));
-        Value::Array(all.iter().map(json).collect()).to_string()
+        Value::Array(page.iter().map(json).collect()).to_string()
     }
 
     /// Closes sessions by number and returns how many there were.
@@ -382,6 +404,7 @@ impl Gateway {
         let workers = &shared.workers;
         let offloads = self.started.first();
         let link = shared.link.counters();
+        let tables = shared.link.table_sizes();
         let drops: serde_json::Map<String, Value> = crate::core::iphttps::DropReason::ALL
             .iter()
             .map(|&reason| (reason.as_str().to_owned(), json!(link.dropped(reason))))
@@ -405,6 +428,16 @@ impl Gateway {
             "dns64": self.dns64.stats(),
             "events_dropped": shared.events.dropped(),
             "requests_pending": shared.requests.lock().len(),
+            "tables": {
+                "registry": shared.registry.lock().len(),
+                "sessions": tables.sessions,
+                "addresses": tables.addresses,
+                "probes": tables.probes,
+                "connections": shared.connections(),
+                "events_waiting": shared.events.waiting(),
+            },
+            "impossible": impossible::counts().map(|(name, count)| (name.to_owned(), json!(count)))
+                .collect::<serde_json::Map<String, Value>>(),
         })
         .to_string()
     }

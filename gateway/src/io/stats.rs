@@ -43,8 +43,13 @@ counters! {
     /// What one worker did.
     WorkerCounters {
         accepted,
-        /// Accepting failed: out of descriptors or memory.
+        /// Accepting failed, for whatever reason.
         accept_errors,
+        /// Accepting paused since the process has no descriptor left; whoever dials waits in the kernel's queue.
+        descriptors_exhausted,
+        /// Connections that got a task of their own, and those of them that are over.
+        connections_begun,
+        connections_ended,
         /// Times that accepting paused, with connections left in the kernel's queue, since enough were being set up.
         admission_waits,
         handshakes,

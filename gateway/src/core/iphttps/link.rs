@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use super::advertise::Advertiser;
 use super::config::in_link_local;
 use super::limiter::Limiter;
-use super::neighbours::{Claim, Member, Neighbours, PROBE_INTERVAL, Probed};
+use super::neighbours::{Claim, Member, Neighbours, PROBE_INTERVAL, Probed, TableSizes};
 use super::{
     Authentication, CloseReason, ConfigError, DropCounters, DropReason, Identity, LinkConfig, LinkCounters, LinkEvent,
     MTU, SessionId,
@@ -199,6 +199,11 @@ impl Link {
     /// Sessions in the client table.
     pub fn sessions(&self) -> usize {
         self.neighbours.len()
+    }
+
+    /// Entries of the link's tables: sessions, addresses and probes that are out.
+    pub fn table_sizes(&self) -> TableSizes {
+        self.neighbours.sizes()
     }
 
     /// The session that owns an address.

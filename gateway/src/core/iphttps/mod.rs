@@ -29,6 +29,7 @@ pub use counters::{LinkCounters, LinkEvent};
 pub use deframer::{Deframer, Format, Plaintext, StreamError};
 pub use errors::{CloseReason, DropCounters, DropReason};
 pub use link::{Attachment, FromClient, FromHost, Link, LinkSink};
+pub use neighbours::TableSizes;
 pub use reconnect::Reconnect;
 pub use session::{
     Action, Admission, HandUp, IllegalTransition, Received, Session, SessionConfig, SessionEvent, SessionState,

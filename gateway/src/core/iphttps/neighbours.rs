@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::{Identity, SessionId};
+use crate::core::impossible::{Impossible, happened};
 use crate::core::time::Now;
 
 const SHARDS: usize = 64;
@@ -111,6 +112,14 @@ pub(super) enum Probed {
     Silent { owner: Arc<Member>, address: Ipv6Addr, askers: Vec<SessionId> },
 }
 
+/// How many entries there are of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSizes {
+    pub sessions: usize,
+    pub addresses: usize,
+    pub probes: usize,
+}
+
 type Shards<K> = Box<[RwLock<HashMap<K, Arc<Member>>>]>;
 
 #[derive(Debug)]
@@ -148,6 +157,14 @@ impl Neighbours {
         self.count.load(Ordering::Relaxed)
     }
 
+    pub(super) fn sizes(&self) -> TableSizes {
+        TableSizes {
+            sessions: self.members.iter().map(|members| members.read().len()).sum(),
+            addresses: self.owners.iter().map(|owners| owners.read().len()).sum(),
+            probes: self.probes.lock().len(),
+        }
+    }
+
     /// Adds a session, unless there are `max` already.
     pub(super) fn add(&self, now: Now, id: SessionId, identity: Option<Identity>, max: usize) -> Option<Arc<Member>> {
         let room = |count: usize| Some(count + 1).filter(|&count| count <= max);
@@ -160,7 +177,9 @@ impl Neighbours {
             state: Mutex::default(),
         });
         let before = self.members_of(id).write().insert(id, Arc::clone(&member));
-        debug_assert!(before.is_none(), "session ids are never used twice");
+        if before.is_some() {
+            happened(Impossible::SessionTwice);
+        }
         Some(member)
     }
 

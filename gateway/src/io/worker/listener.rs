@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Worker;
 use super::session::Session;
+use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{CloseReason, gives_way};
 use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
@@ -39,12 +40,14 @@ impl Drop for Leaving {
     fn drop(&mut self) {
         let Self { worker, session } = self;
         if std::thread::panicking() {
+            happened(Impossible::Panic);
             worker.shared.events.warn("DEFECT", "the task of a connection panicked; the connection is closed");
         }
         worker.end_of_handshake(session);
         worker.went_down(session, CloseReason::PeerClosed);
         worker.shared.forget_requests(session.id);
         worker.sessions.borrow_mut().remove(&session.id);
+        worker.handle().counters.connections_ended.add(1);
     }
 }
 
@@ -59,15 +62,33 @@ impl Worker {
                         self.room_for_handshake(peer.ip()).await;
                         self.welcome(stream, peer, &name);
                     }
-                    Err(error) => {
-                        self.handle().counters.accept_errors.add(1);
-                        self.shared.events.warn("ACCEPT", &format!("a connection could not be accepted: {error}"));
-                        tokio::time::sleep(PAUSE).await;
-                    }
+                    Err(error) => self.accept_failed(&error).await,
                 }
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Waits where trying again at once would fail again. Nobody is refused: connections stay in the kernel's queue.
+    async fn accept_failed(&self, error: &io::Error) {
+        let counters = &self.handle().counters;
+        counters.accept_errors.add(1);
+        match error.raw_os_error() {
+            // The peer went away while it waited: nothing of ours is wrong.
+            Some(libc::ECONNABORTED | libc::EPROTO | libc::ECONNRESET) => return,
+            Some(libc::EMFILE | libc::ENFILE) => {
+                counters.descriptors_exhausted.add(1);
+                self.shared.events.warn(
+                    "DESCRIPTORS",
+                    &format!(
+                        "no descriptor is left for a new connection ({error}): whoever dials waits until others leave; \
+                         raise LimitNOFILE of the server's unit to ip_https.max_clients and some thousand more"
+                    ),
+                );
+            }
+            _ => self.shared.events.warn("ACCEPT", &format!("a connection could not be accepted: {error}")),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 
     fn welcome(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listener: &Rc<str>) {
@@ -80,7 +101,10 @@ impl Worker {
         let Ok(transport) = transport else { return };
         let id = self.shared.new_session(self.index);
         let session = Rc::new(Session::new(id, peer, transport, self.shared.clock.now()));
-        self.sessions.borrow_mut().insert(id, session.clone());
+        if self.sessions.borrow_mut().insert(id, session.clone()).is_some() {
+            happened(Impossible::SessionTwice);
+        }
+        self.handle().counters.connections_begun.add(1);
         self.handshakes.borrow_mut().insert(id, session.clone());
         let worker = self.clone();
         let listener = listener.clone();

@@ -9,7 +9,7 @@ mod runs;
 pub mod session;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -36,6 +36,8 @@ use crate::core::iphttps::{CloseReason, LinkSink, SessionId};
 const HANDSHAKES_PER_TURN: usize = 4;
 /// How often expired certificates and overdue timers are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// Certificates verified once more between two turns of the event loop.
+const RECHECKS_PER_TURN: usize = 8;
 
 /// From other threads.
 #[derive(Debug)]
@@ -43,8 +45,10 @@ pub enum Command {
     Close(SessionId, CloseReason),
     CloseAll(CloseReason),
     Answer(SessionId, Answer),
-    /// The configuration changed: close what it does not admit any more.
-    Recheck,
+    /// The configuration changed: close what it does not admit any more. With `trust`, other authorities are trusted now.
+    Recheck {
+        trust: bool,
+    },
     /// A packet of the link for everybody here but one.
     Broadcast(SessionId, Arc<[u8]>),
     Stop,
@@ -86,6 +90,9 @@ pub(super) struct Worker {
     sessions: RefCell<HashMap<SessionId, Rc<Session>>>,
     /// Connections that are not up yet, in the order they came.
     handshakes: RefCell<std::collections::BTreeMap<SessionId, Rc<Session>>>,
+    /// When certificates of sessions that are up expire, in seconds since the epoch: thousands of sessions are not to be
+    /// looked at each second for the one that ends.
+    expiries: RefCell<BTreeSet<(i64, SessionId)>>,
     handshake_gate: Semaphore,
     handshake_ended: Notify,
     scratch: RefCell<Scratch>,
@@ -142,6 +149,7 @@ impl Worker {
             index,
             sessions: RefCell::default(),
             handshakes: RefCell::default(),
+            expiries: RefCell::default(),
             handshake_gate: Semaphore::new(HANDSHAKES_PER_TURN),
             handshake_ended: Notify::new(),
             scratch: RefCell::default(),
@@ -193,7 +201,7 @@ impl Worker {
         let _ = tokio::time::timeout(Duration::from_millis(500), all_gone).await;
     }
 
-    fn obey(&self, command: Command) {
+    fn obey(self: &Rc<Self>, command: Command) {
         let find = |id: SessionId| self.sessions.borrow().get(&id).cloned();
         match command {
             Command::Close(id, reason) => {
@@ -211,13 +219,15 @@ impl Worker {
                     session.answer(answer);
                 }
             }
-            Command::Recheck => {
+            Command::Recheck { trust } => {
                 if let Some(path) = &self.nat64 {
                     path.use_shards(self.shared.nat64());
                 }
-                let live = self.shared.live();
                 for session in self.sessions.borrow().values() {
-                    self.recheck_one(session, &live);
+                    self.close_if_revoked(session);
+                }
+                if trust {
+                    tokio::task::spawn_local(self.clone().recheck_trust());
                 }
             }
             Command::Broadcast(except, packet) => {
@@ -228,17 +238,56 @@ impl Worker {
         }
     }
 
+    fn close_if_revoked(&self, session: &Session) -> bool {
+        let revoked = session
+            .info()
+            .and_then(|info| info.identity.as_ref())
+            .is_some_and(|identity| self.shared.is_revoked(identity));
+        if revoked {
+            session.close(CloseReason::Revoked);
+        }
+        revoked
+    }
+
+    /// Verifies every session's certificate once more. Some at a time: ten thousand signatures are a second of work, and
+    /// packets do not wait that long.
+    async fn recheck_trust(self: Rc<Self>) {
+        let all: Vec<_> = self.sessions.borrow().keys().copied().collect();
+        for some in all.chunks(RECHECKS_PER_TURN) {
+            let live = self.shared.live();
+            for id in some {
+                let session = self.sessions.borrow().get(id).cloned();
+                if let Some(session) = session {
+                    self.recheck_one(&session, &live);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Closes a session that the configuration does not admit any more.
-    fn recheck_one(&self, session: &Rc<Session>, live: &Live) {
-        let Some(identity) = session.info().and_then(|info| info.identity.as_ref()) else { return };
-        if self.shared.is_revoked(identity) {
-            return session.close(CloseReason::Revoked);
+    fn recheck_one(&self, session: &Session, live: &Live) {
+        if session.info().is_none_or(|info| info.identity.is_none()) || self.close_if_revoked(session) {
+            return;
         }
         let Some(verifier) = &live.tls.verifier else { return };
         let chain = session.transport.peer_certificates().unwrap_or_default();
         let trusted = !chain.is_empty() && verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).is_ok();
         if !trusted {
             session.close(CloseReason::NotAdmitted);
+        }
+    }
+
+    /// Closes sessions whose certificates have expired.
+    fn expire(&self) {
+        let epoch = seconds_since_epoch() as i64;
+        loop {
+            let first = self.expiries.borrow().first().copied().filter(|&(at, _)| at <= epoch);
+            let Some(due) = first else { return };
+            self.expiries.borrow_mut().remove(&due);
+            if let Some(session) = self.sessions.borrow().get(&due.1) {
+                session.close(CloseReason::NotAdmitted);
+            }
         }
     }
 
@@ -257,15 +306,7 @@ impl Worker {
             self.nat64_timers();
             self.end_of_vector();
             if turn.is_multiple_of(4) {
-                let epoch = seconds_since_epoch() as i64;
-                for session in self.sessions.borrow().values() {
-                    let expired = |info: &Arc<session::SessionInfo>| {
-                        info.identity.as_ref().is_some_and(|identity| identity.not_after <= epoch)
-                    };
-                    if session.info().is_some_and(expired) {
-                        session.close(CloseReason::NotAdmitted);
-                    }
-                }
+                self.expire();
             }
         }
     }

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use super::Worker;
 use crate::core::frame::{Frame, HEADROOM};
+use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{
-    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity, Place, Plaintext,
-    Session as CoreSession, SessionId,
+    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity,
+    IllegalTransition, Place, Plaintext, Session as CoreSession, SessionId,
 };
 use crate::core::time::Now;
 use crate::io::clock::unix_seconds;
@@ -199,6 +200,12 @@ impl Session {
     }
 }
 
+/// The connection ends, since nobody knows any more where it stands.
+fn illegal(_: IllegalTransition) -> CloseReason {
+    happened(Impossible::Transition);
+    CloseReason::BadRequest
+}
+
 impl Worker {
     /// The life of one connection.
     pub(super) async fn serve(self: Rc<Self>, session: Rc<Session>, listener: Rc<str>) {
@@ -275,7 +282,7 @@ impl Worker {
                 if session.transport.resumed() {
                     self.handle().counters.resumed.add(1);
                 }
-                core.handshake_done(clock.now(), config, admission).map_err(|_| CloseReason::BadRequest)?;
+                core.handshake_done(clock.now(), config, admission).map_err(illegal)?;
                 if let Some(reason) = core.close_reason() {
                     return Err(reason);
                 }
@@ -287,7 +294,7 @@ impl Worker {
             if !plain.is_empty() {
                 let mut out = Vec::new();
                 let received = core.receive(clock.now(), config, &plain, unix_seconds(), &mut out);
-                let received = received.map_err(|_| CloseReason::BadRequest)?;
+                let received = received.map_err(illegal)?;
                 self.send_control(session, &out)?;
                 match received.action {
                     Action::NeedMore => {}
@@ -305,7 +312,7 @@ impl Worker {
                             self.handle().counters.requests_dropped.add(1);
                             let mut out = Vec::new();
                             let busy = core.answer(503, "text/plain", b"busy\n", unix_seconds(), &mut out);
-                            busy.map_err(|_| CloseReason::BadRequest)?;
+                            busy.map_err(illegal)?;
                             self.send_control(session, &out)?;
                             return Err(CloseReason::Answered);
                         }
@@ -315,7 +322,7 @@ impl Worker {
                     Action::Tunnel { segments } => {
                         let mut out = Vec::new();
                         self.join(session, &mut core, segments, live, listener)?;
-                        core.up(unix_seconds(), &mut out).map_err(|_| CloseReason::BadRequest)?;
+                        core.up(unix_seconds(), &mut out).map_err(illegal)?;
                         self.send_control(session, &out)?;
                         return self.deliver(session, &mut plain[received.used..].to_vec());
                     }
@@ -400,15 +407,26 @@ impl Worker {
             link_drops: Mutex::default(),
         });
         session.transport.set_limit(live.config.iphttps.queue_bytes);
-        self.shared.registry.lock().insert(session.id.0, info.clone());
+        if self.shared.registry.lock().insert(session.id.0, info.clone()).is_some() {
+            happened(Impossible::SessionTwice);
+        }
         self.shared.events.push("session_up", info.opened());
         self.handle().counters.sessions_opened.add(1);
         let format = if segments { Format::Segments } else { Format::Packets };
         let deframer = RefCell::new(Deframer::new(format));
+        if let Some(identity) = &info.identity {
+            self.expiries.borrow_mut().insert((identity.not_after, session.id));
+        }
         // Nobody else sets it, and this is reached once.
         let _ = session.tunnel.set(Tunnel { info, format, deframer, attachment: RefCell::new(Some(attachment)) });
-        // The configuration may have changed since this connection was accepted.
-        self.recheck_one(session, &self.shared.live());
+        // The configuration may have changed since this connection was accepted, and the list of revoked certificates
+        // since its handshake.
+        let now = self.shared.live();
+        if std::ptr::eq(&raw const *now, live) {
+            self.close_if_revoked(session);
+        } else {
+            self.recheck_one(session, &now);
+        }
         Ok(())
     }
 
@@ -503,7 +521,12 @@ impl Worker {
         let Some(attachment) = tunnel.attachment.borrow_mut().take() else { return };
         self.shared.link.detach(attachment);
         let info = &tunnel.info;
-        self.shared.registry.lock().remove(&session.id.0);
+        if let Some(identity) = &info.identity {
+            self.expiries.borrow_mut().remove(&(identity.not_after, session.id));
+        }
+        if self.shared.registry.lock().remove(&session.id.0).is_none() {
+            happened(Impossible::SessionUnregistered);
+        }
         self.handle().counters.sessions_closed.add(1);
         let traffic = &info.traffic;
         let event = json!({
