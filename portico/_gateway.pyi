@@ -34,6 +34,22 @@ class Gateway:
         """Closes sessions by number and returns how many there were."""
     def stats(self) -> str:
         """A JSON object of counters."""
+    def dns64_flush(self, request: str) -> str:
+        """Forgets cached answers of DNS64.
+
+        `{"name": null | "www.corp.example.net", "tree": false}`: everything, a name, or with `tree` also the names
+        below it; escapes as in zone files. Returns `{"removed": n}`. Raises ValueError with the reason when refused.
+        """
+    def dns64_query(self, request: str) -> str:
+        """Asks DNS64 as a client would, past the network and the limits of clients.
+
+        `{"name": "app4.corp.example.net", "type": "AAAA", "dnssec": false, "timeout": 5.0}`; only the name is needed,
+        types without a name are written TYPE65400. Returns `{"rcode": "NOERROR", "authenticated": false, "answers":
+        [{"name", "type", "ttl", "data"}], "authority": [...], "source": "local" | "cache" | "stale" | "upstream",
+        "synthesized": bool, "server": null | "10.0.0.53:53", "upstream_questions": [{"name", "type", "server",
+        "rcode"}], "elapsed_ms": 0.4}`. Raises ValueError with the reason when refused or when no answer came within
+        `timeout` seconds.
+        """
     def close(self) -> None:
         """Stops all workers and closes every descriptor."""
 

@@ -1,11 +1,13 @@
 //! A DNS64 on its own, for tests and benchmarks: `dns64 CONFIG.json ADDRESS:PORT...`.
 //!
 //! Listens by UDP and TCP on each address, prints `ready` and one `listening ADDRESS:PORT` each, then obeys lines on standard
-//! input: `stats` prints the counters as JSON, `flush` forgets the cache, `configure JSON` takes another configuration, end of
-//! file ends it.
+//! input: `stats` prints the counters as JSON, `flush` or `flush JSON` forgets cached answers, `query JSON` asks as a client
+//! would, `configure JSON` takes another configuration, end of file ends it.
 
 use std::io::{BufRead, Write};
 use std::net::{TcpListener, UdpSocket};
+
+use portico_gateway::io::dns64::Flush;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -27,12 +29,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("stats", _) => writeln!(output, "{}", serde_json::to_string(&dns64.stats()?)?)?,
-            ("flush", _) => writeln!(output, "{}", dns64.flush()?)?,
+            ("flush", "") => writeln!(output, "{}", dns64.flush(Flush::default())?)?,
+            ("flush", json) => writeln!(output, "{}", dns64.flush(json.parse()?)?)?,
+            ("query", json) => match dns64.query(json.parse()?) {
+                Ok(answer) => writeln!(output, "{answer}")?,
+                Err(error) => writeln!(output, "{error}")?,
+            },
             ("configure", json) => {
                 dns64.configure(serde_json::from_str(json)?)?;
                 writeln!(output, "ok")?;
             }
-            (other, _) => writeln!(output, "unknown command {other}: use stats, flush or configure")?,
+            (other, _) => writeln!(output, "unknown command {other}: use stats, flush, query or configure")?,
         }
         output.flush()?;
     }

@@ -110,6 +110,16 @@ impl Gateway {
         Ok(py.detach(|| inner.stats()))
     }
 
+    fn dns64_flush(&self, py: Python<'_>, request: &str) -> PyResult<String> {
+        let inner = self.inner()?;
+        py.detach(|| inner.dns64_flush(request)).map_err(|refused| PyValueError::new_err(refused.to_string()))
+    }
+
+    fn dns64_query(&self, py: Python<'_>, request: &str) -> PyResult<String> {
+        let inner = self.inner()?;
+        py.detach(|| inner.dns64_query(request)).map_err(|refused| PyValueError::new_err(refused.to_string()))
+    }
+
     fn close(&self, py: Python<'_>) {
         let inner = self.0.lock().take();
         py.detach(|| {

@@ -129,7 +129,7 @@ fn synthesis_truncation_and_tcp_end_to_end() {
     let stats = handle.stats().expect("runs");
     assert_eq!((stats.engine.queries_udp, stats.engine.queries_tcp, stats.tcp_accepted), (2, 3, 1));
     assert!(stats.engine.upstream_tcp >= 1 && stats.engine.answered_cached >= 2);
-    assert!(handle.flush().expect("runs") >= 2);
+    assert!(handle.flush(dns64::Flush::default()).expect("runs") >= 2);
     assert_eq!(handle.stats().expect("runs").engine.cache_entries, 0);
     handle.close();
     assert!(handle.stats().is_err());

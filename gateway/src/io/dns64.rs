@@ -1,13 +1,14 @@
 //! DNS64's sockets: one thread with its own runtime over inherited UDP and TCP sockets, around `core::dns64`.
 
 mod clients;
+pub mod inspect;
 mod servers;
 mod switch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc as blocking;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use serde_json::Value;
 use socket2::{Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, mpsc};
@@ -27,10 +29,13 @@ use crate::core::dns64::stats::Stats;
 use crate::core::dns64::{Action, Client, Transport};
 use crate::core::time::Now;
 
+pub use inspect::Flush;
 pub use switch::Switch;
 
 /// How long a caller waits for the thread, which never waits for anything itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Administrators' queries waiting at once.
+const MAX_LOCAL: usize = 64;
 /// Clients that wait to be accepted.
 const BACKLOG: i32 = 256;
 
@@ -51,10 +56,14 @@ pub struct ShellStats {
     pub receive_errors: u64,
 }
 
+/// Where the answer to an administrator's query goes; `None` when there are too many.
+type LocalReply = blocking::SyncSender<Option<Value>>;
+
 enum Command {
     Configure(Box<Config>, blocking::SyncSender<()>),
     Stats(blocking::SyncSender<ShellStats>),
-    Flush(blocking::SyncSender<usize>),
+    Flush(Flush, blocking::SyncSender<usize>),
+    Query(inspect::Query, LocalReply),
     Close,
 }
 
@@ -79,12 +88,34 @@ impl Handle {
         self.call(Command::Stats)
     }
 
-    /// Forgets all cached answers and returns how many there were.
+    /// Forgets cached answers and returns how many there were.
     ///
     /// # Errors
     /// `BrokenPipe` after [`Handle::close`].
-    pub fn flush(&self) -> io::Result<usize> {
-        self.call(Command::Flush)
+    pub fn flush(&self, what: Flush) -> io::Result<usize> {
+        self.call(|reply| Command::Flush(what, reply))
+    }
+
+    /// Asks the engine as a client would, without the network and its limits: the answer and how it came about.
+    ///
+    /// # Errors
+    /// `TimedOut` without an answer in the query's time, `WouldBlock` while too many such queries wait, `BrokenPipe` after
+    /// [`Handle::close`].
+    pub fn query(&self, query: inspect::Query) -> io::Result<Value> {
+        let (sender, receiver) = blocking::sync_channel(1);
+        self.commands.send(Command::Query(query, sender)).map_err(|_| gone())?;
+        match receiver.recv_timeout(query.timeout) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                format!("{MAX_LOCAL} queries of administrators wait already; try again when they have ended"),
+            )),
+            Err(blocking::RecvTimeoutError::Timeout) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer in {} s; look at the servers in the counters", query.timeout.as_secs_f64()),
+            )),
+            Err(blocking::RecvTimeoutError::Disconnected) => Err(gone()),
+        }
     }
 
     /// Closes all sockets and ends the thread; queries on their way stay unanswered.
@@ -97,11 +128,14 @@ impl Handle {
     }
 
     fn call<T>(&self, command: impl FnOnce(blocking::SyncSender<T>) -> Command) -> io::Result<T> {
-        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "DNS64 has been closed; start it again");
         let (sender, receiver) = blocking::sync_channel(1);
         self.commands.send(command(sender)).map_err(|_| gone())?;
         receiver.recv_timeout(PATIENCE).map_err(|_| gone())
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "DNS64 has been closed; start it again")
 }
 
 impl Drop for Handle {
@@ -184,6 +218,9 @@ struct Shell {
     /// Sockets open towards servers, by attempt.
     attempts: RefCell<HashMap<u64, AbortHandle>>,
     last_connection: Cell<u64>,
+    /// Administrators who wait for answers, and since when.
+    local: RefCell<HashMap<u64, (Now, LocalReply)>>,
+    last_ticket: Cell<u64>,
     /// The moment the timer task sleeps towards, and how to wake it for an earlier one.
     armed: Cell<Option<Now>>,
     rearm: Notify,
@@ -202,6 +239,8 @@ impl Shell {
             connections_by_client: RefCell::default(),
             attempts: RefCell::default(),
             last_connection: Cell::new(0),
+            local: RefCell::default(),
+            last_ticket: Cell::new(0),
             armed: Cell::new(None),
             rearm: Notify::new(),
             counters: RefCell::default(),
@@ -231,7 +270,10 @@ impl Shell {
                     stats.tcp_connections = self.connections.borrow().len() as u64;
                     let _ = reply.send(stats);
                 }
-                Command::Flush(reply) => _ = reply.send(self.engine.borrow_mut().flush()),
+                Command::Flush(Flush { name, tree }, reply) => {
+                    _ = reply.send(self.engine.borrow_mut().flush(name.as_ref(), tree));
+                }
+                Command::Query(query, reply) => self.local_query(query, reply),
                 Command::Close => return,
             }
         }
@@ -243,6 +285,19 @@ impl Shell {
 
     fn query(&self, client: Client, bytes: &[u8]) {
         self.engine.borrow_mut().handle_query(self.now(), client, bytes);
+    }
+
+    fn local_query(self: &Rc<Self>, query: inspect::Query, reply: LocalReply) {
+        if self.local.borrow().len() >= MAX_LOCAL {
+            _ = reply.send(None);
+            return;
+        }
+        let ticket = self.last_ticket.get() + 1;
+        self.last_ticket.set(ticket);
+        self.local.borrow_mut().insert(ticket, (self.now(), reply));
+        let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        self.query(Client { address, transport: Transport::Local { ticket } }, &query.bytes());
+        self.pump();
     }
 
     fn response(self: &Rc<Self>, attempt: u64, server: SocketAddr, bytes: &[u8]) {
@@ -271,6 +326,13 @@ impl Shell {
                     }
                 }
                 Some(Action::Reply { client, bytes }) => self.reply(client, bytes),
+                Some(Action::Report { ticket, bytes, report }) => {
+                    if let Some((since, reply)) = self.local.borrow_mut().remove(&ticket) {
+                        let elapsed = self.now().since(since);
+                        // Whoever stopped waiting does not hear it.
+                        _ = reply.send(Some(inspect::describe(&bytes, &report, elapsed)));
+                    }
+                }
                 None => break,
             }
         }
@@ -288,6 +350,8 @@ impl Shell {
             Transport::Tcp { connection } => {
                 self.connections.borrow().get(&connection).is_some_and(|replies| replies.send(bytes).is_ok())
             }
+            // Answered by reports.
+            Transport::Local { .. } => false,
         };
         if !sent {
             self.counters.borrow_mut().replies_dropped += 1;

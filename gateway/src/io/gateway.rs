@@ -18,6 +18,7 @@ use super::client::StartError;
 use super::clock::Clock;
 use super::config::{Authentication, IpHttps, Refused, ServerConfig};
 use super::dns64;
+use super::dns64::inspect;
 use super::events::Events;
 use super::nat64::Shards;
 use super::stats::{HostCounters, WorkerCounters};
@@ -440,6 +441,19 @@ impl Gateway {
                 .collect::<serde_json::Map<String, Value>>(),
         })
         .to_string()
+    }
+
+    /// Forgets answers of DNS64; `{"name": null | text, "tree": bool}` to `{"removed": n}`.
+    pub fn dns64_flush(&self, request: &str) -> Result<String, Refused> {
+        let what = request.parse().map_err(|error: inspect::Refused| Refused(error.0))?;
+        let removed = self.dns64.flush(what).map_err(|error| Refused(error.to_string()))?;
+        Ok(json!({"removed": removed}).to_string())
+    }
+
+    /// Asks DNS64 as a client would; see `portico/_gateway.pyi` for both documents.
+    pub fn dns64_query(&self, request: &str) -> Result<String, Refused> {
+        let query = request.parse().map_err(|error: inspect::Refused| Refused(error.0))?;
+        Ok(self.dns64.query(query).map_err(|error| Refused(error.to_string()))?.to_string())
     }
 
     /// Stops all workers and closes every descriptor.

@@ -1,5 +1,7 @@
 //! Answers as they are kept: the server's bytes without the hop's own parts (id, flags, OPT), ready to be sent to anybody.
 
+use std::net::SocketAddr;
+
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 
@@ -30,6 +32,10 @@ pub struct Answer {
     pub ttl: u32,
     /// min(TTL, MINIMUM) of the SOA in the authority section (RFC 2308 section 5).
     pub soa_minimum: Option<u32>,
+    /// The server it came from, or that the answer came from of which it was made.
+    pub server: Option<SocketAddr>,
+    /// AAAA records in it were made of A records.
+    pub synthesized: bool,
 }
 
 /// Why a server's bytes are no answer.
@@ -106,7 +112,16 @@ impl Answer {
     /// An answer that says only why there is none; `rcode` is at most 15.
     pub fn failure(now: Now, question: &Question, rcode: u16) -> Self {
         let bytes = message::bare_reply(0, 0, rcode, Some(question), None, 0);
-        Self { bytes: bytes.into(), rcode, authenticated: false, at: now, ttl: FAILURE_TTL, soa_minimum: None }
+        Self {
+            bytes: bytes.into(),
+            rcode,
+            authenticated: false,
+            at: now,
+            ttl: FAILURE_TTL,
+            soa_minimum: None,
+            server: None,
+            synthesized: false,
+        }
     }
 
     fn examined(now: Now, bytes: Vec<u8>, question: Question, rcode: u16) -> Option<Self> {
@@ -131,7 +146,29 @@ impl Answer {
             _ => FAILURE_TTL,
         };
         let authenticated = u16_at(&bytes, 2) & FLAG_AD != 0;
-        Some(Self { bytes: bytes.into(), rcode, authenticated, at: now, ttl, soa_minimum })
+        let bytes = bytes.into();
+        Some(Self { bytes, rcode, authenticated, at: now, ttl, soa_minimum, server: None, synthesized: false })
+    }
+
+    /// The same answer, with the server it came from.
+    #[must_use]
+    pub fn told_by(mut self, server: Option<SocketAddr>) -> Self {
+        self.server = server;
+        self
+    }
+
+    /// The same answer, known to hold addresses made here.
+    #[must_use]
+    pub fn as_synthesized(mut self) -> Self {
+        self.synthesized = true;
+        self
+    }
+
+    /// The same answer, kept for `seconds`.
+    #[must_use]
+    pub fn kept_for(mut self, seconds: u32) -> Self {
+        self.ttl = seconds;
+        self
     }
 
     /// The same answer, kept no longer than `seconds`.

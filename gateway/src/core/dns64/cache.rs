@@ -138,6 +138,19 @@ impl Cache {
         count
     }
 
+    /// Forgets the answers about a name in lower case, with `tree` also those about all names below it, and returns how many
+    /// that were.
+    pub fn remove_name(&mut self, lower: &Name, tree: bool) -> usize {
+        let matches = |key: &Key| {
+            let mut suffixes = Name::suffixes_of(&key.name);
+            if tree { suffixes.any(|suffix| suffix == lower.wire()) } else { *key.name == *lower.wire() }
+        };
+        let found: Vec<usize> =
+            self.entries.iter().filter(|(_, entry)| matches(&entry.key)).map(|(at, _)| at).collect();
+        found.iter().for_each(|&at| self.remove(at));
+        found.len()
+    }
+
     fn trim(&mut self) {
         while self.oldest != NONE
             && (self.entries.len() > self.capacity || self.bytes > self.capacity * BYTES_PER_ENTRY)

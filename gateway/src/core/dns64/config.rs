@@ -2,23 +2,21 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::name::Name;
-use super::synthesis::Prefix;
+pub use super::forms::{Exclusion, Network, Server, Suffix};
+use super::prefix::{Ipv4Network, Mapping, Mappings, Prefix};
 
-/// The port of a server written without one.
-const DNS_PORT: u16 = 53;
 /// Servers tried for one question; more would outlast every client's patience.
 pub const MAX_SERVERS: usize = 8;
 /// Suffixes with servers of their own.
 pub const MAX_UPSTREAMS: usize = 1024;
 /// Entries of the exclusion list.
 pub const MAX_EXCLUSIONS: usize = 4096;
+/// Networks whose queries are answered.
+pub const MAX_ACCEPTED: usize = 1024;
 
 /// A value that cannot be used; the text says which, why, and what would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +34,8 @@ impl std::error::Error for ConfigError {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Document", into = "Document")]
 pub struct Config {
-    /// The NAT64 prefix that synthesized addresses start with.
-    pub prefix: Prefix,
+    /// The NAT64 prefixes that synthesized addresses start with (PrefixMapping).
+    pub mappings: Mappings,
     /// Ask upstream only for A, whatever AAAA records exist (OnlySendAQuery).
     pub only_send_a_query: bool,
     /// Prefer synthesized addresses to existing AAAA records (AlwaysSynthesize).
@@ -56,6 +54,35 @@ pub struct Config {
     pub max_queries: usize,
     /// Questions waiting for servers, of one client address.
     pub max_queries_per_client: usize,
+    /// Which server of a suffix is asked first.
+    pub server_choice: ServerChoice,
+    /// Ask again for names that are in demand shortly before their answers expire.
+    pub prefetch: bool,
+    /// How long an expired answer may still stand in for servers that do not answer (RFC 8767); zero for never.
+    pub serve_stale: Duration,
+    /// Queries that one client address may send in the long run; `None` for any number.
+    pub rate: Option<Rate>,
+    /// Who is answered (AcceptInterface, as addresses); empty for everybody.
+    pub accept_from: Vec<Network>,
+}
+
+/// What one client address may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_second: u32,
+    /// At once, after a silence.
+    pub burst: u32,
+}
+
+/// Which server of a suffix is asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerChoice {
+    /// The first of the list that answers.
+    #[default]
+    Ordered,
+    /// The one that answers soonest; now and then another, to know.
+    Fastest,
 }
 
 /// The servers for the names under one suffix.
@@ -72,7 +99,11 @@ pub struct Upstream {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    prefix: Prefix,
+    /// The short form of one mapping of every IPv4 address.
+    #[serde(default, skip_serializing)]
+    prefix: Option<Prefix>,
+    #[serde(default)]
+    prefix_mappings: Vec<Mapping>,
     #[serde(default = "yes")]
     only_send_a_query: bool,
     #[serde(default)]
@@ -90,6 +121,18 @@ struct Document {
     max_queries: usize,
     #[serde(default = "default_max_queries_per_client")]
     max_queries_per_client: usize,
+    #[serde(default)]
+    server_choice: ServerChoice,
+    #[serde(default = "yes")]
+    prefetch: bool,
+    #[serde(default = "default_serve_stale_seconds")]
+    serve_stale_seconds: u32,
+    #[serde(default = "default_queries_per_second_per_client")]
+    queries_per_second_per_client: u32,
+    #[serde(default = "default_query_burst_per_client")]
+    query_burst_per_client: u32,
+    #[serde(default)]
+    accept_from: Vec<Network>,
 }
 
 fn yes() -> bool {
@@ -110,6 +153,19 @@ fn default_max_queries() -> usize {
 
 fn default_max_queries_per_client() -> usize {
     256
+}
+
+/// A day: RFC 8767 section 5 suggests one to three.
+fn default_serve_stale_seconds() -> u32 {
+    86_400
+}
+
+fn default_queries_per_second_per_client() -> u32 {
+    100
+}
+
+fn default_query_burst_per_client() -> u32 {
+    200
 }
 
 impl TryFrom<Document> for Config {
@@ -140,6 +196,35 @@ impl TryFrom<Document> for Config {
                 document.max_queries_per_client, document.max_queries
             ));
         }
+        if document.serve_stale_seconds > 604_800 {
+            return refuse(format!(
+                "dns64.serve_stale_seconds is {}; give at most 604800, a week (RFC 8767), or 0 for never",
+                document.serve_stale_seconds
+            ));
+        }
+        let (per_second, burst) = (document.queries_per_second_per_client, document.query_burst_per_client);
+        if per_second > 1_000_000 {
+            return refuse(format!(
+                "dns64.queries_per_second_per_client is {per_second}; give at most 1000000, or 0 for no limit"
+            ));
+        }
+        if per_second > 0 && !(1..=1_000_000).contains(&burst) {
+            return refuse(format!("dns64.query_burst_per_client is {burst}; give 1 to 1000000"));
+        }
+        if document.accept_from.len() > MAX_ACCEPTED {
+            return refuse(format!(
+                "dns64.accept_from has {} entries; give at most {MAX_ACCEPTED}",
+                document.accept_from.len()
+            ));
+        }
+        let mappings = match (document.prefix, document.prefix_mappings) {
+            (Some(prefix), mappings) if mappings.is_empty() => vec![Mapping { prefix, network: Ipv4Network::ALL }],
+            (None, mappings) => mappings,
+            (Some(_), _) => {
+                return refuse("dns64 has both prefix and prefix_mappings; give prefix_mappings alone".to_owned());
+            }
+        };
+        let mappings = Mappings::new(mappings)?;
         if document.exclusions.len() > MAX_EXCLUSIONS {
             return refuse(format!(
                 "dns64.exclusions has {} entries; give at most {MAX_EXCLUSIONS}",
@@ -166,7 +251,7 @@ impl TryFrom<Document> for Config {
             }
         }
         Ok(Self {
-            prefix: document.prefix,
+            mappings,
             only_send_a_query: document.only_send_a_query,
             always_synthesize: document.always_synthesize,
             latency,
@@ -176,6 +261,11 @@ impl TryFrom<Document> for Config {
             cache_entries: document.cache_entries,
             max_queries: document.max_queries,
             max_queries_per_client: document.max_queries_per_client,
+            server_choice: document.server_choice,
+            prefetch: document.prefetch,
+            serve_stale: Duration::from_secs(document.serve_stale_seconds.into()),
+            rate: (per_second > 0).then_some(Rate { per_second, burst }),
+            accept_from: document.accept_from,
         })
     }
 }
@@ -183,7 +273,8 @@ impl TryFrom<Document> for Config {
 impl From<Config> for Document {
     fn from(config: Config) -> Self {
         Self {
-            prefix: config.prefix,
+            prefix: None,
+            prefix_mappings: config.mappings.as_written().to_vec(),
             only_send_a_query: config.only_send_a_query,
             always_synthesize: config.always_synthesize,
             latency_ms: u64::try_from(config.latency.as_millis()).unwrap_or(u64::MAX),
@@ -193,118 +284,15 @@ impl From<Config> for Document {
             cache_entries: config.cache_entries,
             max_queries: config.max_queries,
             max_queries_per_client: config.max_queries_per_client,
+            server_choice: config.server_choice,
+            prefetch: config.prefetch,
+            serve_stale_seconds: u32::try_from(config.serve_stale.as_secs()).unwrap_or(u32::MAX),
+            queries_per_second_per_client: config.rate.map_or(0, |rate| rate.per_second),
+            query_burst_per_client: config.rate.map_or_else(default_query_burst_per_client, |rate| rate.burst),
+            accept_from: config.accept_from,
         }
     }
 }
-
-/// A DNS suffix; the empty one covers every name. A leading dot changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Suffix(pub Box<Name>);
-
-impl FromStr for Suffix {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        match Name::from_text(text.strip_prefix('.').unwrap_or(text)) {
-            Some(name) => Ok(Self(Box::new(name.lower()))),
-            None => Err(ConfigError(format!(
-                "\"{text}\" is not a DNS suffix; write labels of 1 to 63 ASCII characters separated by dots"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for Suffix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_root() { Ok(()) } else { write!(f, "{}", self.0) }
-    }
-}
-
-/// One entry of the exclusion list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Exclusion {
-    /// Names under this suffix are answered as the servers answer them.
-    Suffix(Suffix),
-    /// AAAA records in this range count as absent (RFC 6147 section 5.1.4).
-    Range { address: Ipv6Addr, length: u8 },
-}
-
-impl FromStr for Exclusion {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let Some((address, length)) = text.split_once('/') else {
-            if text.contains(':') {
-                return Err(ConfigError(format!("\"{text}\" has no prefix length; write {text}/128 for one address")));
-            }
-            return text.parse().map(Self::Suffix);
-        };
-        match (address.parse(), length.parse()) {
-            (Ok(address), Ok(length)) if length <= 128 => Ok(Self::Range { address, length }),
-            _ => Err(ConfigError(format!("\"{text}\" is not an IPv6 prefix; write it like 2001:db8::/32"))),
-        }
-    }
-}
-
-impl fmt::Display for Exclusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Suffix(suffix) => write!(f, "{suffix}"),
-            Self::Range { address, length } => write!(f, "{address}/{length}"),
-        }
-    }
-}
-
-/// A DNS server: an address and a port, 53 unless written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Server(pub SocketAddr);
-
-impl FromStr for Server {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
-        match address.or_else(|_| text.parse::<SocketAddr>()) {
-            Ok(address) if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 => {
-                Err(ConfigError(format!("\"{text}\" cannot be asked; give the unicast address of a DNS server")))
-            }
-            Ok(address) => Ok(Self(address)),
-            Err(_) => Err(ConfigError(format!(
-                "\"{text}\" is not a DNS server; write 10.0.0.53, 10.0.0.53:5353, fd00::53 or [fd00::53]:5353"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.port() == DNS_PORT { write!(f, "{}", self.0.ip()) } else { write!(f, "{}", self.0) }
-    }
-}
-
-/// Text forms for serde, by way of `FromStr` and `Display`.
-macro_rules! text_form {
-    ($($type:ty),*) => {$(
-        impl TryFrom<String> for $type {
-            type Error = ConfigError;
-
-            fn try_from(text: String) -> Result<Self, ConfigError> {
-                text.parse()
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(value: $type) -> Self {
-                value.to_string()
-            }
-        }
-    )*};
-}
-
-text_form!(Suffix, Exclusion, Server, Prefix);
 
 #[cfg(test)]
 mod tests {
@@ -343,6 +331,13 @@ mod tests {
             (r#"{"max_queries": 5, "max_queries_per_client": 6}"#, "dns64.max_queries_per_client"),
             (r#"{"cache_entries": 99999999}"#, "dns64.cache_entries"),
             (r#"{"exclusions": ["2001:db8::"]}"#, "prefix length"),
+            (r#"{"prefix_mappings": [{"prefix": "fd00::/96", "network": "0.0.0.0/0"}]}"#, "both prefix and"),
+            (r#"{"prefix": null}"#, "0 entries"),
+            (r#"{"serve_stale_seconds": 1000000}"#, "dns64.serve_stale_seconds"),
+            (r#"{"queries_per_second_per_client": 2000000}"#, "dns64.queries_per_second_per_client"),
+            (r#"{"query_burst_per_client": 0}"#, "dns64.query_burst_per_client"),
+            (r#"{"accept_from": ["10.0.0.1/8"]}"#, "bits set behind"),
+            (r#"{"accept_from": ["here"]}"#, "not an address range"),
             (r#"{"prefix": "fd00::/95"}"#, "RFC 6052"),
             (r#"{"prefix": "fd00::1/96"}"#, "bits set behind"),
             (r#"{"prefix": "fd00:0:0:0:0100::/96"}"#, "bits 64 to 71"),

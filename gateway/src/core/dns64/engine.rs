@@ -17,7 +17,7 @@ use super::resolver::{Resolver, Waiter};
 use super::reverse::{self, Subject};
 use super::stats::{ServerStats, Stats};
 use super::synthesis::{self, ExcludedRanges, TTL_WITHOUT_SOA};
-use super::{Action, Client, Output, Transport};
+use super::{Action, Asked, Client, Output, Report, Source, Transport};
 use crate::core::time::Now;
 
 /// How long an answer is kept that was made although the servers' word on AAAA is missing, seconds: they may find it again.
@@ -62,6 +62,8 @@ struct Job {
     timer: Option<Now>,
     /// False while everything came from the cache.
     waited: bool,
+    /// Questions that ended, for the administrator's query alone.
+    asked: Vec<Asked>,
 }
 
 /// What to do next about a [`Plan::Synthesize`].
@@ -117,7 +119,7 @@ impl Engine {
         self.excluded = ExcludedRanges::new(&config.exclusions);
         self.unsynthesized = suffixes(config);
         self.cache.set_capacity(config.cache_entries);
-        let same_answers = |c: &Config| (c.prefix, c.only_send_a_query, c.always_synthesize);
+        let same_answers = |c: &Config| (c.mappings.clone(), c.only_send_a_query, c.always_synthesize);
         let new_servers = old.upstreams != config.upstreams;
         if new_servers || old.exclusions != config.exclusions || same_answers(&old) != same_answers(config) {
             self.cache.flush();
@@ -128,18 +130,27 @@ impl Engine {
         self.settle(now);
     }
 
-    /// Forgets all cached answers and returns how many there were.
-    pub fn flush(&mut self) -> usize {
-        self.cache.flush()
+    /// Forgets cached answers and returns how many there were: all, those about one name, or with `tree` also those about
+    /// the names below it. Answers on their way are not affected.
+    pub fn flush(&mut self, name: Option<&Name>, tree: bool) -> usize {
+        match name {
+            None => self.cache.flush(),
+            Some(name) => self.cache.remove_name(&name.lower(), tree),
+        }
     }
 
     /// Takes a message from a client.
     pub fn handle_query(&mut self, now: Now, client: Client, bytes: &[u8]) {
+        let accepted = self.accepts(client);
         let stats = &mut self.out.stats;
         stats.queries += 1;
         match client.transport {
             Transport::Udp { .. } => stats.queries_udp += 1,
             Transport::Tcp { .. } => stats.queries_tcp += 1,
+            Transport::Local { .. } => stats.queries_local += 1,
+        }
+        if !accepted {
+            return self.refuse_stranger(client, bytes);
         }
         let query = match Query::parse(bytes) {
             Ok(query) => query,
@@ -162,6 +173,30 @@ impl Engine {
             return self.reply(client, bytes);
         }
         self.admit(now, client, query);
+    }
+
+    fn accepts(&self, client: Client) -> bool {
+        let accepted = &self.config.accept_from;
+        accepted.is_empty()
+            || matches!(client.transport, Transport::Local { .. })
+            || accepted.iter().any(|network| network.contains(client.address.ip()))
+    }
+
+    /// Tells somebody who is not served so, in no more bytes than it sent.
+    fn refuse_stranger(&mut self, client: Client, bytes: &[u8]) {
+        match Query::parse(bytes) {
+            Err(QueryError::Short | QueryError::Response) => self.out.stats.dropped_garbage += 1,
+            Err(QueryError::Opcode { id, flags } | QueryError::Malformed { id, flags }) => {
+                self.out.stats.refused_stranger += 1;
+                self.reply(client, message::bare_reply(id, flags, REFUSED, None, None, 0));
+            }
+            Ok(query) => {
+                self.out.stats.refused_stranger += 1;
+                let edns = query.edns.map(|edns| Edns { version: 0, ..edns });
+                let bytes = message::bare_reply(query.id, query.flags, REFUSED, Some(&query.question), edns, 0);
+                self.reply(client, bytes);
+            }
+        }
     }
 
     /// Questions answered by a code alone.
@@ -197,7 +232,7 @@ impl Engine {
     fn admit(&mut self, now: Now, client: Client, query: Query) {
         let question = query.question;
         let lower = question.name.lower();
-        let subject = reverse::subject(&lower, &question, self.config.prefix);
+        let subject = reverse::subject(&lower, &question, &self.config.mappings);
         let validating = query.dnssec_ok() && query.checking_disabled();
         let plan = match subject {
             Subject::Ipv4Only | Subject::WellKnownReverse => return self.answer_locally(now, client, &query, subject),
@@ -217,33 +252,30 @@ impl Engine {
         let key = Key::new(&lower, &question, KeyFlags { made_here, ..key_flags(&query) });
         if let Some(answer) = self.cache.get(now, &key) {
             self.out.stats.answered_cached += 1;
-            if let Plan::Reverse(_) = plan {
-                self.out.stats.reverse += 1;
-            } else if made_here {
-                self.out.stats.synthesized += 1;
-            }
-            return self.send(now, client, &query, &answer);
+            self.out.stats.reverse += u64::from(matches!(plan, Plan::Reverse(_)));
+            return self.send(now, client, &query, &answer, Report { source: Source::Cache, ..Report::default() });
         }
         let name = if let Plan::Reverse(address) = plan { reverse::in_addr_arpa(address) } else { lower };
         if self.resolver.upstreams().select(&name).is_none() {
             self.out.stats.refused_policy += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED));
+            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED), Report::default());
         }
         let waiting = self.per_client.get(&client.address.ip()).copied().unwrap_or(0);
         if waiting >= self.config.max_queries_per_client {
             self.out.stats.refused_client_limit += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED));
+            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED), Report::default());
         }
         // Questions can outlive the queries that asked them, so they are bounded on their own.
         if self.jobs.len() >= self.config.max_queries || self.resolver.len() >= 2 * self.config.max_queries {
             self.out.stats.refused_total_limit += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, SERVFAIL));
+            return self.send(now, client, &query, &Answer::failure(now, &question, SERVFAIL), Report::default());
         }
         *self.per_client.entry(client.address.ip()).or_default() += 1;
         self.last_job += 1;
         let number = self.last_job;
         let (aaaa, main) = (Slot::NotAsked, Slot::NotAsked);
-        let job = Job { client, query, lower, plan, aaaa, main, started: now, timer: None, waited: false };
+        let job =
+            Job { client, query, lower, plan, aaaa, main, started: now, timer: None, waited: false, asked: Vec::new() };
         self.jobs.insert(number, job);
         match plan {
             Plan::Forward => self.ask(now, number, Role::Main, lower, question.kind),
@@ -257,9 +289,9 @@ impl Engine {
 
     fn answer_locally(&mut self, now: Now, client: Client, query: &Query, subject: Subject) {
         self.out.stats.answered_local += 1;
-        let answer = reverse::local_answer(now, &query.question, subject, self.config.prefix);
+        let answer = reverse::local_answer(now, &query.question, subject, &self.config.mappings);
         let answer = answer.unwrap_or_else(|| Answer::failure(now, &query.question, SERVFAIL));
-        self.send(now, client, query, &answer);
+        self.send(now, client, query, &answer, Report::default());
     }
 
     /// Takes what came back on an attempt, and from where.
@@ -352,6 +384,15 @@ impl Engine {
                     Role::Main => &mut job.main,
                 };
                 *slot = Slot::Done(Arc::clone(&concluded.answer));
+                if let Transport::Local { .. } = job.client.transport {
+                    let (server, rcode) = (concluded.answer.server, concluded.answer.rcode);
+                    job.asked.push(Asked {
+                        name: concluded.question.name,
+                        kind: concluded.question.kind,
+                        server,
+                        rcode,
+                    });
+                }
                 self.advance(now, number);
             }
         }
@@ -379,8 +420,7 @@ impl Engine {
                 Step::Pass(answer) => return self.finish(now, number, &answer),
                 Step::Native(aaaa) => return self.finish_native(now, number, &aaaa),
                 Step::Synthesize { a, cap, keep } => {
-                    self.out.stats.synthesized += 1;
-                    let made = synthesis::synthesize(now, &a, self.config.prefix, cap);
+                    let made = synthesis::synthesize(now, &a, &self.config.mappings, cap);
                     return self.finish_made(now, number, made.map(|answer| answer.kept_at_most(keep)));
                 }
             }
@@ -391,13 +431,15 @@ impl Engine {
     fn decide(&self, now: Now, job: &Job) -> Step {
         let always = self.config.always_synthesize;
         let a = if let Slot::Done(a) = &job.main { Some(a) } else { None };
-        let usable = a.filter(|a| a.rcode == NOERROR && synthesis::has_ipv4(a));
+        let usable = a.filter(|a| a.rcode == NOERROR && synthesis::has_usable_ipv4(a, &self.config.mappings));
         let aaaa = match &job.aaaa {
             Slot::NotAsked => {
-                return match (usable, a) {
-                    (Some(a), _) => Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep: u32::MAX },
-                    (None, Some(a)) => Step::Pass(Arc::clone(a)),
-                    (None, None) => Step::Wait,
+                return match a {
+                    Some(a) if usable.is_some() || has_ipv4(a) => {
+                        Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep: u32::MAX }
+                    }
+                    Some(a) => Step::Pass(Arc::clone(a)),
+                    None => Step::Wait,
                 };
             }
             Slot::Waiting => {
@@ -431,6 +473,10 @@ impl Engine {
             (None, Some(_)) if native => Step::Native(Arc::clone(aaaa)),
             // "No AAAA" is the truth only when it is known that nothing could be made of A.
             (None, Some(a)) if a.is_conclusive() && aaaa.is_conclusive() => Step::Native(Arc::clone(aaaa)),
+            // Addresses that no prefix stands for: an empty answer, for which the missing word on AAAA is no better.
+            (None, Some(a)) if has_ipv4(a) => {
+                Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep: KEPT_ON_SUSPICION }
+            }
             (None, Some(a)) => Step::Pass(Arc::clone(a)),
             (None, None) if matches!(job.main, Slot::NotAsked) => Step::AskA,
             (None, None) => Step::Wait,
@@ -498,27 +544,36 @@ impl Engine {
                 self.per_client.remove(&address);
             }
         }
-        if job.waited {
+        let source = if job.waited {
             self.out.stats.answered_resolved += 1;
+            Source::Upstream
         } else {
             self.out.stats.answered_cached += 1;
-        }
-        self.send(now, job.client, &job.query, answer);
+            Source::Cache
+        };
+        self.send(now, job.client, &job.query, answer, Report { source, asked: job.asked, ..Report::default() });
     }
 
-    fn send(&mut self, now: Now, client: Client, query: &Query, answer: &Answer) {
+    fn send(&mut self, now: Now, client: Client, query: &Query, answer: &Answer, report: Report) {
         let limit = match client.transport {
             Transport::Udp { .. } => query.udp_limit(),
-            Transport::Tcp { .. } => MAX_TCP,
+            Transport::Tcp { .. } | Transport::Local { .. } => MAX_TCP,
         };
         let (bytes, truncated) = answer.reply(now, query, limit);
-        self.out.stats.answered_truncated += u64::from(truncated);
-        self.out.stats.servfail += u64::from(answer.rcode == SERVFAIL);
-        self.reply(client, bytes);
+        let stats = &mut self.out.stats;
+        stats.answered_truncated += u64::from(truncated);
+        stats.servfail += u64::from(answer.rcode == SERVFAIL);
+        stats.synthesized += u64::from(answer.synthesized);
+        let Transport::Local { ticket } = client.transport else { return self.reply(client, bytes) };
+        let report = Report { synthesized: answer.synthesized, server: answer.server, ..report };
+        self.out.actions.push_back(Action::Report { ticket, bytes, report });
     }
 
     fn reply(&mut self, client: Client, bytes: Vec<u8>) {
-        self.out.actions.push_back(Action::Reply { client, bytes });
+        self.out.actions.push_back(match client.transport {
+            Transport::Local { ticket } => Action::Report { ticket, bytes, report: Report::default() },
+            _ => Action::Reply { client, bytes },
+        });
     }
 }
 
@@ -530,6 +585,10 @@ fn key_flags(query: &Query) -> KeyFlags {
         dnssec_ok: query.dnssec_ok(),
         made_here: false,
     }
+}
+
+fn has_ipv4(answer: &Answer) -> bool {
+    answer.data(TYPE_A).next().is_some()
 }
 
 fn suffixes(config: &Config) -> HashSet<Box<[u8]>> {

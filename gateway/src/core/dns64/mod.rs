@@ -7,8 +7,10 @@ pub mod answer;
 pub mod cache;
 pub mod config;
 pub mod engine;
+mod forms;
 pub mod message;
 pub mod name;
+pub mod prefix;
 mod resolver;
 pub mod reverse;
 pub mod servers;
@@ -25,8 +27,16 @@ use stats::Stats;
 /// How a client's query came in, and how its answer goes out. The numbers are the shell's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    Udp { socket: usize },
-    Tcp { connection: u64 },
+    Udp {
+        socket: usize,
+    },
+    Tcp {
+        connection: u64,
+    },
+    /// The administrator, past the network and its limits; the answer is an [`Action::Report`].
+    Local {
+        ticket: u64,
+    },
 }
 
 /// Who asked.
@@ -46,6 +56,43 @@ pub enum Action {
     CancelUpstream { attempt: u64 },
     /// Answer a client.
     Reply { client: Client, bytes: Vec<u8> },
+    /// Answer the administrator, and tell where the answer came from.
+    Report { ticket: u64, bytes: Vec<u8>, report: Report },
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Made here without any server: well-known names and refusals.
+    #[default]
+    Local,
+    Cache,
+    /// From the cache although expired, as no server answers (RFC 8767).
+    Stale,
+    Upstream,
+}
+
+/// How an answer came about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub source: Source,
+    /// Its AAAA records were made of A records.
+    pub synthesized: bool,
+    /// The server whose answer it is or is made of, now or when it was kept.
+    pub server: Option<SocketAddr>,
+    /// What servers were asked for it.
+    pub asked: Vec<Asked>,
+}
+
+/// One question that servers were asked, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub name: name::Name,
+    pub kind: u16,
+    /// Who answered; `None` when nobody did.
+    pub server: Option<SocketAddr>,
+    pub rcode: u16,
 }
 
 /// What the parts of the engine put out.

@@ -62,6 +62,51 @@ impl Name {
         Some(name)
     }
 
+    /// Reads the presentation form of RFC 1035 section 5.1: `\\.` and `\\032` stand for one byte each. `None` as for
+    /// [`Name::from_text`], save that any byte may be written by its number.
+    pub fn from_presentation(text: &str) -> Option<Self> {
+        let mut name = Self::ROOT;
+        if matches!(text, "" | ".") {
+            return Some(name);
+        }
+        let (mut label, mut end) = (0, 1);
+        let mut bytes = text.bytes().peekable();
+        while let Some(byte) = bytes.next() {
+            let value = match byte {
+                b'.' => {
+                    name.bytes[label] =
+                        u8::try_from(end - label - 1).ok().filter(|length| (1..=63).contains(length))?;
+                    label = end;
+                    end += 1;
+                    if bytes.peek().is_none() {
+                        break;
+                    }
+                    continue;
+                }
+                b'\\' => {
+                    let first = bytes.next()?;
+                    if first.is_ascii_digit() {
+                        let digits = [first, bytes.next()?, bytes.next()?];
+                        std::str::from_utf8(&digits).ok()?.parse().ok()?
+                    } else {
+                        first
+                    }
+                }
+                0x21..=0x7e => byte,
+                _ => return None,
+            };
+            // The final zero needs its place as well.
+            *name.bytes[..MAX_NAME - 1].get_mut(end)? = value;
+            end += 1;
+        }
+        if label + 1 < end {
+            name.bytes[label] = u8::try_from(end - label - 1).ok().filter(|length| *length <= 63)?;
+            end += 1;
+        }
+        name.length = u8::try_from(end).ok().filter(|&length| usize::from(length) <= MAX_NAME)?;
+        Some(name)
+    }
+
     /// The encoded name with its final zero.
     pub fn wire(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
@@ -93,7 +138,12 @@ impl Name {
 
     /// The encoded name and every suffix of it, longest first, the root last.
     pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = Some(self.wire());
+        Self::suffixes_of(self.wire())
+    }
+
+    /// The same of an encoded name kept elsewhere; `wire` must have come from [`Name::wire`].
+    pub fn suffixes_of(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let mut rest = Some(wire);
         std::iter::from_fn(move || {
             let suffix = rest?;
             let length = usize::from(suffix[0]);
@@ -159,6 +209,21 @@ mod tests {
         assert_eq!(name.lower().to_string(), "app4.corp.example.net");
         assert_eq!(name.labels().count(), 4);
         assert_eq!(name.suffixes().last(), Some(&[0][..]));
+    }
+
+    #[test]
+    fn escapes_are_read_as_they_are_written() {
+        for text in ["a\\.b.example", "a\\032b", "\\255.x", "*.wild", "_ldap._tcp.example", "."] {
+            assert_eq!(Name::from_presentation(text).expect(text).to_string(), text);
+        }
+        assert_eq!(Name::from_presentation("a.b."), Name::from_text("a.b"));
+        assert_eq!(Name::from_presentation("\\065"), Name::from_text("A"));
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        assert_eq!(Name::from_presentation(&longest), Name::from_text(&longest));
+        for text in ["a..b", ".a", "a b", "a\\", "a\\25", "a\\256", &"a".repeat(64), &format!("{longest}a"), "ä"] {
+            assert_eq!(Name::from_presentation(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub struct Waiter<R> {
 /// A question that ended.
 pub struct Concluded<R> {
     pub key: Key,
+    pub question: Question,
     pub answer: Arc<Answer>,
     pub waiters: Vec<Waiter<R>>,
 }
@@ -157,7 +158,7 @@ impl<R: Copy> Resolver<R> {
         }
         let Some(group) = self.upstreams.select(&question.name) else {
             let answer = Arc::new(Answer::failure(now, &question, REFUSED));
-            self.concluded.push(Concluded { key, answer, waiters: vec![waiter] });
+            self.concluded.push(Concluded { key, question, answer, waiters: vec![waiter] });
             return;
         };
         let order = self.upstreams.order(now, group);
@@ -230,7 +231,7 @@ impl<R: Copy> Resolver<R> {
         } else {
             Answer::from_server(now, bytes)
         };
-        match answer {
+        match answer.map(|answer| answer.told_by(Some(server))) {
             Ok(answer) if answer.is_conclusive() => {
                 out.stats.upstream_answers += 1;
                 if !edns {
@@ -385,10 +386,11 @@ impl<R: Copy> Resolver<R> {
         let Some(lookup) = self.lookups.remove(&number) else { return };
         self.by_key.remove(&lookup.key);
         self.timers.remove(&(lookup.timer, number));
-        for attempt in lookup.attempts {
+        for attempt in &lookup.attempts {
             self.by_attempt.remove(&attempt.number);
             out.actions.push_back(Action::CancelUpstream { attempt: attempt.number });
         }
-        self.concluded.push(Concluded { key: lookup.key, answer: Arc::new(answer), waiters: lookup.waiters });
+        let Lookup { key, question, waiters, .. } = lookup;
+        self.concluded.push(Concluded { key, question, answer: Arc::new(answer), waiters });
     }
 }

@@ -1,5 +1,5 @@
-//! Names that are answered here: addresses under the NAT64 prefix in ip6.arpa (RFC 6147 section 5.3.1), and ipv4only.arpa,
-//! by which clients find the prefix (RFC 7050, RFC 8880).
+//! Names that are answered here: addresses under the NAT64 prefixes in ip6.arpa (RFC 6147 section 5.3.1), and ipv4only.arpa,
+//! by which clients find the prefixes (RFC 7050, RFC 8880).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,8 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use super::answer::Answer;
 use super::message::{CLASS_IN, Question, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_CNAME, TYPE_PTR};
 use super::name::Name;
-use super::synthesis::{Prefix, TTL_WITHOUT_SOA};
+use super::prefix::Mappings;
+use super::synthesis::TTL_WITHOUT_SOA;
 use crate::core::time::Now;
 
 /// The two addresses of ipv4only.arpa (RFC 7050 section 2.2).
@@ -29,19 +30,19 @@ pub enum Subject {
     Ipv4Only,
     /// The reverse name of one of [`WELL_KNOWN`], in either tree.
     WellKnownReverse,
-    /// The reverse name of an address under the prefix.
+    /// The reverse name of an address under one of the prefixes.
     Synthesized(Ipv4Addr),
 }
 
 /// Sorts a question. `lower` is its name in lower case.
-pub fn subject(lower: &Name, question: &Question, prefix: Prefix) -> Subject {
+pub fn subject(lower: &Name, question: &Question, mappings: &Mappings) -> Subject {
     if question.class != CLASS_IN {
         return Subject::Other;
     }
     if lower.wire() == IPV4ONLY {
         return if matches!(question.kind, TYPE_A | TYPE_AAAA) { Subject::Ipv4Only } else { Subject::Other };
     }
-    let under_prefix = parse_ip6_arpa(lower).and_then(|address| prefix.extract(address));
+    let under_prefix = parse_ip6_arpa(lower).and_then(|address| mappings.extract(address));
     let address = under_prefix.or_else(|| parse_in_addr_arpa(lower));
     match (address, under_prefix) {
         (Some(address), _) if question.kind == TYPE_PTR && WELL_KNOWN.contains(&address) => Subject::WellKnownReverse,
@@ -82,13 +83,17 @@ pub fn in_addr_arpa(address: Ipv4Addr) -> Name {
 }
 
 /// The answer for the two kinds of names that no server is asked about.
-pub fn local_answer(now: Now, question: &Question, subject: Subject, prefix: Prefix) -> Option<Answer> {
+pub fn local_answer(now: Now, question: &Question, subject: Subject, mappings: &Mappings) -> Option<Answer> {
     let mut message = empty_response(question)?;
     let name = hickory_name(&question.name)?;
     match (subject, question.kind) {
-        (Subject::Ipv4Only, TYPE_AAAA) => message.answers.extend(WELL_KNOWN.map(|address| {
-            Record::from_rdata(name.clone(), TTL_WITHOUT_SOA, RData::AAAA(AAAA(prefix.embed(address))))
-        })),
+        (Subject::Ipv4Only, TYPE_AAAA) => {
+            for prefix in mappings.prefixes() {
+                message.answers.extend(WELL_KNOWN.map(|address| {
+                    Record::from_rdata(name.clone(), TTL_WITHOUT_SOA, RData::AAAA(AAAA(prefix.embed(address))))
+                }));
+            }
+        }
         (Subject::Ipv4Only, _) => message
             .answers
             .extend(WELL_KNOWN.map(|address| Record::from_rdata(name.clone(), WELL_KNOWN_TTL, RData::A(A(address))))),
@@ -116,7 +121,7 @@ pub fn aliased(now: Now, question: &Question, address: Ipv4Addr, target: &Answer
     reply.answers.push(Record::from_rdata(hickory_name(&question.name)?, TTL_WITHOUT_SOA, alias));
     reply.answers.append(&mut message.answers);
     reply.authorities.append(&mut message.authorities);
-    Answer::made(now, reply.to_vec().ok()?)
+    Some(Answer::made(now, reply.to_vec().ok()?)?.told_by(target.server))
 }
 
 fn empty_response(question: &Question) -> Option<Message> {
@@ -132,12 +137,20 @@ fn hickory_name(name: &Name) -> Option<HickoryName> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::prefix::Mapping;
     use super::*;
 
     fn about(text: &str, kind: u16) -> Subject {
         let name = Name::from_text(text).expect("a name");
-        let prefix = "fd7c:1a2b:3c4d:7777::/96".parse().expect("a prefix");
-        subject(&name.lower(), &Question { name, kind, class: CLASS_IN }, prefix)
+        let mapping = |prefix: &str, network: &str| Mapping {
+            prefix: prefix.parse().expect("a prefix"),
+            network: network.parse().expect("a network"),
+        };
+        let mappings = Mappings::new(vec![
+            mapping("fd7c:1a2b:3c4d:6666::/96", "10.9.0.0/16"),
+            mapping("fd7c:1a2b:3c4d:7777::/96", "0.0.0.0/0"),
+        ]);
+        subject(&name.lower(), &Question { name, kind, class: CLASS_IN }, &mappings.expect("valid"))
     }
 
     #[test]
@@ -145,6 +158,10 @@ mod tests {
         let under = "0.0.0.0.0.0.0.0.7.7.7.7.d.4.c.3.b.2.a.1.c.7.d.f.ip6.arpa";
         assert_eq!(
             about(&format!("4.0.0.0.0.0.A.0.{under}"), TYPE_PTR),
+            Subject::Synthesized(Ipv4Addr::new(10, 0, 0, 4))
+        );
+        assert_eq!(
+            about(&format!("4.0.0.0.0.0.A.0.{}", under.replacen("7.7.7.7", "6.6.6.6", 1)), TYPE_PTR),
             Subject::Synthesized(Ipv4Addr::new(10, 0, 0, 4))
         );
         assert_eq!(about(&format!("a.a.0.0.0.0.0.c.{under}"), TYPE_PTR), Subject::WellKnownReverse);

@@ -9,6 +9,8 @@ pub struct Stats {
     pub queries: u64,
     pub queries_udp: u64,
     pub queries_tcp: u64,
+    /// Asked by the administrator (`dns64_query`).
+    pub queries_local: u64,
     /// Answered from the cache at once.
     pub answered_cached: u64,
     /// Answered at once without a server: ipv4only.arpa and reverse names.
@@ -35,6 +37,8 @@ pub struct Stats {
     pub refused_not_implemented: u64,
     /// REFUSED: zone transfers, and names no configured server is responsible for.
     pub refused_policy: u64,
+    /// REFUSED: the client's address lies outside accept_from.
+    pub refused_stranger: u64,
     /// BADVERS: a version of EDNS that does not exist yet.
     pub refused_edns_version: u64,
     /// REFUSED: the client had max_queries_per_client queries waiting.

@@ -1,106 +1,19 @@
-//! Addresses of IPv4 hosts in IPv6 (RFC 6052) and the answers made of them (RFC 6147 section 5).
+//! The answers made of addresses of IPv4 hosts (RFC 6147 section 5).
 
-use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+use std::net::Ipv4Addr;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::AAAA;
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 
 use super::answer::Answer;
-use super::config::{ConfigError, Exclusion};
+use super::config::Exclusion;
 use super::message::TYPE_A;
+use super::prefix::Mappings;
 use crate::core::time::Now;
 
 /// The TTL of a synthesized record when no SOA says how long the absence of AAAA lasts (RFC 6147 section 5.1.7).
 pub const TTL_WITHOUT_SOA: u32 = 600;
-
-/// A Pref64::/n. The lengths of RFC 6052 section 2.2 are 32, 40, 48, 56, 64 and 96.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Prefix {
-    address: Ipv6Addr,
-    length: u8,
-}
-
-impl Prefix {
-    /// # Errors
-    /// A length that RFC 6052 does not define, or bits set behind the prefix or in bits 64 to 71.
-    pub fn new(address: Ipv6Addr, length: u8) -> Result<Self, ConfigError> {
-        if !matches!(length, 32 | 40 | 48 | 56 | 64 | 96) {
-            return Err(ConfigError(format!(
-                "{address}/{length} is not a NAT64 prefix; RFC 6052 defines the lengths 32, 40, 48, 56, 64 and 96"
-            )));
-        }
-        let bytes = address.octets();
-        if bytes[usize::from(length / 8)..].iter().any(|&byte| byte != 0) {
-            return Err(ConfigError(format!("{address}/{length} has bits set behind the prefix; clear them")));
-        }
-        if bytes[8] != 0 {
-            return Err(ConfigError(format!("{address}/{length} has bits 64 to 71 set; RFC 6052 keeps them zero")));
-        }
-        Ok(Self { address, length })
-    }
-
-    pub fn address(self) -> Ipv6Addr {
-        self.address
-    }
-
-    pub fn length(self) -> u8 {
-        self.length
-    }
-
-    /// Positions of the four IPv4 bytes; they step over byte 8 (bits 64 to 71).
-    fn positions(self) -> [usize; 4] {
-        match self.length {
-            32 => [4, 5, 6, 7],
-            40 => [5, 6, 7, 9],
-            48 => [6, 7, 9, 10],
-            56 => [7, 9, 10, 11],
-            64 => [9, 10, 11, 12],
-            _ => [12, 13, 14, 15],
-        }
-    }
-
-    /// The IPv6 address of an IPv4 host.
-    pub fn embed(self, address: Ipv4Addr) -> Ipv6Addr {
-        let mut bytes = self.address.octets();
-        for (position, byte) in self.positions().into_iter().zip(address.octets()) {
-            bytes[position] = byte;
-        }
-        bytes.into()
-    }
-
-    /// The IPv4 host of an address under the prefix. The suffix bits are ignored, as RFC 6052 section 2.2 asks.
-    pub fn extract(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
-        let bytes = address.octets();
-        let length = usize::from(self.length / 8);
-        (bytes[..length] == self.address.octets()[..length])
-            .then(|| self.positions().map(|position| bytes[position]).into())
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let parts =
-            text.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
-        match parts {
-            Some((address, length)) => Self::new(address, length),
-            None => {
-                Err(ConfigError(format!("\"{text}\" is not an IPv6 prefix; write it like fd7c:1a2b:3c4d:7777::/96")))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
 
 /// The native addresses that count as absent: always ::ffff:0:0/96 (RFC 6147 section 5.1.4), and the administrator's.
 #[derive(Clone, Debug, Default)]
@@ -128,26 +41,40 @@ impl ExcludedRanges {
     }
 }
 
-/// True when an answer to an A question holds something to synthesize from.
-pub fn has_ipv4(answer: &Answer) -> bool {
-    answer.data(TYPE_A).any(|data| data.len() == 4)
+/// True when an answer to an A question holds something to synthesize from: an address that a prefix stands for.
+pub fn has_usable_ipv4(answer: &Answer, mappings: &Mappings) -> bool {
+    answer
+        .data(TYPE_A)
+        .any(|data| <[u8; 4]>::try_from(data).is_ok_and(|address| mappings.embed(address.into()).is_some()))
 }
 
-/// The answer to the AAAA question made of the answer to the A question: one AAAA for each A, aliases kept
-/// (RFC 6147 section 5.1.5), TTLs at most `cap` seconds (5.1.7), signatures over the replaced records left out, never AD.
-/// `None` when the answer cannot be decoded.
-pub fn synthesize(now: Now, a: &Answer, prefix: Prefix, cap: u32) -> Option<Answer> {
+/// The answer to the AAAA question made of the answer to the A question: one AAAA for each A that a prefix stands for,
+/// aliases kept (RFC 6147 section 5.1.5), TTLs at most `cap` seconds (5.1.7), signatures over the replaced records left out,
+/// never AD. Without any such A it is an empty answer, kept as long as the A records would have been. `None` when the answer
+/// cannot be decoded.
+pub fn synthesize(now: Now, a: &Answer, mappings: &Mappings, cap: u32) -> Option<Answer> {
     let mut message = a.decode(now)?;
     message.metadata.authentic_data = false;
     message.queries.iter_mut().for_each(|query| _ = query.set_query_type(RecordType::AAAA));
-    message.answers.retain(|record| !covers(record, RecordType::A));
-    for record in &mut message.answers {
-        if let (RData::A(address), DNSClass::IN) = (&record.data, record.dns_class) {
-            record.data = RData::AAAA(AAAA(prefix.embed(address.0)));
+    let mut made = 0;
+    let mut unmapped_ttl = cap;
+    message.answers = std::mem::take(&mut message.answers)
+        .into_iter()
+        .filter(|record| !covers(record, RecordType::A))
+        .filter_map(|mut record| {
+            let (RData::A(address), DNSClass::IN) = (&record.data, record.dns_class) else { return Some(record) };
             record.ttl = record.ttl.min(cap);
-        }
-    }
-    Answer::made(now, message.to_vec().ok()?)
+            let Some(address) = mappings.embed(address.0) else {
+                unmapped_ttl = unmapped_ttl.min(record.ttl);
+                return None;
+            };
+            made += 1;
+            record.data = RData::AAAA(AAAA(address));
+            Some(record)
+        })
+        .collect();
+    let answer = Answer::made(now, message.to_vec().ok()?)?.told_by(a.server);
+    Some(if made > 0 { answer.as_synthesized() } else { answer.kept_for(unmapped_ttl) })
 }
 
 /// An answer to an AAAA question without the addresses in the excluded ranges; `None` when it cannot be decoded.
@@ -158,7 +85,7 @@ pub fn without_excluded(now: Now, aaaa: &Answer, excluded: &ExcludedRanges) -> O
         RData::AAAA(address) => !excluded.contains(address.0.octets()),
         _ => !covers(record, RecordType::AAAA),
     });
-    Answer::made(now, message.to_vec().ok()?)
+    Some(Answer::made(now, message.to_vec().ok()?)?.told_by(aaaa.server))
 }
 
 /// True for a signature over records of one type (RFC 4034 section 3.1).
@@ -168,30 +95,5 @@ fn covers(record: &Record, kind: RecordType) -> bool {
             rdata.anything.get(..2) == Some(&u16::from(kind).to_be_bytes()[..])
         }
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// RFC 6052 section 2.4, table 2.
-    #[test]
-    fn the_examples_of_rfc_6052() {
-        let host = Ipv4Addr::new(192, 0, 2, 33);
-        for (prefix, address) in [
-            ("2001:db8::/32", "2001:db8:c000:221::"),
-            ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
-            ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
-            ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
-            ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::"),
-            ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
-        ] {
-            let prefix: Prefix = prefix.parse().expect("a prefix");
-            let address: Ipv6Addr = address.parse().expect("an address");
-            assert_eq!(prefix.embed(host), address, "{prefix}");
-            assert_eq!(prefix.extract(address), Some(host), "{prefix}");
-            assert_eq!(prefix.extract("fd00::1".parse().expect("an address")), None, "{prefix}");
-        }
     }
 }

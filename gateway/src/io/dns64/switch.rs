@@ -2,17 +2,20 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
-use super::{Handle, ShellStats, spawn};
+use super::inspect::Query;
+use super::{Flush, Handle, ShellStats, spawn};
 use crate::core::dns64::config::Config;
 
 /// The sockets that DNS64 serves on whenever it is on.
 pub struct Switch {
     /// UDP and TCP; none after `close`.
     sockets: Mutex<[Vec<OwnedFd>; 2]>,
-    running: Mutex<Option<Handle>>,
+    running: Mutex<Option<Arc<Handle>>>,
 }
 
 impl Switch {
@@ -38,21 +41,49 @@ impl Switch {
                 let copy = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
                 let [udp, tcp] = &*self.sockets.lock();
                 discard(udp);
-                *running = Some(spawn(config, copy(udp)?, copy(tcp)?)?);
+                *running = Some(Arc::new(spawn(config, copy(udp)?, copy(tcp)?)?));
             }
-            (None, _) => drop(running.take()),
+            // Closed whoever else holds it: a query in progress ends.
+            (None, _) => running.take().into_iter().for_each(|handle| handle.close()),
         }
         Ok(())
     }
 
+    /// Forgets cached answers and returns how many there were.
+    ///
+    /// # Errors
+    /// `NotConnected` while it is off.
+    pub fn flush(&self, what: Flush) -> io::Result<usize> {
+        self.handle()?.flush(what)
+    }
+
+    /// Asks as a client would.
+    ///
+    /// # Errors
+    /// `NotConnected` while it is off, and what [`Handle::query`] says.
+    pub fn query(&self, query: Query) -> io::Result<Value> {
+        // Not under the lock: the answer may take seconds.
+        let handle = self.handle()?;
+        handle.query(query)
+    }
+
+    fn handle(&self) -> io::Result<Arc<Handle>> {
+        self.running.lock().clone().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotConnected,
+                "DNS64 is off; enable dns64.state and name its upstream servers",
+            )
+        })
+    }
+
     /// None while it is off.
     pub fn stats(&self) -> Option<ShellStats> {
-        self.running.lock().as_ref().and_then(|handle| handle.stats().ok())
+        self.handle().and_then(|handle| handle.stats()).ok()
     }
 
     /// Stops the service and closes the sockets.
     pub fn close(&self) {
-        drop(self.running.lock().take());
+        self.running.lock().take().into_iter().for_each(|handle| handle.close());
         *self.sockets.lock() = Default::default();
     }
 }

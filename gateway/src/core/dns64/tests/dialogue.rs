@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use crate::core::dns64::config::Config;
 use crate::core::dns64::engine::Engine;
 use crate::core::dns64::stats::Stats;
-use crate::core::dns64::{Action, Client, Transport};
+use crate::core::dns64::{Action, Client, Report, Transport};
 use crate::core::time::Now;
 
 /// What a server was sent.
@@ -35,6 +35,7 @@ pub struct Dialogue {
     pub now: Now,
     sent: VecDeque<Sent>,
     replies: VecDeque<Vec<u8>>,
+    reports: VecDeque<(Vec<u8>, Report)>,
 }
 
 pub fn config(change: &str) -> Config {
@@ -43,6 +44,9 @@ pub fn config(change: &str) -> Config {
         "upstreams": [{"suffix": "", "servers": ["10.0.0.53", "10.0.0.54"]}],
     });
     let change: serde_json::Value = serde_json::from_str(change).expect("JSON");
+    if change.get("prefix_mappings").is_some() {
+        document.as_object_mut().expect("object").remove("prefix");
+    }
     document.as_object_mut().expect("object").extend(change.as_object().expect("object").clone());
     serde_json::from_value(document).expect("a valid configuration")
 }
@@ -57,7 +61,13 @@ impl Dialogue {
             mixed ^ (mixed >> 27)
         };
         let engine = Engine::new(config(change), Box::new(entropy));
-        Self { engine, now: Now::from_secs(1000), sent: VecDeque::new(), replies: VecDeque::new() }
+        Self {
+            engine,
+            now: Now::from_secs(1000),
+            sent: VecDeque::new(),
+            replies: VecDeque::new(),
+            reports: VecDeque::new(),
+        }
     }
 
     pub fn configure(&mut self, change: &str) {
@@ -77,6 +87,25 @@ impl Dialogue {
         let client = Client { address: Self::client(1), transport: Transport::Tcp { connection: 1 } };
         self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
         self.collect();
+    }
+
+    pub fn query_from(&mut self, address: &str, message: &Message) {
+        let address = SocketAddr::new(address.parse().expect("an address"), 40_000);
+        let client = Client { address, transport: Transport::Udp { socket: 0 } };
+        self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
+        self.collect();
+    }
+
+    pub fn query_locally(&mut self, message: &Message) {
+        let address = SocketAddr::from(([0; 16], 0));
+        let client = Client { address, transport: Transport::Local { ticket: 1 } };
+        self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
+        self.collect();
+    }
+
+    pub fn report(&mut self) -> (Message, Report) {
+        let (bytes, report) = self.reports.pop_front().expect("a report");
+        (Message::from_vec(&bytes).expect("decodes"), report)
     }
 
     pub fn raw_query(&mut self, host: u16, bytes: &[u8]) {
@@ -151,6 +180,7 @@ impl Dialogue {
                 }
                 Action::CancelUpstream { .. } => {}
                 Action::Reply { bytes, .. } => self.replies.push_back(bytes),
+                Action::Report { bytes, report, .. } => self.reports.push_back((bytes, report)),
             }
         }
     }
