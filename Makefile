@@ -76,7 +76,7 @@ lint-rust: $(STAMPS)/cargo
 	   $(CARGO_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings; \
 	 else echo "clippy is not part of Debian's Rust: its rules were NOT checked (rustup component add clippy)"; fi
 
-bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native | sudo
+bench: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native | sudo
 	$(call say,Measuring: the machine should do nothing else)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks
 
@@ -139,6 +139,12 @@ $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
 	$(call say,What the measurements compare with)
 	@$(SETUP)/debian-packages.sh bench
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# Rust programs that the measurements run beside the native module.
+$(STAMPS)/bench-programs: $(STAMPS)/cargo $(RUST_SOURCES)
+	$(call say,Programs for the measurements (release build))
+	@$(CARGO_ENV) cargo build --locked --release --examples
 	@touch $@
 
 # The package itself runs from this directory, with the native module beside its sources.

@@ -16,10 +16,18 @@ from benchmarks import report
 from benchmarks.measure import measure
 from benchmarks.network import network
 from benchmarks.peers import Opener
+from benchmarks.peers.nat64_alone import nat64_alone, tayga
 from benchmarks.peers.ocserv import ocserv
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
 from benchmarks.peers.plain import plain
-from benchmarks.peers.portico_tunnel import portico, portico_nat64, portico_standard, portico_standard_nat64
+from benchmarks.peers.portico_tunnel import (
+    portico,
+    portico_foreign,
+    portico_nat64,
+    portico_standard,
+    portico_standard_nat64,
+)
+from benchmarks.peers.softether import softether
 from benchmarks.peers.wireguard_go import wireguard_go
 
 PATHS: dict[str, Opener] = {
@@ -28,10 +36,14 @@ PATHS: dict[str, Opener] = {
     "portico, NAT64": portico_nat64,
     "portico, standard peer": portico_standard,
     "portico, standard peer, NAT64": portico_standard_nat64,
+    "portico, one packet per record": portico_foreign,
     "wireguard-go": wireguard_go,
+    "SoftEther": softether,
     "ocserv + openconnect, TLS": ocserv,
     "OpenVPN, TCP": openvpn_tcp,
     "OpenVPN, UDP": openvpn_udp,
+    "NAT64 alone": nat64_alone,
+    "TAYGA": tayga,
 }
 
 

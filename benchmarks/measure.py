@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network import Network
+from benchmarks.network import CONGESTION_CONTROL, Network
 
 ATTEMPTS = 4
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -80,7 +80,7 @@ def _iperf_once(net: Network, target: str, seconds: int, *options: str) -> Resul
 
 def _bulk(net: Network, target: str, seconds: int, *options: str) -> tuple[float, float]:
     """Gbit/s and gigabytes received."""
-    received = _iperf(net, target, seconds, *options)["end"]["sum_received"]
+    received = _iperf(net, target, seconds, "-C", CONGESTION_CONTROL, *options)["end"]["sum_received"]
     return received["bits_per_second"] / 1e9, received["bytes"] / 1e9
 
 

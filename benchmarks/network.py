@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,13 @@ from pathlib import Path
 
 CLIENT_OUTER = "198.51.100.2"
 GATEWAY_OUTER = "198.51.100.1"
+OUTER_NETWORK = "198.51.100.0/24"
 SERVER_IPV4 = "10.9.0.2"
 SERVER_IPV6 = "fd00:9::2"
 GATEWAY_INNER_IPV4 = "10.9.0.1"
 GATEWAY_INNER_IPV6 = "fd00:9::1"
+# Linux's default, whatever this machine prefers: it decides how queues fill.
+CONGESTION_CONTROL = "cubic"
 PREFIX = "fd00:77:9"  # of Portico's own addresses, a /48
 
 
@@ -75,16 +79,26 @@ class Network:
         """Whether the client's route to `target` leaves by `device`."""
         return f"dev {device} " in self.call("client", "ip", "route", "get", target, check=False)
 
+    def answers(self, target: str) -> bool:
+        """Whether the client gets an echo from `target` within a second."""
+        command = self.command("client", ["ping", "-c", "1", "-W", "1", target])
+        return subprocess.run(command, capture_output=True, check=False, timeout=10).returncode == 0
+
     def stop(self, pid: int) -> None:
-        """Ends one process that `start` started."""
+        """Ends one process that `start` started, and those it started itself."""
         for process in [process for process in self.processes if process.pid == pid]:
-            process.terminate()
-            try:
+            _signal_group(pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # A daemon's child may outlive it; the group exists as long as any of them does.
+            _signal_group(pid, signal.SIGKILL)
+            process.wait()
             self.processes.remove(process)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)
 
 
 def _ip(*arguments: str) -> None:
@@ -117,6 +131,9 @@ def network(directory: Path) -> Iterator[Network]:
         _ip("-n", names["server"], "route", "add", "default", "via", GATEWAY_INNER_IPV4)
         _ip("-n", names["server"], "-6", "route", "add", "default", "via", GATEWAY_INNER_IPV6)
         net.call("gateway", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        for role in ("client", "gateway"):
+            # By route, because a namespace may not choose a default that its machine does not allow everybody.
+            net.call(role, "ip", "route", "change", OUTER_NETWORK, "dev", "outer", "congctl", CONGESTION_CONTROL)
         # A resolver of its own: client programs that rewrite resolv.conf must not reach the machine's.
         private = Path("/etc/netns") / names["client"]
         private.mkdir(parents=True)

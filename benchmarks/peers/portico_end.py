@@ -119,15 +119,17 @@ def _serve(directory: Path) -> Gateway:
     )
 
 
-def _connect(directory: Path, segments: bool) -> ClientTunnel:
-    [tunnel] = _tun("iphttps", 1)
-    _run(
-        "sysctl -qw net.ipv6.conf.iphttps.accept_ra=2 net.ipv6.conf.iphttps.accept_ra_rt_info_max_plen=128",
-        "sysctl -qw net.ipv6.conf.iphttps.accept_dad=0 net.ipv6.conf.iphttps.addr_gen_mode=1",
-        "ip link set iphttps mtu 1280 up",
-        "ip addr add fe80::2/64 dev iphttps nodad",
-    )
-    configuration = {
+PREPARE_CLIENT = (
+    "sysctl -qw net.ipv6.conf.iphttps.accept_ra=2 net.ipv6.conf.iphttps.accept_ra_rt_info_max_plen=128",
+    "sysctl -qw net.ipv6.conf.iphttps.accept_dad=0 net.ipv6.conf.iphttps.addr_gen_mode=1",
+    "ip link set iphttps mtu 1280 up",
+    "ip addr add fe80::2/64 dev iphttps nodad",
+)
+
+
+def client_configuration(directory: Path, segments: bool) -> str:
+    """Of a client's end, as JSON. `segments`: super-segments travel whole; else 1280-byte packets, as others do."""
+    return json.dumps({
         "url": "https://server.example.net:443/IPHTTPS",
         "addresses": [GATEWAY_OUTER],
         "trust": (directory / "ca.pem").read_text(),
@@ -136,8 +138,13 @@ def _connect(directory: Path, segments: bool) -> ClientTunnel:
         "proxy": None,
         "link_local": "fe80::2",
         "segments": segments,
-    }
-    return ClientTunnel(json.dumps(configuration), tunnel_fd=tunnel)
+    })  # fmt: skip
+
+
+def _connect(directory: Path, segments: bool) -> ClientTunnel:
+    [tunnel] = _tun("iphttps", 1)
+    _run(*PREPARE_CLIENT)
+    return ClientTunnel(client_configuration(directory, segments), tunnel_fd=tunnel)
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Portico: its own client, a standard client (1280-byte packets), both also through NAT64."""
+"""Portico: its own client and a standard client (1280-byte packets, many in a record), both also through NAT64, and a
+foreign client that seals each packet alone."""
 
 from __future__ import annotations
 
@@ -6,34 +7,63 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path as FilePath
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from benchmarks.network import PREFIX, SERVER_IPV4, SERVER_IPV6, Network, wait_until
 from benchmarks.peers import Path, credentials
+from benchmarks.peers.portico_end import PREPARE_CLIENT, client_configuration
+from benchmarks.programs import REPOSITORY, example
 
-_ROOT = FilePath(__file__).resolve().parents[2]
+_PROGRAM = [sys.executable, "-m", "benchmarks.peers.portico_end"]
+_PATH = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+Client = Callable[[Network], AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
-def _portico(net: Network, role: str, target: str) -> Iterator[Path]:
+def _portico(net: Network, client: Client, target: str) -> Iterator[Path]:
     credentials.make(net.directory)
-    program = [sys.executable, "-m", "benchmarks.peers.portico_end"]
-    environment = {"PYTHONPATH": f"{_ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    directory = str(net.directory)
-    server = net.start("gateway", *program, "server", directory, log="portico-server.log", environment=environment)
-    client = None
+    server = net.start("gateway", *_PROGRAM, "server", str(net.directory), log="portico-server.log", environment=_PATH)
     try:
         wait_until(lambda: ":443 " in net.call("gateway", "ss", "-tln"), "Portico to listen")
-        client = net.start("client", *program, role, directory, log="portico-client.log", environment=environment)
-        wait_until(lambda: net.routes_through("iphttps", target), "the advertised route")
-        net.call("client", "ping", "-c", "1", "-W", "5", target)
-        yield Path(target, [server])
+        with client(net):
+            wait_until(lambda: net.routes_through("iphttps", target), "the advertised route")
+            wait_until(lambda: net.answers(target), "the first answer through the tunnel")
+            yield Path(target, [server])
+    finally:
+        net.stop(server)
+        _put_back_rules(net)
+
+
+@contextlib.contextmanager
+def _end(net: Network, role: str) -> Iterator[None]:
+    client = net.start("client", *_PROGRAM, role, str(net.directory), log="portico-client.log", environment=_PATH)
+    try:
+        yield
+    finally:
+        net.stop(client)
+
+
+@contextlib.contextmanager
+def _foreign(net: Network) -> Iterator[None]:
+    """A native peer that seals each packet alone. Its device is there before it, ready for the first RA."""
+    file = net.directory / "foreign-peer.json"
+    file.touch(mode=0o600)
+    file.write_text(client_configuration(net.directory, segments=False))
+    device = ("dev", "iphttps", "mode", "tun")
+    net.call("client", "ip", "tuntap", "add", *device, "vnet_hdr")
+    client = None
+    try:
+        for line in PREPARE_CLIENT:
+            net.call("client", *line.split())
+        client = net.start("client", example("foreign_peer"), str(file), "iphttps", log="foreign-peer.log")
+        yield
     finally:
         if client is not None:
             net.stop(client)
-        net.stop(server)
-        _put_back_rules(net)
+        net.call("client", "ip", "tuntap", "del", *device, check=False)
 
 
 def _put_back_rules(net: Network) -> None:
@@ -48,17 +78,29 @@ def _through_nat64() -> str:
     return str(prefix + int(ipaddress.IPv4Address(SERVER_IPV4)))
 
 
-def portico(net: Network) -> contextlib.AbstractContextManager[Path]:
-    return _portico(net, "client", SERVER_IPV6)
+def _own(net: Network) -> AbstractContextManager[None]:
+    return _end(net, "client")
 
 
-def portico_nat64(net: Network) -> contextlib.AbstractContextManager[Path]:
-    return _portico(net, "client", _through_nat64())
+def _standard(net: Network) -> AbstractContextManager[None]:
+    return _end(net, "standard-client")
 
 
-def portico_standard(net: Network) -> contextlib.AbstractContextManager[Path]:
-    return _portico(net, "standard-client", SERVER_IPV6)
+def portico(net: Network) -> AbstractContextManager[Path]:
+    return _portico(net, _own, SERVER_IPV6)
 
 
-def portico_standard_nat64(net: Network) -> contextlib.AbstractContextManager[Path]:
-    return _portico(net, "standard-client", _through_nat64())
+def portico_nat64(net: Network) -> AbstractContextManager[Path]:
+    return _portico(net, _own, _through_nat64())
+
+
+def portico_standard(net: Network) -> AbstractContextManager[Path]:
+    return _portico(net, _standard, SERVER_IPV6)
+
+
+def portico_standard_nat64(net: Network) -> AbstractContextManager[Path]:
+    return _portico(net, _standard, _through_nat64())
+
+
+def portico_foreign(net: Network) -> AbstractContextManager[Path]:
+    return _portico(net, _foreign, SERVER_IPV6)
