@@ -5,6 +5,7 @@
 #   make test    everything that can be checked, in the lab where a lab is needed
 #   make lint    formatting, types, import rules
 #   make bench   measures the tunnel beside other VPNs and rewrites docs/performance.md
+#   make soak    an hour at full load with churn, then a verdict (SOAK_SECONDS=3600; results in build/soak)
 #   make wheel   dist/portico-*.whl: everything a server or a client needs, for machines without compilers
 #   make install installs it on this machine (PREFIX, default /opt/portico); make uninstall removes it
 #   make clean   removes what the other targets built in this directory
@@ -35,7 +36,7 @@ PYTHON_SOURCES := $(shell find portico -name '*.py')
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench clean requirements sudo
+.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench soak clean requirements sudo
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +80,12 @@ lint-rust: $(STAMPS)/cargo
 bench: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native | sudo
 	$(call say,Measuring: the machine should do nothing else)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks
+
+SOAK_SECONDS ?= 3600
+
+soak: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo
+	$(call say,Soak of $(SOAK_SECONDS) s)
+	@$(AS_ROOT) $(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS)
 
 wheel: $(STAMPS)/wheel
 
@@ -159,6 +166,12 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 $(STAMPS)/clients: $(STAMPS)/cargo $(RUST_SOURCES)
 	$(call say,Program that plays thousands of clients)
 	@$(CARGO_ENV) cargo build --locked --example clients
+	@touch $@
+
+# The same, optimized, for measurements.
+$(STAMPS)/crowd: $(STAMPS)/cargo $(RUST_SOURCES)
+	$(call say,Program that plays thousands of clients$(comma) optimized)
+	@$(CARGO_ENV) cargo build --locked --release --example clients
 	@touch $@
 
 $(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md

@@ -1,0 +1,1 @@
+"""An hour at full load: nothing may grow, nothing impossible may happen, no tunnel may be lost without a reason."""
