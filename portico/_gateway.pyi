@@ -25,7 +25,7 @@ class Gateway:
     def configure(self, config: str) -> None:
         """Takes a new configuration as a whole, or raises ValueError and keeps the old one."""
     def next_events(self, timeout: float) -> list[str]:
-        """Waits up to `timeout` seconds for events; JSON objects, oldest first, at most 1,024 a call."""
+        """Waits up to `timeout` seconds for events; JSON objects, oldest first, at most 1,088 a call."""
     def answer(self, request: int, status: int, content_type: str, body: bytes) -> bool:
         """Answers an HTTP request that an event handed up; False when its connection is gone."""
     def sessions(self, after: int = 0, limit: int = ...) -> str:
@@ -50,6 +50,19 @@ class Gateway:
         "rcode"}], "elapsed_ms": 0.4}`. Raises ValueError with the reason when refused or when no answer came within
         `timeout` seconds.
         """
+    def nat64_sessions(self, question: str) -> str:
+        """A page of NAT64's sessions.
+
+        `question` is a JSON object with any of `limit` (1 to 10,000, default 1,000), `after` (the `next` of the page
+        before), `client`, `protocol` ("tcp", "udp", "icmp"), `port` (on the IPv4 side) and `destination` (IPv4). The
+        answer is `{"sessions": [...], "next": ..., "total": ...}`: `next` is null behind the last page, `total` counts
+        all sessions, whatever the question. `expires_in` is in seconds.
+
+        Raises:
+            ValueError: the question is malformed, or NAT64 is off.
+        """
+    def nat64_bindings(self, question: str) -> str:
+        """A page of NAT64's bindings, asked for like sessions but without `destination`: `{"bindings": [...], ...}`."""
     def close(self) -> None:
         """Stops all workers and closes every descriptor."""
 

@@ -120,6 +120,16 @@ impl Gateway {
         py.detach(|| inner.dns64_query(request)).map_err(|refused| PyValueError::new_err(refused.to_string()))
     }
 
+    fn nat64_sessions(&self, py: Python<'_>, question: &str) -> PyResult<String> {
+        let inner = self.inner()?;
+        py.detach(|| inner.nat64_sessions(question)).map_err(|refused| PyValueError::new_err(refused.to_string()))
+    }
+
+    fn nat64_bindings(&self, py: Python<'_>, question: &str) -> PyResult<String> {
+        let inner = self.inner()?;
+        py.detach(|| inner.nat64_bindings(question)).map_err(|refused| PyValueError::new_err(refused.to_string()))
+    }
+
     fn close(&self, py: Python<'_>) {
         let inner = self.0.lock().take();
         py.detach(|| {

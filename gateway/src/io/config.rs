@@ -137,7 +137,11 @@ pub struct Revoked {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nat64 {
-    pub prefix: Prefix,
+    /// Stands for all of IPv4; short for one mapping.
+    #[serde(default)]
+    pub prefix: Option<Prefix>,
+    #[serde(default)]
+    pub prefix_mappings: Vec<PrefixMapping>,
     pub pool: Vec<Pool>,
     pub mtu: usize,
     pub ipv6_mtu: usize,
@@ -149,6 +153,92 @@ pub struct Nat64 {
     pub icmp: u32,
     pub max_bindings: usize,
     pub max_bindings_per_client: usize,
+    /// Twice the bindings when it is not given.
+    #[serde(default)]
+    pub max_sessions: Option<usize>,
+    /// Four times the bindings of a client when it is not given.
+    #[serde(default)]
+    pub max_sessions_per_client: Option<usize>,
+    #[serde(default)]
+    pub filtering: Filtering,
+    /// In both directions.
+    #[serde(default)]
+    pub traffic_class: TrafficClass,
+    /// ICMP errors, of all workers together; 0 sends none.
+    #[serde(default = "hundred")]
+    pub errors_per_second: u32,
+    #[serde(default)]
+    pub static_bindings: Vec<StaticBinding>,
+    #[serde(default)]
+    pub log_bindings: bool,
+}
+
+/// Which packets from IPv4 may use a binding (RFC 6146 section 3.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filtering {
+    #[default]
+    EndpointIndependent,
+    AddressDependent,
+}
+
+/// What becomes of Traffic Class and Type of Service (RFC 7915 sections 4.1 and 5.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrafficClass {
+    #[default]
+    Copy,
+    Zero,
+}
+
+/// A translation prefix for the hosts of an IPv4 network; the longest network that covers a host counts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixMapping {
+    pub prefix: Prefix,
+    pub network: Network,
+}
+
+/// An IPv4 network, written `10.0.0.0/8`, without host bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub address: Ipv4Addr,
+    pub len: u8,
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parsed = text.split_once('/').and_then(|(address, len)| {
+            let network = Self { address: address.parse().ok()?, len: len.parse().ok()? };
+            (network.len <= 32).then_some(network)
+        });
+        let network = parsed.ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not an IPv4 network")))?;
+        let host = u32::MAX.checked_shr(u32::from(network.len)).unwrap_or(0);
+        if u32::from(network.address) & host != 0 {
+            return Err(serde::de::Error::custom(format!("{text:?} has bits behind its length")));
+        }
+        Ok(network)
+    }
+}
+
+/// A port that the administrator gave to a client for good.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticBinding {
+    pub protocol: StaticProtocol,
+    pub client: Ipv6Addr,
+    pub client_port: u16,
+    /// Of the pool, or another one of this server.
+    pub address: Ipv4Addr,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StaticProtocol {
+    Tcp,
+    Udp,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -202,6 +292,10 @@ fn yes() -> bool {
     true
 }
 
+fn hundred() -> u32 {
+    100
+}
+
 fn ten() -> f64 {
     10.0
 }
@@ -235,7 +329,12 @@ impl ServerConfig {
         check(config.iphttps.queue_bytes >= 65_536 + 64, "iphttps.queue_bytes: less than one super-segment")?;
         check(seconds(config.http.timeout), "http.timeout: seconds, at most a day")?;
         if let Some(nat64) = &config.nat64 {
-            check(nat64.prefix.len == 96, "nat64.prefix: must be a /96")?;
+            let all = Network { address: Ipv4Addr::UNSPECIFIED, len: 0 };
+            let consistent = nat64.prefix.is_none_or(|prefix| {
+                nat64.prefix_mappings.is_empty()
+                    || nat64.prefix_mappings.contains(&PrefixMapping { prefix, network: all })
+            });
+            check(consistent, "nat64.prefix: contradicts nat64.prefix_mappings; give one of them")?;
             check(!nat64.pool.is_empty(), "nat64.pool: at least one address")?;
             let ordered = nat64.pool.iter().all(|pool| pool.ports.0 > 0 && pool.ports.0 <= pool.ports.1);
             check(ordered, "nat64.pool: ports from 1, first not above last")?;

@@ -48,17 +48,19 @@ struct Repeated {
 
 impl Events {
     /// Queues `event` with the fields of `body`, an object.
-    pub fn push(&self, event: &str, mut body: Value) {
-        if let Value::Object(map) = &mut body {
-            map.insert("event".to_owned(), event.into());
-            map.insert("at".to_owned(), seconds_since_epoch().into());
-        }
+    pub fn push(&self, event: &str, body: Value) {
+        let text = render(event, body);
         let mut queue = self.queue.lock();
         if queue.len() >= CAPACITY {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        queue.push_back(body.to_string());
+        queue.push_back(text);
+        self.arrived.notify_one();
+    }
+
+    /// Ends the wait of a reader, for whom something is ready elsewhere.
+    pub fn wake(&self) {
         self.arrived.notify_one();
     }
 
@@ -123,6 +125,15 @@ impl Events {
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
+}
+
+/// An event as the agent reads it: `body`, an object, with the event's name and the time.
+pub fn render(event: &str, mut body: Value) -> String {
+    if let Value::Object(map) = &mut body {
+        map.insert("event".to_owned(), event.into());
+        map.insert("at".to_owned(), seconds_since_epoch().into());
+    }
+    body.to_string()
 }
 
 /// The wall clock, for people.

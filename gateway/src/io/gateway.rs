@@ -334,14 +334,14 @@ impl Gateway {
         }
         let shards = match (&nat64_config, before) {
             (None, _) => None,
-            (Some(settings), Some(shards)) if shards.can_become(settings) => Some(shards),
-            (Some(settings), _) => Some(Arc::new(Shards::new(settings, shared.workers.len())?)),
+            (Some(_), Some(shards)) => Some(shards),
+            (Some(settings), None) => Some(Arc::new(Shards::new(settings, shared.workers.len())?)),
         };
         let live = prepare(config, &shared.revoked)?;
         link.check().map_err(|error| Refused(format!("iphttps: {error}")))?;
         self.dns64.configure(dns64_config).map_err(|error| Refused(format!("dns64: {error}")))?;
         if let (Some(settings), Some(shards)) = (&nat64_config, &shards) {
-            let lost = shards.reconfigure(settings)?;
+            let lost = shards.reconfigure(shared.clock.now(), settings)?;
             if lost > 0 {
                 let text = format!("{lost} bindings have no place in the new pool and were removed");
                 shared.events.warn("NAT64_POOL", &text);
@@ -365,7 +365,31 @@ impl Gateway {
     }
 
     pub fn next_events(&self, timeout: Duration) -> Vec<String> {
-        self.shared.events.next(timeout)
+        let mut events = self.shared.events.next(timeout);
+        if let Some(shards) = self.shared.nat64() {
+            shards.accounting_events(self.shared.clock.now(), &mut events);
+        }
+        events
+    }
+
+    /// A page of the sessions of NAT64, as a JSON object.
+    ///
+    /// # Errors
+    /// When NAT64 is off or the question cannot be read.
+    pub fn nat64_sessions(&self, question: &str) -> Result<String, Refused> {
+        Ok(self.translator()?.list_sessions(self.shared.clock.now(), question)?.to_string())
+    }
+
+    /// A page of the bindings of NAT64, as a JSON object.
+    ///
+    /// # Errors
+    /// When NAT64 is off or the question cannot be read.
+    pub fn nat64_bindings(&self, question: &str) -> Result<String, Refused> {
+        Ok(self.translator()?.list_bindings(question)?.to_string())
+    }
+
+    fn translator(&self) -> Result<Arc<Shards>, Refused> {
+        self.shared.nat64().ok_or_else(|| Refused("nat64: it is switched off".to_owned()))
     }
 
     /// Answers a request that was handed up; false when its connection is gone.

@@ -4,15 +4,16 @@
 //! binding and an IPv4 peer. Every table has a limit, and a limit for each client.
 
 use super::Protocol;
-use super::config::{Config, Filtering};
+use super::config::{Config, Filtering, StaticBinding};
 use super::hash::Seed;
+use super::log::{Log, LogRow};
 use super::ports::{Mapped, Pool};
 use super::stats::Reason;
 use super::tcp_state::TcpState;
 use super::timers::Wheel;
 use crate::core::time::Now;
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -24,6 +25,8 @@ pub struct Binding {
     pub port: u16,
     pub mapped: Mapped,
     pub sessions: u32,
+    /// Made by the administrator: stays without sessions.
+    pub fixed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,8 @@ pub struct Tables {
     bindings: Slab<Binding>,
     sessions: Slab<Session>,
     by_client: HashMap<ClientKey, u32, Seed>,
+    /// Static bindings by their port outside, which the pool knows nothing of.
+    fixed: BTreeMap<(Protocol, Mapped), u32>,
     by_flow: HashMap<FlowKey, u32, Seed>,
     /// Sessions of a binding with an IPv4 host; kept only for address-dependent filtering.
     by_host: Option<HashMap<u64, u32, Seed>>,
@@ -80,6 +85,8 @@ pub struct Tables {
     wheel: Wheel,
     limits: Limits,
     seed: Seed,
+    /// There is one if bindings are accounted for.
+    pub log: Option<Log>,
     pub bindings_created: u64,
     pub sessions_created: u64,
 }
@@ -95,20 +102,55 @@ fn host_key(binding: u32, remote: Ipv4Addr) -> u64 {
 impl Tables {
     pub fn new(config: &Config) -> Self {
         let seed = Seed(config.seed);
-        Self {
-            pool: Pool::new(&config.pool, config.shard, config.shards),
+        let mut tables = Self {
+            pool: Pool::new(config),
             bindings: Slab::new(),
             sessions: Slab::new(),
             by_client: HashMap::with_hasher(seed),
+            fixed: BTreeMap::new(),
             by_flow: HashMap::with_hasher(seed),
             by_host: (config.filtering == Filtering::AddressDependent).then(|| HashMap::with_hasher(seed)),
             clients: HashMap::with_hasher(seed),
             wheel: Wheel::new(),
             limits: Limits::of(config),
             seed,
+            log: config.log_bindings.then(Log::default),
             bindings_created: 0,
             sessions_created: 0,
+        };
+        for entry in config.own_static_bindings() {
+            tables.fix(Now::default(), entry);
         }
+        tables
+    }
+
+    /// Makes a static binding, or makes one of the binding that a client has with the same ports already.
+    pub fn fix(&mut self, now: Now, entry: &StaticBinding) {
+        let Some(address) = self.pool.index_of(entry.address) else { return };
+        let mapped = Mapped { address, port: entry.port };
+        let key = client_key(entry.protocol, entry.client, entry.client_port);
+        let id = self.by_client.get(&key).copied().unwrap_or_else(|| {
+            let id = self.bindings.insert(Binding {
+                protocol: entry.protocol,
+                client: entry.client,
+                port: entry.client_port,
+                mapped,
+                sessions: 0,
+                fixed: true,
+            }) as u32;
+            self.by_client.insert(key, id);
+            id
+        });
+        let binding = &mut self.bindings[id as usize];
+        binding.mapped = mapped;
+        if !std::mem::replace(&mut binding.fixed, true) {
+            let binding = *binding;
+            self.note(now, false, &binding);
+            if let Some(used) = self.clients.get_mut(&key.0) {
+                used.bindings -= 1;
+            }
+        }
+        self.fixed.insert((entry.protocol, mapped), id);
     }
 
     pub fn binding(&self, id: u32) -> &Binding {
@@ -128,7 +170,11 @@ impl Tables {
     }
 
     pub fn binding_of_port(&self, protocol: Protocol, mapped: Mapped) -> Option<u32> {
-        self.pool.owner(protocol, mapped)
+        let dynamic = self.pool.owner(protocol, mapped);
+        if dynamic.is_some() || self.fixed.is_empty() {
+            return dynamic;
+        }
+        self.fixed.get(&(protocol, mapped)).copied()
     }
 
     /// The live session of a binding with an IPv4 peer.
@@ -167,14 +213,16 @@ impl Tables {
     ///
     /// # Errors
     /// [`Reason::PortsExhausted`]. Limits are [`Self::admit`]'s matter.
-    pub fn create_binding(&mut self, protocol: Protocol, client: Ipv6Addr, port: u16) -> Result<u32, Reason> {
+    pub fn create_binding(&mut self, now: Now, protocol: Protocol, client: Ipv6Addr, port: u16) -> Result<u32, Reason> {
         let key = client_key(protocol, client, port);
         // One address for all bindings of a client, as long as it has ports (RFC 6146 section 3.5.1.1).
         let used = self.clients.get(&key.0).filter(|used| used.bindings > 0);
         let address = used.map_or_else(|| self.seed.hash_one(key.0), |used| u64::from(used.address));
         let start = self.seed.hash_one(key);
         let mapped = self.pool.choose(protocol, port, address, start).ok_or(Reason::PortsExhausted)?;
-        let id = self.bindings.insert(Binding { protocol, client, port, mapped, sessions: 0 }) as u32;
+        let binding = Binding { protocol, client, port, mapped, sessions: 0, fixed: false };
+        self.note(now, true, &binding);
+        let id = self.bindings.insert(binding) as u32;
         self.pool.take(protocol, mapped, id);
         self.by_client.insert(key, id);
         let used = self.clients.entry(key.0).or_default();
@@ -182,6 +230,19 @@ impl Tables {
         used.address = mapped.address;
         self.bindings_created += 1;
         Ok(id)
+    }
+
+    fn note(&mut self, at: Now, open: bool, binding: &Binding) {
+        let Some(log) = &mut self.log else { return };
+        log.push(LogRow {
+            open,
+            at,
+            protocol: binding.protocol,
+            client: binding.client,
+            client_port: binding.port,
+            address: self.pool.address(binding.mapped.address),
+            port: binding.mapped.port,
+        });
     }
 
     /// Makes a session. One that expired but was not yet removed makes way.
@@ -232,8 +293,8 @@ impl Tables {
         Popped::Expired(id)
     }
 
-    /// Removes a session, and its binding with the last one.
-    pub fn remove_session(&mut self, id: u32) {
+    /// Removes a session, and a dynamic binding with the last one.
+    pub fn remove_session(&mut self, now: Now, id: u32) {
         let session = self.sessions.remove(id as usize);
         self.wheel.remove(id);
         let host = host_key(session.binding, session.remote);
@@ -250,8 +311,9 @@ impl Tables {
         binding.sessions -= 1;
         let binding = *binding;
         let client = u128::from(binding.client);
-        let last = binding.sessions == 0;
+        let last = binding.sessions == 0 && !binding.fixed;
         if last {
+            self.note(now, false, &binding);
             self.bindings.remove(session.binding as usize);
             self.pool.release(binding.protocol, binding.mapped);
             self.by_client.remove(&client_key(binding.protocol, binding.client, binding.port));
@@ -268,22 +330,9 @@ impl Tables {
     /// Other limits for what is made from now on; nothing that exists goes.
     pub fn change_limits(&mut self, config: &Config) {
         self.limits = Limits::of(config);
-    }
-
-    /// Moves every binding to its place in `pool`, which must have one for each.
-    pub fn move_to(&mut self, mut pool: Pool) {
-        for (id, binding) in &mut self.bindings {
-            let address = self.pool.address(binding.mapped.address);
-            if let Some(mapped) = pool.find(binding.protocol, address, binding.mapped.port) {
-                binding.mapped = mapped;
-                pool.take(binding.protocol, mapped, id as u32);
-            }
+        if config.log_bindings != self.log.is_some() {
+            self.log = config.log_bindings.then(Log::default);
         }
-        self.pool = pool;
-    }
-
-    pub fn sessions_with_ids(&self) -> impl Iterator<Item = (u32, &Session)> {
-        self.sessions.iter().map(|(id, session)| (id as u32, session))
     }
 
     pub fn next_expiry(&self) -> Option<Now> {
@@ -299,9 +348,118 @@ impl Tables {
         self.sessions.iter().map(|(_, session)| session)
     }
 
+    /// The session in a place of the table; places are below [`Self::session_places`].
+    pub fn session_at(&self, place: usize) -> Option<&Session> {
+        self.sessions.get(place)
+    }
+
+    pub fn session_places(&self) -> usize {
+        self.sessions.capacity()
+    }
+
+    pub fn binding_at(&self, place: usize) -> Option<&Binding> {
+        self.bindings.get(place)
+    }
+
+    pub fn binding_places(&self) -> usize {
+        self.bindings.capacity()
+    }
+
+    pub fn fixed_bindings(&self) -> usize {
+        self.fixed.len()
+    }
+
     /// Numbers of bindings, sessions and clients.
     pub fn sizes(&self) -> (usize, usize, usize) {
         (self.bindings.len(), self.sessions.len(), self.clients.len())
+    }
+}
+
+/// What a change of pool, static bindings, prefixes or filtering removed.
+#[derive(Debug, Default)]
+pub struct Removed {
+    pub bindings: usize,
+    /// Numbers of sessions.
+    pub sessions: Vec<u32>,
+}
+
+impl Tables {
+    /// Moves from the tables of `former` to those of `config`: what has no place or no meaning there is removed.
+    pub fn change(&mut self, now: Now, former: &Config, config: &Config) -> Removed {
+        let mut removed = Removed::default();
+        let pools_differ = config.pool != former.pool || config.static_bindings != former.static_bindings;
+        let prefixes_differ = config.mappings != former.mappings;
+        if !pools_differ && !prefixes_differ && config.filtering == former.filtering {
+            return removed;
+        }
+        let pool = if pools_differ { Pool::new(config) } else { Pool::new(former) };
+        let before = self.bindings.len();
+        let stays = self.staying(&pool, config);
+        let moves = |remote| former.mappings.embed(remote) != config.mappings.embed(remote);
+        for (id, session) in &self.sessions {
+            if !stays.contains(&session.binding) || prefixes_differ && moves(session.remote) {
+                removed.sessions.push(id as u32);
+            }
+        }
+        for &id in &removed.sessions {
+            self.remove_session(now, id);
+        }
+        if pools_differ {
+            self.move_to(pool, &stays);
+            for entry in config.own_static_bindings() {
+                self.fix(now, entry);
+            }
+        }
+        if config.filtering != former.filtering {
+            self.index_hosts(config.filtering);
+        }
+        removed.bindings = before.saturating_sub(self.bindings.len());
+        removed
+    }
+
+    /// Bindings that have a place in `pool` or are static in `config`.
+    fn staying(&self, pool: &Pool, config: &Config) -> BTreeSet<u32> {
+        let wanted: BTreeMap<ClientKey, &StaticBinding> = config
+            .own_static_bindings()
+            .map(|entry| (client_key(entry.protocol, entry.client, entry.client_port), entry))
+            .collect();
+        let stays = |binding: &Binding| {
+            let address = self.pool.address(binding.mapped.address);
+            match wanted.get(&client_key(binding.protocol, binding.client, binding.port)) {
+                Some(entry) => (entry.address, entry.port) == (address, binding.mapped.port),
+                None => !binding.fixed && pool.find(binding.protocol, address, binding.mapped.port).is_some(),
+            }
+        };
+        self.bindings.iter().filter(|(_, binding)| stays(binding)).map(|(id, _)| id as u32).collect()
+    }
+
+    /// Moves the bindings of `stays` to their places in `pool`; what is left of the others goes.
+    fn move_to(&mut self, mut pool: Pool, stays: &BTreeSet<u32>) {
+        self.fixed.clear();
+        let Self { bindings, by_client, .. } = self;
+        bindings.retain(|id, binding| {
+            let stays = stays.contains(&(id as u32));
+            if !stays {
+                by_client.remove(&client_key(binding.protocol, binding.client, binding.port));
+            }
+            stays
+        });
+        for (id, binding) in &mut self.bindings {
+            let address = self.pool.address(binding.mapped.address);
+            if let Some(mapped) = pool.find(binding.protocol, address, binding.mapped.port) {
+                binding.mapped = mapped;
+                pool.take(binding.protocol, mapped, id as u32);
+            }
+        }
+        self.pool = pool;
+    }
+
+    fn index_hosts(&mut self, filtering: Filtering) {
+        self.by_host = (filtering == Filtering::AddressDependent).then(|| HashMap::with_hasher(self.seed));
+        let Some(hosts) = &mut self.by_host else { return };
+        for (_, session) in &self.sessions {
+            *hosts.entry(host_key(session.binding, session.remote)).or_insert(0) += 1;
+        }
     }
 }
 

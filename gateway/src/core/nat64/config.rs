@@ -1,6 +1,9 @@
 //! What the translator is told, and the rules that spread work over shards.
 
-use super::prefix::Prefix;
+use super::Protocol;
+use super::mappings::Mappings;
+use super::shards::shard_of_client;
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -10,6 +13,19 @@ pub struct PoolEntry {
     pub address: Ipv4Addr,
     pub first: u16,
     pub last: u16,
+}
+
+/// A mapping that the administrator made: it exists before the client sends and after it is silent, and its port is
+/// never handed out to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticBinding {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    pub client: Ipv6Addr,
+    pub client_port: u16,
+    /// Need not be in the pool, nor the port in one of its ranges.
+    pub address: Ipv4Addr,
+    pub port: u16,
 }
 
 /// Which packets from IPv4 may use a mapping (RFC 4787 section 5; RFC 6146 section 3.5).
@@ -55,9 +71,12 @@ impl Default for Timeouts {
 /// Everything a [`super::Nat64`] needs to know. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    pub prefix: Prefix,
+    /// Which prefix stands for an IPv4 host.
+    pub mappings: Mappings,
     /// The first address is also the source of ICMP errors made here when no other is known.
     pub pool: Vec<PoolEntry>,
+    /// Of all shards; each takes those of its clients.
+    pub static_bindings: Vec<StaticBinding>,
     /// MTU towards IPv4, at least 1280.
     pub mtu: usize,
     /// MTU towards IPv6, at least 1280.
@@ -81,6 +100,8 @@ pub struct Config {
     pub max_fragment_bytes: usize,
     /// ICMP errors made here per second; as many may be made in one burst.
     pub errors_per_second: u32,
+    /// Whether the beginning and the end of each dynamic binding is noted for [`super::Nat64::take_log`].
+    pub log_bindings: bool,
     /// Secret of hash tables and port choice: whoever knows it can provoke collisions.
     pub seed: u64,
     /// This instance among `shards`.
@@ -102,6 +123,10 @@ pub enum ConfigError {
     Shard,
     /// The source of ICMPv6 errors is not a unicast address.
     Address(Ipv6Addr),
+    /// A static binding that no packet could use: port zero, no host, neither TCP nor UDP.
+    StaticBinding(StaticBinding),
+    /// A static binding that has the client's or the pool's port of another one.
+    StaticCollision(StaticBinding),
 }
 
 impl std::fmt::Display for ConfigError {
@@ -113,6 +138,24 @@ impl std::fmt::Display for ConfigError {
             Self::Mtu(mtu) => write!(out, "an MTU of {mtu} bytes is below 1280"),
             Self::Shard => write!(out, "the shard index is outside the number of shards"),
             Self::Address(address) => write!(out, "{address} cannot be the source of ICMPv6 errors"),
+            Self::StaticBinding(entry) => write!(
+                out,
+                "the static binding of {} port {} to {} port {} ({}) can never be used",
+                entry.address,
+                entry.port,
+                entry.client,
+                entry.client_port,
+                entry.protocol.as_str()
+            ),
+            Self::StaticCollision(entry) => write!(
+                out,
+                "two static bindings have {} port {} or {} port {} ({})",
+                entry.address,
+                entry.port,
+                entry.client,
+                entry.client_port,
+                entry.protocol.as_str()
+            ),
         }
     }
 }
@@ -121,10 +164,11 @@ impl std::error::Error for ConfigError {}
 
 impl Config {
     /// A configuration with the defaults of RFC 6146, one shard and a fixed seed (give a secret one to a listener).
-    pub fn new(prefix: Prefix, pool: Vec<PoolEntry>, address: Ipv6Addr) -> Self {
+    pub fn new(mappings: impl Into<Mappings>, pool: Vec<PoolEntry>, address: Ipv6Addr) -> Self {
         Self {
-            prefix,
+            mappings: mappings.into(),
             pool,
+            static_bindings: Vec::new(),
             mtu: 1500,
             ipv6_mtu: 1280,
             address,
@@ -139,6 +183,7 @@ impl Config {
             max_fragmented_packets: 1024,
             max_fragment_bytes: 1 << 20,
             errors_per_second: 1000,
+            log_bindings: false,
             seed: 0x9e37_79b9_7f4a_7c15,
             shard: 0,
             shards: 1,
@@ -167,6 +212,30 @@ impl Config {
         }
         if self.address.is_multicast() || self.address.is_unspecified() {
             return Err(ConfigError::Address(self.address));
+        }
+        self.verify_static_bindings()
+    }
+
+    /// The static bindings of this shard's clients.
+    pub(super) fn own_static_bindings(&self) -> impl Iterator<Item = &StaticBinding> {
+        let own = |entry: &&StaticBinding| shard_of_client(entry.client, self.shards) == self.shard;
+        self.static_bindings.iter().filter(own)
+    }
+
+    fn verify_static_bindings(&self) -> Result<(), ConfigError> {
+        let mut outside = BTreeSet::new();
+        let mut inside = BTreeSet::new();
+        for entry in &self.static_bindings {
+            let client = !entry.client.is_unspecified() && !entry.client.is_multicast() && !entry.client.is_loopback();
+            let usable = client && !self.mappings.contains(entry.client) && is_host(entry.address);
+            if !usable || entry.port == 0 || entry.client_port == 0 || entry.protocol == Protocol::Icmp {
+                return Err(ConfigError::StaticBinding(*entry));
+            }
+            if !outside.insert((entry.protocol, entry.address, entry.port))
+                || !inside.insert((entry.protocol, entry.client, entry.client_port))
+            {
+                return Err(ConfigError::StaticCollision(*entry));
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, FragmentHeader, Ipv6Header};
 use crate::wire::udp::{self, UdpHeader};
 use crate::wire::{be16, be32, icmpv4, icmpv6, put16};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 impl Nat64 {
     /// Translates one frame, or says why not. Refusals leave the frame as it is.
@@ -84,9 +84,9 @@ impl Nat64 {
             return Err(self.fragmentation_needed(extra));
         }
         let mapped = Mapped { address, port: transport.destination_port };
+        let source = self.embed(header.source)?;
         let binding = self.inbound(now, &transport, mapped, header.source, frame.bytes())?;
         let binding = *self.tables.binding(binding);
-        let source = self.config.prefix.embed(header.source);
         let held = if header.is_fragment() {
             self.fragments.learn(now, fragment_key(&header), IpAddr::V6(binding.client), payload.len())?
         } else {
@@ -182,6 +182,11 @@ impl Nat64 {
         }
     }
 
+    /// The IPv6 address of an IPv4 host or router.
+    fn embed(&self, address: Ipv4Addr) -> Result<Ipv6Addr, Refusal> {
+        self.config.mappings.embed(address).ok_or_else(|| Reason::NoPrefix.into())
+    }
+
     fn fragmentation_needed(&self, extra: usize) -> Refusal {
         let mtu = self.config.ipv6_mtu - (ipv6::HEADER_LEN - ipv4::HEADER_LEN) - extra;
         Refusal::ToV4(Reason::TooBig, icmpv4::ErrorMessage::fragmentation_needed(mtu.min(65_535) as u16))
@@ -208,7 +213,7 @@ impl Nat64 {
             }
         };
         let protocol = Protocol::from_v4(header.protocol).ok_or(Reason::Protocol)?;
-        let source = self.config.prefix.embed(header.source);
+        let source = self.embed(header.source)?;
         Ok(self.finish_v6(frame, header, protocol, source, client, wire_len, 0, sink))
     }
 
@@ -298,9 +303,9 @@ impl Nat64 {
         self.tables.find_session(now, binding, inner.destination, remote_port).ok_or(Reason::IcmpQuote)?;
         let binding = *self.tables.binding(binding);
 
+        let source = self.embed(header.source)?;
+        let remote = self.embed(inner.destination)?;
         let out = &mut self.scratch[..];
-        let source = self.config.prefix.embed(header.source);
-        let remote = self.config.prefix.embed(inner.destination);
         let body = &mut out[ipv6::HEADER_LEN + icmpv6::HEADER_LEN..];
         let ends = Ends { source: binding.client, destination: remote, port: binding.port };
         let quoted_len = quote::to_v6(body, quoted, &inner, protocol, ends);

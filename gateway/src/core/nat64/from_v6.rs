@@ -4,7 +4,6 @@ use super::config::is_host;
 use super::fragments::{Found, Key, Span};
 use super::output::{Emitted, emit_v4};
 use super::quote::{self, Ends};
-use super::shards::shard_of_v4;
 use super::stats::Reason;
 use super::transport::{self, Port, Transport, wire_packets};
 use super::{Nat64, Protocol, Refusal, Sink, Verdict, icmp};
@@ -24,9 +23,13 @@ impl Nat64 {
     pub(super) fn v6_to_v4(&mut self, now: Now, frame: &mut Frame, sink: &mut impl Sink) -> Result<Verdict, Refusal> {
         let header = Ipv6Header::parse(frame.bytes()).map_err(|_| Reason::Malformed)?;
         frame.set_len(ipv6::HEADER_LEN + header.payload_len);
-        let prefix = self.config.prefix;
-        let remote = prefix.extract(header.destination).ok_or(Reason::NotInPrefix)?;
-        if !is_source(header.source) || prefix.contains(header.source) {
+        let mappings = &self.config.mappings;
+        let remote =
+            mappings.extract(header.destination).ok_or_else(|| match mappings.contains(header.destination) {
+                true => Refusal::ToV6(Reason::Destination, icmpv6::ErrorMessage::unreachable(icmpv6::NO_ROUTE)),
+                false => Reason::NotInPrefix.into(),
+            })?;
+        if !is_source(header.source) || mappings.contains(header.source) {
             return Err(Reason::Source.into());
         }
         let upper = ipv6::upper_layer(frame.bytes(), &header).map_err(|_| Reason::Malformed)?;
@@ -159,9 +162,7 @@ impl Nat64 {
     /// A packet to a mapped port of the pool turns round (RFC 6146 section 3.8). One to another port of a pool address
     /// goes out, since it may be for the host itself; one to another shard's port is the caller's to hand over.
     fn hairpin(&mut self, now: Now, frame: &mut Frame, destination: Ipv4Addr, sink: &mut impl Sink) -> Verdict {
-        let local = self.tables.pool.index_of(destination).is_some()
-            && shard_of_v4(frame.bytes(), self.config.shards).is_none_or(|shard| shard == self.config.shard)
-            && self.takes(frame.bytes());
+        let local = self.tables.pool.index_of(destination).is_some() && self.takes(frame.bytes());
         if !local {
             return Verdict::Forward;
         }
@@ -263,7 +264,7 @@ impl Nat64 {
         }
         let mut error =
             icmp::to_v4(kind, code, word, inner_upper.fragment.is_some(), self.mtus()).ok_or(Reason::IcmpType)?;
-        if self.config.prefix.extract(inner.source) != Some(remote) {
+        if self.config.mappings.extract(inner.source) != Some(remote) {
             return Err(Reason::IcmpQuote.into());
         }
         let protocol = Protocol::from_v6(inner_upper.protocol).ok_or(Reason::IcmpQuote)?;

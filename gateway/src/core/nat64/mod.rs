@@ -15,6 +15,8 @@ mod hash;
 mod icmp;
 mod limiter;
 mod listing;
+mod log;
+mod mappings;
 mod output;
 mod ports;
 mod prefix;
@@ -29,10 +31,12 @@ mod tests;
 mod timers;
 mod transport;
 
-pub use config::{Config, ConfigError, Filtering, PoolEntry, Timeouts};
-pub use listing::{BindingInfo, SessionInfo};
+pub use config::{Config, ConfigError, Filtering, PoolEntry, StaticBinding, Timeouts};
+pub use listing::{BindingInfo, Filter, SessionInfo, Step};
+pub use log::LogRow;
+pub use mappings::{Mapping, MappingError, Mappings};
 pub use prefix::{Prefix, PrefixError};
-pub use shards::{shard_of_client, shard_of_port, shard_of_v4, shard_of_v6};
+pub use shards::{Steering, shard_of_client, shard_of_port, shard_of_v4, shard_of_v6};
 pub use stats::{Reason, Stats};
 
 use crate::core::frame::Frame;
@@ -74,7 +78,7 @@ pub enum Verdict {
 }
 
 /// The transports that have bindings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Tcp = 0,
     Udp = 1,

@@ -4,7 +4,7 @@
 //! shard and a reply finds its shard by the port alone. Inside a shard the ports are numbered densely ("slots").
 
 use super::Protocol;
-use super::config::PoolEntry;
+use super::config::Config;
 use std::net::Ipv4Addr;
 
 const NONE: u32 = u32::MAX;
@@ -12,7 +12,7 @@ const NONE: u32 = u32::MAX;
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
 /// A port of a pool address, of one protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mapped {
     /// Index of the pool address.
     pub address: u16,
@@ -29,26 +29,23 @@ struct PoolAddress {
     protocols: [Ports; 3],
 }
 
+/// Addresses that only static bindings use come last and have no ports to hand out.
 pub struct Pool {
     addresses: Vec<PoolAddress>,
+    /// How many have ports to hand out.
+    dynamic: usize,
     shard: usize,
     shards: usize,
 }
 
 impl Pool {
-    pub fn new(entries: &[PoolEntry], shard: usize, shards: usize) -> Self {
-        let mut pool = Self { addresses: Vec::new(), shard, shards };
+    /// The ports of this shard in the pool of `config`, without those of static bindings.
+    pub fn new(config: &Config) -> Self {
+        let (shard, shards) = (config.shard, config.shards);
+        let mut pool = Self { addresses: Vec::new(), dynamic: 0, shard, shards };
         let slots = (65_536usize / 2).div_ceil(shards) * 2;
-        for entry in entries {
-            let index = pool.index_of(entry.address).map_or_else(
-                || {
-                    let protocols =
-                        std::array::from_fn(|_| Ports { free: vec![0; slots.div_ceil(64)], owners: vec![NONE; slots] });
-                    pool.addresses.push(PoolAddress { address: entry.address, protocols });
-                    pool.addresses.len() - 1
-                },
-                usize::from,
-            );
+        for entry in &config.pool {
+            let index = pool.add(entry.address, slots);
             for port in (entry.first..=entry.last).filter(|port| usize::from(port / 2) % shards == shard) {
                 let slot = pool.slot(port);
                 for ports in &mut pool.addresses[index].protocols {
@@ -56,7 +53,27 @@ impl Pool {
                 }
             }
         }
+        pool.dynamic = pool.addresses.len();
+        for entry in &config.static_bindings {
+            let index = pool.add(entry.address, 0);
+            if index < pool.dynamic && usize::from(entry.port / 2) % shards == shard {
+                let slot = pool.slot(entry.port);
+                pool.addresses[index].protocols[entry.protocol as usize].free[slot / 64] &= !(1 << (slot % 64));
+            }
+        }
         pool
+    }
+
+    /// The index of an address, which gets room for `slots` ports if it is new.
+    fn add(&mut self, address: Ipv4Addr, slots: usize) -> usize {
+        self.index_of(address).map_or_else(
+            || {
+                let ports = || Ports { free: vec![0; slots.div_ceil(64)], owners: vec![NONE; slots] };
+                self.addresses.push(PoolAddress { address, protocols: [ports(), ports(), ports()] });
+                self.addresses.len() - 1
+            },
+            usize::from,
+        )
     }
 
     pub fn address(&self, index: u16) -> Ipv4Addr {
@@ -74,8 +91,8 @@ impl Pool {
             return None;
         }
         let slot = self.slot(port);
-        let free = &self.addresses[usize::from(index)].protocols[protocol as usize].free;
-        (free[slot / 64] & (1 << (slot % 64)) != 0).then_some(Mapped { address: index, port })
+        let word = *self.addresses[usize::from(index)].protocols[protocol as usize].free.get(slot / 64)?;
+        (word & (1 << (slot % 64)) != 0).then_some(Mapped { address: index, port })
     }
 
     /// The binding that owns a port.
@@ -94,7 +111,7 @@ impl Pool {
     /// uses; the same range (below 1024 or not) and parity; the same range; the same parity; any (RFC 6146 section
     /// 3.5.1.1, RFC 6056 section 3.3.3 for the start of the search).
     pub fn choose(&self, protocol: Protocol, wanted: u16, first: u64, start: u64) -> Option<Mapped> {
-        let count = self.addresses.len();
+        let count = self.dynamic;
         for turn in 0..count {
             let address = (first as usize % count + turn) % count;
             let ports = &self.addresses[address].protocols[protocol as usize];
@@ -170,6 +187,8 @@ fn scan(bits: &[u64], range: std::ops::Range<usize>, mask: u64) -> Option<usize>
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::PoolEntry;
+    use super::super::prefix::Prefix;
     use super::*;
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -178,9 +197,15 @@ mod tests {
         PoolEntry { address: ADDRESS, first, last }
     }
 
+    fn pool(entries: &[PoolEntry], shard: usize, shards: usize) -> Pool {
+        let prefix = Prefix::new("2001:db8::".parse().unwrap(), 96).unwrap();
+        let config = Config::new(prefix, entries.to_vec(), "2001:db8:1::1".parse().unwrap());
+        Pool::new(&Config { shard, shards, ..config })
+    }
+
     #[test]
     fn a_free_port_is_preserved_and_otherwise_its_parity_and_range() {
-        let mut pool = Pool::new(&[entry(600, 700), entry(2000, 3000)], 0, 1);
+        let mut pool = pool(&[entry(600, 700), entry(2000, 3000)], 0, 1);
         let first = pool.choose(Protocol::Udp, 2500, 7, 9).unwrap();
         assert_eq!(first.port, 2500);
         pool.take(Protocol::Udp, first, 0);
@@ -201,7 +226,7 @@ mod tests {
         for shards in [1, 2, 3, 8] {
             let mut seen = std::collections::BTreeSet::new();
             for shard in 0..shards {
-                let mut pool = Pool::new(&[entry(32_769, 33_000)], shard, shards);
+                let mut pool = pool(&[entry(32_769, 33_000)], shard, shards);
                 while let Some(mapped) = pool.choose(Protocol::Tcp, 40_000, 1, 12_345) {
                     assert_eq!(super::super::shards::shard_of_port(mapped.port, shards), shard);
                     pool.take(Protocol::Tcp, mapped, 1);
@@ -216,7 +241,7 @@ mod tests {
     #[test]
     fn a_client_stays_on_its_address_until_that_is_full() {
         let other = PoolEntry { address: Ipv4Addr::new(10, 0, 0, 3), first: 5000, last: 5003 };
-        let mut pool = Pool::new(&[entry(5000, 5003), other], 0, 1);
+        let mut pool = pool(&[entry(5000, 5003), other], 0, 1);
         let mut addresses = Vec::new();
         while let Some(mapped) = pool.choose(Protocol::Tcp, 5000, 1, 0) {
             pool.take(Protocol::Tcp, mapped, 0);

@@ -20,6 +20,24 @@ pub enum PrefixError {
     ReservedBits,
 }
 
+impl std::fmt::Display for Prefix {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", Ipv6Addr::from(self.bits), self.length)
+    }
+}
+
+impl std::fmt::Display for PrefixError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Length(length) => {
+                write!(out, "a prefix of {length} bits, where 32, 40, 48, 56, 64 or 96 are allowed")
+            }
+            Self::HostBits => write!(out, "bits behind the length of the prefix are set"),
+            Self::ReservedBits => write!(out, "bits 64 to 71 of the prefix are set, which must be zero"),
+        }
+    }
+}
+
 /// Bits 64 to 71.
 const RESERVED: u128 = 0xff << 56;
 
@@ -42,6 +60,11 @@ impl Prefix {
 
     pub const fn length(&self) -> u8 {
         self.length
+    }
+
+    /// Whether an address can be in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        (self.bits ^ other.bits) >> (128 - self.length.min(other.length)) == 0
     }
 
     pub fn contains(&self, address: Ipv6Addr) -> bool {

@@ -13,7 +13,7 @@ use crate::wire::{checksum, icmpv4, icmpv6, put16, tcp};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Sessions looked at in one call of [`Nat64::handle_timeout`].
-const MAX_EXPIRIES: usize = 1024;
+const MAX_EXPIRIES: usize = 256;
 /// Unsolicited SYNs held at once, and the bytes kept of each: an IPv4 header with options and 8 bytes, for the answer.
 const MAX_HELD_SYNS: usize = 256;
 const HELD_SYN_LEN: usize = 68;
@@ -49,7 +49,7 @@ impl Nat64 {
         self.tables.admit(client, known.is_none()).map_err(exhausted)?;
         let binding = match known {
             Some(binding) => binding,
-            None => self.tables.create_binding(protocol, client, transport.source_port).map_err(exhausted)?,
+            None => self.tables.create_binding(now, protocol, client, transport.source_port).map_err(exhausted)?,
         };
         let expires = now + self.first_timeout(protocol);
         let session = self.tables.create_session(Session { binding, remote, remote_port, tcp, expires });
@@ -164,7 +164,7 @@ impl Nat64 {
 
     /// Ends sessions whose time is over; answers SYNs that nobody took and probes idle connections into `sink`.
     ///
-    /// One call looks at no more than 1024 sessions; [`Self::next_timeout`] then still lies in the past.
+    /// One call looks at no more than 256 sessions; [`Self::next_timeout`] then still lies in the past.
     pub fn handle_timeout(&mut self, now: Now, sink: &mut impl Sink) {
         self.fragments.expire(now);
         for _ in 0..MAX_EXPIRIES {
@@ -177,7 +177,7 @@ impl Nat64 {
                     self.probe(id, sink);
                 }
                 Popped::Expired(id) => {
-                    self.tables.remove_session(id);
+                    self.tables.remove_session(now, id);
                     self.stats.sessions_expired += 1;
                     if let Some(packet) = self.held_syns.remove(&id) {
                         self.answer_held_syn(now, &packet, sink);
@@ -192,7 +192,8 @@ impl Nat64 {
     fn probe(&mut self, id: u32, sink: &mut impl Sink) {
         let session = *self.tables.session(id);
         let binding = *self.tables.binding(session.binding);
-        let source = self.config.prefix.embed(session.remote);
+        // Sessions with peers that have no IPv6 address are not made.
+        let Some(source) = self.config.mappings.embed(session.remote) else { return };
         let mut packet = [0; ipv6::HEADER_LEN + PROBE_LEN];
         Ipv6Header {
             traffic_class: 0,

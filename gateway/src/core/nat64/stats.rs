@@ -30,6 +30,8 @@ reasons! {
     NotInPrefix => "not_in_prefix",
     /// The IPv4 destination is not in the pool.
     NotInPool => "not_in_pool",
+    /// No translation prefix is for the network of this IPv4 host.
+    NoPrefix => "no_prefix",
     /// The source cannot be that of a host, or is itself in the translation prefix.
     Source => "source",
     /// The embedded IPv4 address cannot be that of a host.
@@ -98,7 +100,10 @@ pub struct Stats {
     /// ICMP errors sent, and errors kept back by the rate limit.
     pub errors_sent: u64,
     pub errors_limited: u64,
+    /// Rows of the accounting log that nobody took in time.
+    pub log_dropped: u64,
     pub bindings: u64,
+    pub static_bindings: u64,
     pub sessions: u64,
     pub clients: u64,
     pub(super) refused: [u64; Reason::ALL.len()],
@@ -130,7 +135,9 @@ impl Stats {
             ("probes_sent", self.probes_sent),
             ("errors_sent", self.errors_sent),
             ("errors_limited", self.errors_limited),
+            ("log_dropped", self.log_dropped),
             ("bindings", self.bindings),
+            ("static_bindings", self.static_bindings),
             ("sessions", self.sessions),
             ("clients", self.clients),
         ];

@@ -7,18 +7,22 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::Worker;
 use crate::core::frame::{BUFFER_SIZE, Frame, HEADROOM, Offload};
-use crate::core::nat64::{Verdict, shard_of_v4};
+use crate::core::nat64::Verdict;
 use crate::core::segments::coalesce::Coalescer;
 use crate::io::host::HostWriter;
-use crate::io::nat64::Shards;
+use crate::io::nat64::{Plan, Shards};
 use crate::io::stats::HostCounters;
 use crate::io::tun::{Device, Read};
 use crate::wire::ipv4;
 
 /// Reads of the queue before others get their turn.
 const READS: usize = 64;
+/// Steps of expired sessions in one turn of the timers.
+const TIMER_STEPS: usize = 64;
 /// A frame's buffer must have room for an ICMPv6 error, and for headers that grow when it turns round.
 const ROOM: usize = HEADROOM + 1280;
 
@@ -28,9 +32,21 @@ pub(super) struct Nat64Path {
     /// Merges what clients send, so that it is translated and written as super-segments.
     coalescer: RefCell<Coalescer>,
     buffer: RefCell<Box<[u8]>>,
-    shards: RefCell<Option<Arc<Shards>>>,
+    translator: RefCell<Option<Rc<Translator>>>,
     /// Packets from the translator to an address of the pool. They wait until no shard is locked.
     turning: RefCell<VecDeque<(Vec<u8>, Offload)>>,
+}
+
+/// The translator as this worker knows it: shared with the others, but reached without touching what they write.
+struct Translator {
+    shards: Arc<Shards>,
+    plan: Arc<Plan>,
+}
+
+impl Translator {
+    fn new(shards: Arc<Shards>) -> Rc<Self> {
+        Rc::new(Self { plan: shards.plan(), shards })
+    }
 }
 
 impl Nat64Path {
@@ -40,17 +56,17 @@ impl Nat64Path {
             device,
             coalescer: RefCell::default(),
             buffer: RefCell::new(vec![0; BUFFER_SIZE].into_boxed_slice()),
-            shards: RefCell::new(shards),
+            translator: RefCell::new(shards.map(Translator::new)),
             turning: RefCell::default(),
         }
     }
 
     pub fn use_shards(&self, shards: Option<Arc<Shards>>) {
-        *self.shards.borrow_mut() = shards;
+        *self.translator.borrow_mut() = shards.map(Translator::new);
     }
 
-    fn shards(&self) -> Option<Arc<Shards>> {
-        self.shards.borrow().clone()
+    fn translator(&self) -> Option<Rc<Translator>> {
+        self.translator.borrow().clone()
     }
 }
 
@@ -64,8 +80,8 @@ impl Worker {
     /// Whether an IPv6 packet, at least a header long, is for the IPv4 side.
     pub(super) fn is_for_nat64(&self, packet: &[u8]) -> bool {
         let Some(path) = &self.nat64 else { return false };
-        let shards = path.shards.borrow();
-        shards.as_ref().is_some_and(|shards| packet.len() >= 40 && shards.contains(address(packet, 24)))
+        let translator = path.translator.borrow();
+        translator.as_ref().is_some_and(|known| packet.len() >= 40 && known.plan.contains(address(packet, 24)))
     }
 
     pub(super) fn to_nat64(&self, frame: &mut Frame<'_>) {
@@ -91,8 +107,8 @@ impl Worker {
 
     fn translate_in_place(&self, path: &Nat64Path, frame: &mut Frame<'_>) {
         let counters = &self.handle().counters;
-        let Some(shards) = path.shards() else { return counters.drop_nat64_off.add(1) };
-        let shard = shards.of_v6(frame.bytes());
+        let Some(translator) = path.translator() else { return counters.drop_nat64_off.add(1) };
+        let shard = translator.shards.of_v6(frame.bytes());
         let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
         let verdict = shard.lock().from_v6(self.shared.clock.now(), frame, &mut pieces);
         match verdict {
@@ -105,7 +121,7 @@ impl Worker {
             Verdict::Held => {}
             Verdict::Drop(_) => counters.drop_nat64.add(1),
         }
-        self.turn_round(path, &shards);
+        self.turn_round(path, &translator);
     }
 
     /// What came out of the translator goes to the side its version names. A packet to the pool's own address has to
@@ -113,7 +129,8 @@ impl Worker {
     fn emerge(&self, path: &Nat64Path, packet: &[u8], offload: Offload) {
         if packet.first().is_some_and(|first| first >> 4 == 4) {
             let to_pool = packet.len() >= ipv4::HEADER_LEN
-                && path.shards.borrow().as_ref().is_some_and(|shards| shards.in_pool(ipv4::destination(packet)));
+                && (path.translator.borrow().as_ref())
+                    .is_some_and(|translator| translator.plan.is_own(ipv4::destination(packet)));
             return match to_pool {
                 true => path.turning.borrow_mut().push_back((packet.to_vec(), offload)),
                 false => path.writer.borrow_mut().write_packet(packet, offload),
@@ -128,16 +145,16 @@ impl Worker {
     /// return them to the device they came from (RFC 6146 section 3.8). What no mapping takes is for the host itself.
     ///
     /// Each turn costs one of the TTL and errors are not answered with errors, so this ends.
-    fn turn_round(&self, path: &Nat64Path, shards: &Shards) {
+    fn turn_round(&self, path: &Nat64Path, translator: &Translator) {
         loop {
             let Some((packet, offload)) = path.turning.borrow_mut().pop_front() else { return };
-            if !shards.shards.iter().any(|shard| shard.lock().takes(&packet)) {
+            if !translator.shards.shards.iter().any(|shard| shard.lock().takes(&packet)) {
                 path.writer.borrow_mut().write_packet(&packet, offload);
                 continue;
             }
             let (end, mut buffer) = (HEADROOM + packet.len(), vec![0; HEADROOM + packet.len().max(ROOM)]);
             buffer[HEADROOM..end].copy_from_slice(&packet);
-            self.take_ipv4(path, shards, &mut Frame::new(&mut buffer, HEADROOM, end, offload));
+            self.take_ipv4(path, translator, &mut Frame::new(&mut buffer, HEADROOM, end, offload));
         }
     }
 
@@ -159,7 +176,7 @@ impl Worker {
 
     fn take_nat64_vector(&self, path: &Nat64Path, buffer: &mut [u8]) -> io::Result<()> {
         let counters = &self.handle().counters;
-        let shards = path.shards();
+        let translator = path.translator();
         for _ in 0..READS {
             match path.device.read(&mut buffer[HEADROOM..])? {
                 Read::Empty => break,
@@ -170,32 +187,34 @@ impl Worker {
                     if buffer[HEADROOM] >> 4 != 4 {
                         continue;
                     }
-                    let Some(shards) = &shards else {
+                    let Some(translator) = &translator else {
                         counters.drop_nat64_off.add(1);
                         continue;
                     };
-                    self.take_ipv4(path, shards, &mut Frame::new(buffer, HEADROOM, HEADROOM + len, offload));
-                    self.turn_round(path, shards);
+                    let frame = &mut Frame::new(buffer, HEADROOM, HEADROOM + len, offload);
+                    self.take_ipv4(path, translator, frame);
+                    self.turn_round(path, translator);
                 }
             }
         }
         Ok(())
     }
 
-    fn take_ipv4(&self, path: &Nat64Path, shards: &Shards, frame: &mut Frame<'_>) {
+    fn take_ipv4(&self, path: &Nat64Path, translator: &Translator, frame: &mut Frame<'_>) {
         let counters = &self.handle().counters;
+        let shards = &translator.shards.shards;
         let now = self.shared.clock.now();
         let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
-        let verdict = match shard_of_v4(frame.bytes(), shards.shards.len()) {
-            Some(shard) => shards.shards[shard].lock().from_v4(now, frame, &mut pieces),
+        let verdict = match translator.plan.shard_of_v4(frame.bytes()) {
+            Some(shard) => shards[shard].lock().from_v4(now, frame, &mut pieces),
             // A later fragment names no port: it belongs to the shard that knows its first.
             None => {
-                let known = shards.shards.iter().find(|shard| shard.lock().takes(frame.bytes()));
+                let known = shards.iter().find(|shard| shard.lock().takes(frame.bytes()));
                 if let Some(shard) = known {
                     shard.lock().from_v4(now, frame, &mut pieces)
                 } else {
                     let mut verdict = Verdict::Held;
-                    for shard in &shards.shards {
+                    for shard in shards {
                         verdict = shard.lock().from_v4(now, frame, &mut pieces);
                         if verdict != Verdict::Held {
                             break;
@@ -217,16 +236,28 @@ impl Worker {
         }
     }
 
-    /// Each worker sees to the timers of the shard with its number.
+    /// Each worker sees to the timers of the shard with its number. What is due is done in steps, between which packets
+    /// of other workers may pass.
     pub(super) fn nat64_timers(&self) {
         let Some(path) = &self.nat64 else { return };
-        let Some(shards) = path.shards() else { return };
-        let now = self.shared.clock.now();
-        let mut shard = shards.shards[self.index].lock();
-        if shard.next_timeout().is_some_and(|at| at <= now) {
-            shard.handle_timeout(now, &mut |bytes: &[u8]| self.emerge(path, bytes, Offload::default()));
+        let Some(translator) = path.translator() else { return };
+        let shard = &translator.shards.shards[self.index];
+        for _ in 0..TIMER_STEPS {
+            let now = self.shared.clock.now();
+            let mut nat = shard.lock();
+            let due = nat.next_timeout().is_some_and(|at| at <= now);
+            if due {
+                nat.handle_timeout(now, &mut |bytes: &[u8]| self.emerge(path, bytes, Offload::default()));
+            }
+            let noted = nat.log_len() > 0;
+            MutexGuard::unlock_fair(nat);
+            self.turn_round(path, &translator);
+            if !due {
+                if noted {
+                    self.shared.events.wake();
+                }
+                return;
+            }
         }
-        drop(shard);
-        self.turn_round(path, &shards);
     }
 }

@@ -1,6 +1,8 @@
 //! Packets in, packets out: written from the RFC texts with builders and a checksum of their own.
 
+mod fixed;
 mod icmp_errors;
+mod listing;
 mod packets;
 mod properties;
 mod reconfigure;

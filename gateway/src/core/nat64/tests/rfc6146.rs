@@ -287,10 +287,10 @@ fn expiry_is_bounded_per_call_and_goes_on() {
         bench.pass6(&V6::new(server6(), 17).build(udp(port, 53, b"")));
     }
     bench.after(400);
-    assert_eq!(bench.nat.stats().sessions, 3000 - 1024);
-    assert!(bench.nat.next_timeout().unwrap() <= bench.now);
-    bench.after(0);
-    bench.after(0);
+    assert_eq!(bench.nat.stats().sessions, 3000 - 256);
+    while bench.nat.next_timeout().is_some_and(|at| at <= bench.now) {
+        bench.after(0);
+    }
     assert_eq!((bench.nat.stats().sessions, bench.nat.stats().bindings), (0, 0));
 }
 
