@@ -51,7 +51,7 @@ down: | sudo
 
 test: lint test-rust test-python
 
-test-rust: $(STAMPS)/cargo
+test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
