@@ -4,7 +4,7 @@
 #   make down    removes exactly that
 #   make test    everything that can be checked, in the lab where a lab is needed
 #   make lint    formatting, types, import rules
-#   make bench   measures the tunnel beside other VPNs and rewrites docs/performance.md
+#   make bench   measures the gateway beside others and rewrites docs/performance.md (ROUNDS=5, ONLY=ping,small)
 #   make soak    an hour at full load with churn, then a verdict (SOAK_SECONDS=3600; results in build/soak)
 #   make wheel   dist/portico-*.whl: everything a server or a client needs, for machines without compilers
 #   make install installs it on this machine (PREFIX, default /opt/portico); make uninstall removes it
@@ -79,7 +79,7 @@ lint-rust: $(STAMPS)/cargo
 
 bench: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native | sudo
 	$(call say,Measuring: the machine should do nothing else)
-	@$(AS_ROOT) $(PYTHON) -m benchmarks
+	@$(AS_ROOT) $(PYTHON) -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) $(BENCH_ARGS)
 
 SOAK_SECONDS ?= 3600
 

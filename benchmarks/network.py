@@ -39,6 +39,7 @@ class Network:
     directory: Path
     run: str = field(default_factory=lambda: secrets.token_hex(2))
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    logs: dict[int, Path] = field(default_factory=dict)
 
     def namespace(self, role: str) -> str:
         """The name of the namespace of `client`, `gateway` or `server`."""
@@ -73,7 +74,26 @@ class Network:
                 start_new_session=True,
             )
         self.processes.append(process)
+        self.logs[process.pid] = self.directory / log
         return process.pid
+
+    def wait(self, pid: int, condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+        """Waits for what a process is to bring about.
+
+        Raises:
+            RuntimeError: it did not within `seconds`, or the process ended; the message has the end of its log.
+        """
+        [process] = [process for process in self.processes if process.pid == pid]
+        try:
+            wait_until(lambda: process.poll() is not None or condition(), what, seconds)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {self._last_words(pid)}") from None
+        if process.poll() is not None:
+            raise RuntimeError(f"it ended with status {process.returncode}, waited for {what}: {self._last_words(pid)}")
+
+    def _last_words(self, pid: int) -> str:
+        lines = self.logs[pid].read_text(errors="replace").splitlines()
+        return " / ".join(line.strip() for line in lines[-3:]) or "its log is empty"
 
     def routes_through(self, device: str, target: str) -> bool:
         """Whether the client's route to `target` leaves by `device`."""

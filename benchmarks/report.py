@@ -1,76 +1,140 @@
-"""A run as a table and a plot, written into docs/performance.md between two markers."""
+"""A run as tables, written into docs/performance.md between two markers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 
-from benchmarks.measure import Round
+from benchmarks.figures import FIGURES
+from benchmarks.results import Run
+from benchmarks.rows import ROWS, Kind, Row
+from benchmarks.verdict import Outcome, Reached, Verdict, judge
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 PLOT = "performance.svg"
-Results = dict[str, list[Round]]
+
+_TABLES = (
+    ("Tunnels and NAT64", ("up", "down", "small_up", "small_down", "ping", "cpu_per_gb")),
+    ("A saturated line of 100 Mbit/s", ("line_up", "line_ping_up", "line_down", "line_ping_down")),
+    ("Set-up, memory, names", ("handshakes", "library_handshakes", "tunnel_kib", "answers", "answers_per_core")),
+)
 
 
-def _median(rounds: list[Round], figure: str) -> float | None:
-    values = [getattr(one, figure) for one in rounds]
-    return None if None in values else median(values)
+def number(value: float) -> str:
+    """Three significant digits, or whole numbers when they are large."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def table(results: Results) -> str:
-    """Medians as Markdown, with the ratio to plain routing in brackets."""
-    plain = results.get("plain")
+def limit(row: Row, value: float | None) -> str:
+    """A must or an aim, for people."""
+    if value is None:
+        return "-"
+    sign = "≥" if row.at_least else "≤"
+    return f"{sign} {number(value)}{' ×' if row.kind is Kind.RATIO else ''}"
+
+
+def _reached(one: Reached, named: bool) -> str:
+    last = one.figure.rsplit("_", 1)[-1]
+    direction = last if last in ("up", "down") else FIGURES[one.figure].title
+    return f"{f'{direction} ' if named else ''}{number(one.value)} ({number(one.low)}-{number(one.high)})"
+
+
+def _stood(one: Reached) -> str:
+    own = FIGURES[one.figure].text(one.own)
+    return own if one.other is None else f"{own} to {FIGURES[one.figure].text(one.other)} of {one.beside}"
+
+
+def demands(run: Run, rows: tuple[Row, ...] = ROWS) -> str:
+    """The table of demands: what was reached, whether it is enough, beside what, and how to repeat it."""
     lines = [
-        "| path | up, Gbit/s | down, Gbit/s | 200-byte packets/s up | down | ping, ms | gateway CPU s per GB |",
+        "| figure | reached (range of the rounds) | must | aim | verdict | medians | again |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, rounds in results.items():
-        cells = [name]
-        for figure, pattern in (
-            ("up", "{:.2f}"),
-            ("down", "{:.2f}"),
-            ("small_up", "{:,.0f}"),
-            ("small_down", "{:,.0f}"),
-        ):
-            value = _median(rounds, figure)
-            assert value is not None
-            text = pattern.format(value)
-            if plain and name != "plain":
-                text += f" ({value / (_median(plain, figure) or 1):.2f})"
-            cells.append(text)
-        ping, cpu = _median(rounds, "ping"), _median(rounds, "cpu_per_gb")
-        cells.append("-" if ping is None else f"{ping:.2f}")
-        cells.append("-" if cpu is None else f"{cpu:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+    for outcome in (judge(row, run) for row in rows):
+        lines.append(f"| {' | '.join(_demand(outcome))} |")
     return "\n".join(lines)
 
 
-def plot(results: Results, file: Path) -> None:
-    """Bulk throughput of every path as bars, a group a path."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    # The same run gives the same file: no random element ids, no date.
-    mpl.rcParams["svg.hashsalt"] = "portico"
-    from matplotlib import pyplot
-
-    names = [name for name in results if name != "plain"]
-    figure, axes = pyplot.subplots(figsize=(9, 0.55 * len(names) + 1.5))
-    for offset, direction, colour in ((0.2, "up", "#2f6f9f"), (-0.2, "down", "#9fc5e0")):
-        values = [_median(results[name], direction) or 0 for name in names]
-        axes.barh([index + offset for index in range(len(names))], values, 0.38, label=direction, color=colour)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("Gbit/s, one TCP stream, client and gateway and server on the same cores")
-    axes.legend(loc="lower right", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
+def _demand(outcome: Outcome) -> list[str]:
+    row, several = outcome.row, len(outcome.reached) > 1
+    verdict = outcome.verdict.value
+    if outcome.verdict is Verdict.MISSED:
+        verdict = f"**{verdict}**"
+    if outcome.verdict is Verdict.NOT_MEASURED:
+        reached, stood = "-", one_line(outcome.reason or "")
+    else:
+        reached = "; ".join(_reached(one, several) for one in outcome.reached)
+        stood = "; ".join(_stood(one) for one in outcome.reached)
+    again = f"`make bench ONLY={row.key}`"
+    return [row.title, reached, limit(row, row.must), limit(row, row.aim), verdict, stood, again]
 
 
-def write(results: Results, document: Path, method: str) -> None:
-    """Replaces what stands between the markers of the document and draws the plot beside it.
+def one_line(text: str) -> str:
+    """A reason in a table's cell: one line, no cell border, not longer than a few lines of a page."""
+    flat = " ".join(text.split()).replace("|", "/")
+    return flat if len(flat) <= 300 else f"{flat[:297]}..."
+
+
+def subjects(run: Run) -> str:
+    """What every subject reached: medians, with the range of the rounds in brackets."""
+    parts = []
+    for title, figures in _TABLES:
+        shown = [figure for figure in figures if any(run.values(name, figure) for name in run.wanted)]
+        if not shown:
+            continue
+        head = ["", *(FIGURES[figure].title for figure in shown)]
+        lines = [f"**{title}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for name in run.wanted:
+            if any(figure in shown for figure in run.wanted[name]):
+                lines.append(f"| {' | '.join([name, *_cells(run, name, shown)])} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cells(run: Run, name: str, figures: list[str]) -> list[str]:
+    cells = []
+    for figure in figures:
+        spread = run.spread(name, figure)
+        if spread is None:
+            failed = figure in run.wanted[name] and run.failure(name)
+            cells.append("failed" if failed else "-")
+        else:
+            text = FIGURES[figure].text
+            cells.append(f"{text(spread.median)} ({text(spread.low)}-{text(spread.high)})")
+    return cells
+
+
+def failures(run: Run) -> str:
+    """What could not be measured, each with the reason; empty when nothing failed."""
+    lines = []
+    for name in run.wanted:
+        reason, turns = run.failure(name), len({one.turn for one in run.samples if one.subject == name and one.failure})
+        if reason is not None:
+            lines.append(f"- {name} failed in {turns} of {run.rounds} rounds: {one_line(reason)}")
+    return "\n".join(lines)
+
+
+def method(run: Run) -> str:
+    """When, on what, with which versions."""
+    told = {name: value for name, value in run.identity.items() if name not in ("machine", "kernel", "native module")}
+    versions: dict[str, list[str]] = {}
+    for name, version in told.items():
+        versions.setdefault(version, []).append(name)
+    listed = "\n".join(f"- {'; '.join(names)}: {version}" for version, names in versions.items())
+    return (
+        f"Measured {run.started[:10]} on {run.identity['machine']}, Linux {run.identity['kernel'].split('-')[0]}: "
+        f"medians of {run.rounds} rounds, loads of {run.seconds} s, everything in turn in every round.\n\n"
+        f"Versions:\n\n{listed}"
+    )
+
+
+def body(run: Run) -> str:
+    """Everything between the markers."""
+    parts = [demands(run), f"![Bulk throughput]({PLOT})", subjects(run), failures(run), method(run)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def write(run: Run, document: Path) -> None:
+    """Replaces what stands between the markers of the document.
 
     Raises:
         ValueError: the document lacks the markers.
@@ -80,6 +144,4 @@ def write(results: Results, document: Path, method: str) -> None:
         raise ValueError(f"{document} has no place for the figures: it needs the lines {BEGIN} and {END}")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    plot(results, document.with_name(PLOT))
-    body = f"{method}\n\n{table(results)}\n\n![Bulk throughput]({PLOT})"
-    document.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}")
+    document.write_text(f"{head}{BEGIN}\n{body(run)}\n{END}{tail}")

@@ -10,7 +10,7 @@ import ipaddress
 import json
 from collections.abc import Iterator
 
-from benchmarks.network import SERVER_IPV4, Network, wait_until
+from benchmarks.network import SERVER_IPV4, Network
 from benchmarks.peers import Path
 from benchmarks.programs import example
 
@@ -42,13 +42,13 @@ def _ipv6(net: Network) -> Iterator[None]:
             net.call(role, "ip", "addr", "del", f"{address}/64", "dev", "outer", check=False)
 
 
-def _route(net: Network, six: str, four: str) -> None:
+def _route(net: Network, translator: int, six: str, four: str) -> None:
     """Sends both directions through the translator's devices."""
     for device in {six, four}:
         net.call("gateway", "ip", "link", "set", device, "mtu", "1500", "up")
     net.call("gateway", "ip", "route", "add", f"{PREFIX}/96", "dev", six)
     net.call("gateway", "ip", "route", "add", f"{POOL}.0/24", "dev", four)
-    wait_until(lambda: net.answers(TARGET), "the translator's first answer")
+    net.wait(translator, lambda: net.answers(TARGET), "the translator's first answer")
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def tayga(net: Network) -> Iterator[Path]:
         net.call("gateway", "tayga", "--mktun", "-c", str(file))
         translator = net.start("gateway", "tayga", "--nodetach", "-c", str(file), log="tayga.log")
         try:
-            _route(net, "tayga", "tayga")
+            _route(net, translator, "tayga", "tayga")
             yield Path(TARGET, [translator])
         finally:
             net.stop(translator)
@@ -85,8 +85,8 @@ def nat64_alone(net: Network) -> Iterator[Path]:
     with _ipv6(net):
         translator = net.start("gateway", example("nat64"), str(file), "n64six", "n64four", log="nat64.log")
         try:
-            wait_until(lambda: "n64four" in net.call("gateway", "ip", "-br", "link"), "the translator's devices")
-            _route(net, "n64six", "n64four")
+            net.wait(translator, lambda: "n64four" in net.call("gateway", "ip", "-br", "link"), "its devices")
+            _route(net, translator, "n64six", "n64four")
             yield Path(TARGET, [translator])
         finally:
             net.stop(translator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network, wait_until
+from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network
 from benchmarks.peers import Path, credentials
 
 _CONFIGURATION = """\
@@ -39,13 +39,13 @@ def ocserv(net: Network) -> Iterator[Path]:
     server = net.start("gateway", "ocserv", "-c", "ocserv.conf", "-f", log="ocserv.log")
     client = None
     try:
-        wait_until(lambda: ":4443" in net.call("gateway", "ss", "-tln"), "ocserv to listen")
+        net.wait(server, lambda: ":4443" in net.call("gateway", "ss", "-tln"), "ocserv to listen")
         client = net.start(
             "client", "openconnect", "--protocol=anyconnect", "--interface=oc-client", "--cafile=ca.pem",
             "--certificate=client.pem", "--sslkey=client.key", "--no-dtls", f"https://{GATEWAY_OUTER}:4443",
             log="openconnect.log",
         )  # fmt: skip
-        wait_until(lambda: net.routes_through("oc-client", SERVER_IPV4), "openconnect's route")
+        net.wait(client, lambda: net.routes_through("oc-client", SERVER_IPV4), "openconnect's route")
         yield Path(SERVER_IPV4, [server])
     finally:
         if client is not None:

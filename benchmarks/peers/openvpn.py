@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network, wait_until
+from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network
 from benchmarks.peers import Path, credentials
 
 _COMMON = ["--ca", "ca.pem", "--data-ciphers", "AES-256-GCM", "--dev-type", "tun", "--verb", "1"]
@@ -27,7 +27,7 @@ def _openvpn(net: Network, proto: str, network: str) -> Iterator[Path]:
         "--cert", "client.pem", "--key", "client.key", log="openvpn-client.log",
     )  # fmt: skip
     try:
-        wait_until(lambda: net.routes_through("ovpn-client", SERVER_IPV4), "OpenVPN's route")
+        net.wait(client, lambda: net.routes_through("ovpn-client", SERVER_IPV4), "OpenVPN's route")
         yield Path(SERVER_IPV4, [server])
     finally:
         net.stop(client)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -42,6 +43,8 @@ def _run(*lines: str) -> None:
 
 def _serve(directory: Path) -> Gateway:
     workers = os.cpu_count() or 1
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     tunnel, nat64 = _tun("iphttps", workers), _tun("nat64", workers)
     _run(
         "sysctl -qw net.ipv6.conf.iphttps.addr_gen_mode=1 net.ipv6.conf.iphttps.accept_dad=0",

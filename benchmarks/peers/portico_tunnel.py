@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from benchmarks.network import PREFIX, SERVER_IPV4, SERVER_IPV6, Network, wait_until
+from benchmarks.network import PREFIX, SERVER_IPV4, SERVER_IPV6, Network
 from benchmarks.peers import Path, credentials
 from benchmarks.peers.portico_end import PREPARE_CLIENT, client_configuration
 from benchmarks.programs import REPOSITORY, example
@@ -19,35 +19,41 @@ _PROGRAM = [sys.executable, "-m", "benchmarks.peers.portico_end"]
 _PATH = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
-Client = Callable[[Network], AbstractContextManager[None]]
+Client = Callable[[Network], AbstractContextManager[int]]
 
 
 @contextlib.contextmanager
-def _portico(net: Network, client: Client, target: str) -> Iterator[Path]:
+def server(net: Network) -> Iterator[int]:
+    """The gateway's end; its process."""
     credentials.make(net.directory)
-    server = net.start("gateway", *_PROGRAM, "server", str(net.directory), log="portico-server.log", environment=_PATH)
+    pid = net.start("gateway", *_PROGRAM, "server", str(net.directory), log="portico-server.log", environment=_PATH)
     try:
-        wait_until(lambda: ":443 " in net.call("gateway", "ss", "-tln"), "Portico to listen")
-        with client(net):
-            wait_until(lambda: net.routes_through("iphttps", target), "the advertised route")
-            wait_until(lambda: net.answers(target), "the first answer through the tunnel")
-            yield Path(target, [server])
+        net.wait(pid, lambda: ":443 " in net.call("gateway", "ss", "-tln"), "Portico to listen")
+        yield pid
     finally:
-        net.stop(server)
+        net.stop(pid)
         _put_back_rules(net)
 
 
 @contextlib.contextmanager
-def _end(net: Network, role: str) -> Iterator[None]:
+def _portico(net: Network, client: Client, target: str) -> Iterator[Path]:
+    with server(net) as pid, client(net) as other:
+        net.wait(other, lambda: net.routes_through("iphttps", target), "the advertised route")
+        net.wait(other, lambda: net.answers(target), "the first answer through the tunnel")
+        yield Path(target, [pid])
+
+
+@contextlib.contextmanager
+def _end(net: Network, role: str) -> Iterator[int]:
     client = net.start("client", *_PROGRAM, role, str(net.directory), log="portico-client.log", environment=_PATH)
     try:
-        yield
+        yield client
     finally:
         net.stop(client)
 
 
 @contextlib.contextmanager
-def _foreign(net: Network) -> Iterator[None]:
+def _foreign(net: Network) -> Iterator[int]:
     """A native peer that seals each packet alone. Its device is there before it, ready for the first RA."""
     file = net.directory / "foreign-peer.json"
     file.touch(mode=0o600)
@@ -59,7 +65,7 @@ def _foreign(net: Network) -> Iterator[None]:
         for line in PREPARE_CLIENT:
             net.call("client", *line.split())
         client = net.start("client", example("foreign_peer"), str(file), "iphttps", log="foreign-peer.log")
-        yield
+        yield client
     finally:
         if client is not None:
             net.stop(client)
@@ -78,11 +84,11 @@ def _through_nat64() -> str:
     return str(prefix + int(ipaddress.IPv4Address(SERVER_IPV4)))
 
 
-def _own(net: Network) -> AbstractContextManager[None]:
+def _own(net: Network) -> AbstractContextManager[int]:
     return _end(net, "client")
 
 
-def _standard(net: Network) -> AbstractContextManager[None]:
+def _standard(net: Network) -> AbstractContextManager[int]:
     return _end(net, "standard-client")
 
 

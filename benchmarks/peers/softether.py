@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network, wait_until
+from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network
 from benchmarks.peers import Path
 
 _HUB = """\
@@ -39,7 +39,7 @@ _PRIVATE = (
 
 def _daemon(net: Network, role: str, program: str, port: int) -> int:
     pid = net.start(role, "sh", "-c", _PRIVATE.format(program=program), log=f"{program}.log")
-    wait_until(lambda: f":{port} " in net.call(role, "ss", "-tln"), f"{program} to listen")
+    net.wait(pid, lambda: f":{port} " in net.call(role, "ss", "-tln"), f"{program} to listen")
     return pid
 
 
@@ -64,7 +64,7 @@ def softether(net: Network) -> Iterator[Path]:
         _administer(net, "gateway", ["localhost:443", "/SERVER"], _HUB)
         client = _daemon(net, "client", "vpnclient", 9931)
         _administer(net, "client", ["localhost", "/CLIENT"], _ACCOUNT)
-        wait_until(lambda: _is_up(net), "SoftEther's session")
+        net.wait(client, lambda: _is_up(net), "SoftEther's session")
         for role, device, address in (("gateway", "tap_se", "10.8.5.1/24"), ("client", "vpn_se", "10.8.5.2/24")):
             net.call(role, "ip", "addr", "add", address, "dev", device)
         net.call("client", "ip", "route", "add", "10.9.0.0/24", "via", "10.8.5.1")

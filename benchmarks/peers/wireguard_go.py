@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
-from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network, wait_until
+from benchmarks.network import GATEWAY_OUTER, SERVER_IPV4, Network
 from benchmarks.peers import Path
+from benchmarks.programs import debian_version
 
 VERSION = "v0.0.0-20260522210424-ecfc5a8d5446"
 BUILD = FilePath("build/bench-tools")
@@ -37,6 +38,13 @@ def program() -> str:
     return debian
 
 
+def version() -> str:
+    """Of the program that `program` would give."""
+    if (BUILD / "wireguard").exists() or shutil.which("go"):
+        return f"{VERSION} (built with Go)"
+    return debian_version("wireguard-go")
+
+
 def _key(net: Network, name: str) -> str:
     """Makes a key pair and returns the public key."""
     private = net.call("client", "wg", "genkey")
@@ -59,7 +67,7 @@ def wireguard_go(net: Network) -> Iterator[Path]:
                 role, binary, "--foreground", device, log=f"wireguard-{role}.log", environment={"LOG_LEVEL": "error"}
             )
             control = FilePath(f"/var/run/wireguard/{device}.sock")
-            wait_until(control.exists, "wireguard-go's control socket")
+            net.wait(pids[role], control.exists, "wireguard-go's control socket")
         net.call("gateway", "wg", "set", devices["gateway"], "listen-port", "51820", "private-key", "gateway.wg",
                  "peer", keys["client"], "allowed-ips", "10.8.0.2/32")  # fmt: skip
         net.call("client", "wg", "set", devices["client"], "private-key", "client.wg", "peer", keys["gateway"],

@@ -1,0 +1,37 @@
+"""What is measured: names, units, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """title: a column's head; unit: for texts; pattern: how a value is printed; more: whether more is better."""
+
+    title: str
+    unit: str
+    pattern: str
+    more: bool
+
+    def text(self, value: float) -> str:
+        return self.pattern.format(value)
+
+
+FIGURES: dict[str, Figure] = {
+    "up": Figure("up, Gbit/s", "Gbit/s", "{:.2f}", more=True),
+    "down": Figure("down, Gbit/s", "Gbit/s", "{:.2f}", more=True),
+    "small_up": Figure("200-byte packets/s up", "packets/s", "{:,.0f}", more=True),
+    "small_down": Figure("200-byte packets/s down", "packets/s", "{:,.0f}", more=True),
+    "ping": Figure("ping, ms", "ms", "{:.3f}", more=False),
+    "cpu_per_gb": Figure("gateway CPU s per GB", "s/GB", "{:.2f}", more=False),
+    "line_up": Figure("Mbit/s up", "Mbit/s", "{:.1f}", more=True),
+    "line_down": Figure("Mbit/s down", "Mbit/s", "{:.1f}", more=True),
+    "line_ping_up": Figure("ping during up, ms", "ms", "{:.1f}", more=False),
+    "line_ping_down": Figure("ping during down, ms", "ms", "{:.1f}", more=False),
+    "handshakes": Figure("tunnels per second and core", "per second and core", "{:,.0f}", more=True),
+    "library_handshakes": Figure("TLS library alone", "per second and core", "{:,.0f}", more=True),
+    "tunnel_kib": Figure("KiB per idle tunnel", "KiB", "{:.1f}", more=False),
+    "answers": Figure("answers/s", "answers/s", "{:,.0f}", more=True),
+    "answers_per_core": Figure("answers per CPU second", "answers per CPU second", "{:,.0f}", more=True),
+}
