@@ -154,8 +154,8 @@ impl Transport {
         self.wake.notify_one();
     }
 
-    /// Reads once and opens all complete records; the plaintext is in `scratch.plain_in`. Returns whether the socket may
-    /// hold more.
+    /// Reads once and opens all complete records; the plaintext is added to what is in `scratch.plain_in`. Returns whether
+    /// the socket may hold more.
     pub fn receive(&self, scratch: &mut Scratch) -> Result<bool, Lost> {
         let mut state = self.state.borrow_mut();
         let State { tls, pending, .. } = &mut *state;
@@ -165,11 +165,11 @@ impl Transport {
         }
         scratch.cipher_in[..held].copy_from_slice(pending);
         let (count, more) = read_available(&self.stream, &mut scratch.cipher_in[held..])?;
-        scratch.plain_in.clear();
         if count == 0 && held == 0 && !tls.is_handshaking() {
             return Ok(false);
         }
         let cipher = &mut scratch.cipher_in[..held + count];
+        scratch.plain_in.reserve(cipher.len());
         scratch.control_out.clear();
         let result = tls.receive(cipher, &mut scratch.plain_in, &mut scratch.control_out);
         self.failed.set(result.is_err());
@@ -199,7 +199,6 @@ impl Transport {
     pub fn start(&self, scratch: &mut Scratch) -> Result<(), Lost> {
         let mut state = self.state.borrow_mut();
         scratch.control_out.clear();
-        scratch.plain_in.clear();
         let opened = state.tls.receive(&mut [], &mut scratch.plain_in, &mut scratch.control_out);
         opened.map_err(Lost::Tls)?;
         self.write(&mut state.backlog, &scratch.control_out)
@@ -337,9 +336,9 @@ impl Transport {
         self.state.borrow().tls.version()
     }
 
-    /// The chain the peer showed, its own certificate first.
-    pub fn peer_certificates(&self) -> Option<Vec<CertificateDer<'static>>> {
-        self.state.borrow().tls.peer_certificates().map(<[_]>::to_vec)
+    /// Looks at the chain the peer showed, its own certificate first; empty when it showed none.
+    pub fn with_peer_certificates<T>(&self, look: impl FnOnce(&[CertificateDer<'static>]) -> T) -> T {
+        look(self.state.borrow().tls.peer_certificates().unwrap_or_default())
     }
 
     /// Makes the kernel send a reset when the descriptor closes, so that nothing lingers for a peer that does not read.

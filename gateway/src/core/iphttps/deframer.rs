@@ -1,8 +1,8 @@
 //! Cuts the plaintext of a stream into packets by 40 + Payload Length, and by nothing else (\[MS-IPHTTPS\] 3.2.5.2).
 //!
 //! Record and segment boundaries mean nothing. Packets are yielded where they lie in the caller's buffer; only one that
-//! straddles two calls is copied, each of its bytes once, into a buffer that exists for just that long. An idle session
-//! holds no buffer.
+//! straddles two calls is copied, each of its bytes once, into a buffer that lasts as long as one vector after the other
+//! ends within a packet. An idle session holds no buffer.
 
 use std::fmt;
 
@@ -73,10 +73,19 @@ struct Cut {
     offload: Offload,
 }
 
+/// Where the next packet lies: in what straddled two calls, or in the input.
+struct Found {
+    partial: bool,
+    start: usize,
+    end: usize,
+    offload: Offload,
+}
+
 #[derive(Debug, Default)]
 pub struct Deframer {
     format: Format,
-    /// `HEADROOM` unused bytes and the start of one packet; empty (and without memory) when nothing straddles.
+    /// `HEADROOM` unused bytes and the start of one packet; empty, and between calls without memory, when nothing
+    /// straddles.
     partial: Vec<u8>,
     /// The packet in `partial` was yielded and can be forgotten.
     yielded: bool,
@@ -108,37 +117,56 @@ impl Deframer {
     /// # Errors
     /// When framing is lost; the deframer is of no further use.
     pub fn next<'s>(&'s mut self, input: &'s mut Plaintext<'_>) -> Result<Option<Frame<'s>>, StreamError> {
+        let found = self.find(input)?;
+        if found.is_none() {
+            self.hold(input);
+        }
+        Ok(found.map(|found| self.frame(input, &found)))
+    }
+
+    /// The next packet. `None` when `input` holds no whole one: call again with the same bytes and more behind them, or
+    /// [`Self::hold`].
+    ///
+    /// # Errors
+    /// When framing is lost; the deframer is of no further use.
+    pub fn next_at_hand<'s>(&'s mut self, input: &'s mut Plaintext<'_>) -> Result<Option<Frame<'s>>, StreamError> {
+        let found = self.find(input)?;
+        Ok(found.map(|found| self.frame(input, &found)))
+    }
+
+    /// Keeps the start of a packet that `input` consists of, so that its buffer can be used for something else.
+    pub fn hold(&mut self, input: &mut Plaintext<'_>) {
+        let bytes = &input.buffer[input.start..input.end];
+        if self.partial.is_empty() {
+            if bytes.is_empty() {
+                self.partial = Vec::new();
+                return;
+            }
+            self.partial.reserve_exact(HEADROOM + bytes.len());
+            self.partial.resize(HEADROOM, 0);
+        }
+        self.partial.extend_from_slice(bytes);
+        input.start = input.end;
+    }
+
+    fn find(&mut self, input: &mut Plaintext<'_>) -> Result<Option<Found>, StreamError> {
         if self.yielded {
             self.yielded = false;
-            self.partial = Vec::new();
+            self.partial.clear();
         }
         if !self.partial.is_empty() {
             return self.finish_partial(input);
         }
-        let prefix = self.prefix();
         let bytes = &input.buffer[input.start..input.end];
-        match self.cut(bytes)? {
-            Some(cut) if cut.total <= bytes.len() => {
-                let (start, end) = (input.start + prefix, input.start + cut.total);
-                input.start = end;
-                // The frame ends with its packet so that it cannot grow over the one behind it.
-                Ok(Some(Frame::new(&mut input.buffer[..end], start, end, cut.offload)))
-            }
-            cut => {
-                if !bytes.is_empty() {
-                    let whole = cut.map_or(prefix + IPV6_HEADER, |cut| cut.total);
-                    let mut partial = Vec::with_capacity(HEADROOM + whole.max(bytes.len()));
-                    partial.resize(HEADROOM, 0);
-                    partial.extend_from_slice(bytes);
-                    self.partial = partial;
-                }
-                input.start = input.end;
-                Ok(None)
-            }
-        }
+        let whole = self.cut(bytes)?.filter(|cut| cut.total <= bytes.len());
+        Ok(whole.map(|cut| {
+            let (start, end) = (input.start + self.prefix(), input.start + cut.total);
+            input.start = end;
+            Found { partial: false, start, end, offload: cut.offload }
+        }))
     }
 
-    fn finish_partial<'s>(&'s mut self, input: &'s mut Plaintext<'_>) -> Result<Option<Frame<'s>>, StreamError> {
+    fn finish_partial(&mut self, input: &mut Plaintext<'_>) -> Result<Option<Found>, StreamError> {
         let prefix = self.prefix();
         loop {
             let held = self.partial.len() - HEADROOM;
@@ -147,7 +175,7 @@ impl Deframer {
             if let Some(cut) = cut.filter(|_| held == wanted) {
                 self.yielded = true;
                 let end = self.partial.len();
-                return Ok(Some(Frame::new(&mut self.partial, HEADROOM + prefix, end, cut.offload)));
+                return Ok(Some(Found { partial: true, start: HEADROOM + prefix, end, offload: cut.offload }));
             }
             let available = &input.buffer[input.start..input.end];
             let taken = &available[..available.len().min(wanted - held)];
@@ -158,6 +186,12 @@ impl Deframer {
             self.partial.extend_from_slice(taken);
             input.start += taken.len();
         }
+    }
+
+    fn frame<'s>(&'s mut self, input: &'s mut Plaintext<'_>, found: &Found) -> Frame<'s> {
+        // The frame ends with its packet so that it cannot grow over the one behind it.
+        let buffer = if found.partial { &mut self.partial[..] } else { &mut input.buffer[..found.end] };
+        Frame::new(buffer, found.start, found.end, found.offload)
     }
 
     /// Looks at the start of a packet: `None` when its length is not known yet. Errors show as soon as the byte that

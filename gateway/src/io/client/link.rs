@@ -215,6 +215,7 @@ impl Client {
             Lost::Tls(error) => of_tls(&error),
             Lost::Io(error) => of_io(&error),
         };
+        self.scratch.borrow_mut().plain_in.clear();
         transport.start(&mut self.scratch.borrow_mut()).map_err(lost)?;
         let format = loop {
             transport.ready().await.map_err(lost)?;
@@ -239,6 +240,7 @@ impl Client {
                 scratch.plain_in.consume(used);
                 break format;
             }
+            scratch.plain_in.clear();
         };
         *self.tls.borrow_mut() = Some((transport.version(), transport.resumed(), format));
         self.report();
@@ -303,13 +305,16 @@ impl Client {
         let host = &mut *self.host.borrow_mut();
         let mut input = scratch.plain_in.input();
         let result = loop {
-            match deframer.next(&mut input) {
+            match deframer.next_at_hand(&mut input) {
                 Ok(Some(mut frame)) => host.push(&mut frame),
                 Ok(None) => break Ok(()),
                 Err(_) => break Err(ClientError::BadStream),
             }
         };
         host.flush();
+        // The start of a packet stays for the next vector.
+        let rest = input.start;
+        scratch.plain_in.consume_to(rest);
         result
     }
 

@@ -12,5 +12,6 @@ pub mod setup;
 #[cfg(test)]
 mod tests;
 pub mod tickets;
+pub mod verified;
 
 pub use connection::Tls;

@@ -1,4 +1,5 @@
-//! Where records are opened to: plaintext of many records, contiguous, behind headroom.
+//! Where records are opened to: plaintext of many records, contiguous, behind headroom. What a deframer leaves of it, the
+//! start of a packet, stays where it is as long as the same connection is read next, so that nothing is copied for it.
 
 use crate::core::frame::HEADROOM;
 use crate::core::iphttps::Plaintext;
@@ -11,9 +12,17 @@ pub struct PlainBuffer {
 }
 
 impl PlainBuffer {
-    /// With room for the plaintext of `cipher` bytes of records.
-    pub fn new(cipher: usize) -> Self {
-        Self { buffer: vec![0; HEADROOM + cipher].into_boxed_slice(), start: HEADROOM, end: HEADROOM }
+    /// With room for so many bytes.
+    pub fn new(room: usize) -> Self {
+        Self { buffer: vec![0; HEADROOM + room].into_boxed_slice(), start: HEADROOM, end: HEADROOM }
+    }
+
+    /// Moves the content to the front when there is no room for `count` bytes behind it.
+    pub fn reserve(&mut self, count: usize) {
+        if self.buffer.len() - self.end < count {
+            self.buffer.copy_within(self.start..self.end, HEADROOM);
+            (self.start, self.end) = (HEADROOM, HEADROOM + self.len());
+        }
     }
 
     pub fn clear(&mut self) {
@@ -45,11 +54,19 @@ impl PlainBuffer {
 
     /// Forgets the first `count` bytes of the content.
     pub fn consume(&mut self, count: usize) {
-        self.start += count;
-        debug_assert!(self.start <= self.end);
+        self.consume_to(self.start + count);
     }
 
-    /// The content for a deframer, which uses it up.
+    /// Forgets what lies before `start`, which is that of an [`Self::input`].
+    pub fn consume_to(&mut self, start: usize) {
+        debug_assert!((self.start..=self.end).contains(&start));
+        self.start = start;
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// The content for a deframer; `consume_to` where that arrived.
     pub fn input(&mut self) -> Plaintext<'_> {
         Plaintext { buffer: &mut self.buffer, start: self.start, end: self.end }
     }

@@ -16,6 +16,7 @@ use rustls::{
 
 use super::identity::{RevocationList, identity_of};
 use super::tickets::ConfiguredTickets;
+use super::verified::{Chain, VerifiedChains};
 use crate::io::config::{Authentication, ClientConfig, Refused, Tls};
 
 /// What a listener needs to admit clients.
@@ -71,7 +72,7 @@ pub fn server(
                     .allow_unauthenticated()
                     .build()
                     .map_err(|error| Refused(format!("tls.client_ca: {error}")))?;
-            Some(Arc::new(RevocationVerifier { inner, revoked: revoked.clone() }))
+            Some(Arc::new(RevocationVerifier { inner, verified: VerifiedChains::default(), revoked: revoked.clone() }))
         }
     };
     let chain = certificates(&config.certificate_chain, "tls.certificate_chain")?;
@@ -105,10 +106,12 @@ pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
     Ok(Arc::new(rustls))
 }
 
-/// The usual verification, then the list of revoked certificates, so that the handshake itself fails.
+/// The usual verification, once for each chain, then the list of revoked certificates, so that the handshake itself
+/// fails.
 #[derive(Debug)]
 struct RevocationVerifier {
     inner: Arc<dyn ClientCertVerifier>,
+    verified: VerifiedChains,
     revoked: Arc<RwLock<RevocationList>>,
 }
 
@@ -131,12 +134,16 @@ impl ClientCertVerifier for RevocationVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let chain = Chain::of(end_entity, intermediates);
+        if !self.verified.contains(&chain, now) {
+            self.inner.verify_client_cert(end_entity, intermediates, now)?;
+            self.verified.insert(&chain, end_entity, intermediates);
+        }
         let identity = identity_of(end_entity).ok_or(CertificateError::BadEncoding)?;
         if self.revoked.read().contains(&identity) {
             return Err(CertificateError::Revoked.into());
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -271,8 +271,11 @@ impl Worker {
             return;
         }
         let Some(verifier) = &live.tls.verifier else { return };
-        let chain = session.transport.peer_certificates().unwrap_or_default();
-        let trusted = !chain.is_empty() && verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).is_ok();
+        let trusted = session.transport.with_peer_certificates(|chain| {
+            chain
+                .split_first()
+                .is_some_and(|(own, others)| verifier.verify_client_cert(own, others, UnixTime::now()).is_ok())
+        });
         if !trusted {
             session.close(CloseReason::NotAdmitted);
         }

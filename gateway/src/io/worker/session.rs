@@ -324,7 +324,7 @@ impl Worker {
                         self.join(session, &mut core, segments, live, listener)?;
                         core.up(unix_seconds(), &mut out).map_err(illegal)?;
                         self.send_control(session, &out)?;
-                        return self.deliver(session, &mut plain[received.used..].to_vec());
+                        return self.deliver(session, &plain[received.used..]);
                     }
                 }
             }
@@ -334,9 +334,12 @@ impl Worker {
     }
 
     fn read_plain(&self, session: &Session, handshaking: bool) -> Result<Vec<u8>, CloseReason> {
+        let result = self.receive(session);
         let scratch = &mut *self.scratch.borrow_mut();
-        match session.transport.receive(scratch) {
-            Ok(_) => Ok(scratch.plain_in.bytes().to_vec()),
+        let plain = scratch.plain_in.bytes().to_vec();
+        scratch.plain_in.clear();
+        match result {
+            Ok(_) => Ok(plain),
             Err(Lost::Tls(error)) if handshaking => {
                 self.handle().counters.handshake_failures.add(1);
                 self.shared.events.warn("TLS_FAILED", &format!("{}: {error}", peer_text(session.peer)));
@@ -359,17 +362,17 @@ impl Worker {
     /// What the certificate says, checked once more: a resumed session brings a certificate that was good when its ticket
     /// was made.
     fn admission(&self, session: &Session, live: &Live) -> Admission {
-        let Some(chain) = session.transport.peer_certificates().filter(|chain| !chain.is_empty()) else {
-            return Admission::Anonymous;
-        };
-        let Some(identity) = identity_of(&chain[0]) else { return Admission::Refused };
-        let still_good = live.tls.verifier.as_ref().is_none_or(|verifier| {
-            !session.transport.resumed() || verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now()).is_ok()
-        });
-        if !still_good || self.shared.is_revoked(&identity) || identity.not_after <= seconds_since_epoch() as i64 {
-            return Admission::Refused;
-        }
-        Admission::Admitted(identity)
+        session.transport.with_peer_certificates(|chain| {
+            let Some((own, others)) = chain.split_first() else { return Admission::Anonymous };
+            let Some(identity) = identity_of(own) else { return Admission::Refused };
+            let still_good = live.tls.verifier.as_ref().is_none_or(|verifier| {
+                !session.transport.resumed() || verifier.verify_client_cert(own, others, UnixTime::now()).is_ok()
+            });
+            if !still_good || self.shared.is_revoked(&identity) || identity.not_after <= seconds_since_epoch() as i64 {
+                return Admission::Refused;
+            }
+            Admission::Admitted(identity)
+        })
     }
 
     fn send_control(&self, session: &Session, out: &[u8]) -> Result<(), CloseReason> {
@@ -441,18 +444,18 @@ impl Worker {
                 Ok(true) => {}
                 Err(_) => return CloseReason::PeerClosed,
             }
-            let more = {
-                let scratch = &mut *self.scratch.borrow_mut();
-                match session.transport.receive(scratch) {
-                    Ok(more) => more,
-                    Err(lost) => {
-                        let reason = self.lost(session, &lost);
-                        return session.closing.get().unwrap_or(reason);
-                    }
+            let (fresh, more) = match self.receive(session) {
+                Ok(received) => received,
+                Err(lost) => {
+                    let reason = self.lost(session, &lost);
+                    return session.closing.get().unwrap_or(reason);
                 }
             };
             let mut plain = std::mem::take(&mut self.scratch.borrow_mut().plain_in);
-            let result = self.deliver_from(session, plain.input());
+            let mut input = plain.input();
+            let result = self.deliver_from(session, &mut input, fresh);
+            let rest = input.start;
+            plain.consume_to(rest);
             self.scratch.borrow_mut().plain_in = plain;
             if let Err(reason) = result {
                 return reason;
@@ -463,26 +466,46 @@ impl Worker {
         }
     }
 
-    /// Bytes of the stream that came together with the request.
-    fn deliver(&self, session: &Rc<Session>, early: &mut Vec<u8>) -> Result<(), CloseReason> {
-        let mut plain = vec![0; HEADROOM];
-        plain.append(early);
-        let end = plain.len();
-        self.deliver_from(session, Plaintext { buffer: &mut plain, start: HEADROOM, end })
+    /// Opens what the socket has behind the start of a packet that this session left; of another session's it makes that
+    /// session's own. Returns how many bytes it was and whether the socket may hold more.
+    fn receive(&self, session: &Session) -> Result<(usize, bool), Lost> {
+        let scratch = &mut *self.scratch.borrow_mut();
+        if scratch.plain_of != Some(session.id) {
+            let owner = scratch.plain_of.and_then(|id| self.sessions.borrow().get(&id).cloned());
+            if let Some(tunnel) = owner.as_ref().and_then(|owner| owner.tunnel.get()) {
+                tunnel.deframer.borrow_mut().hold(&mut scratch.plain_in.input());
+            }
+            scratch.plain_in.clear();
+            scratch.plain_of = Some(session.id);
+        }
+        let before = scratch.plain_in.len();
+        let more = session.transport.receive(scratch)?;
+        Ok((scratch.plain_in.len() - before, more))
     }
 
-    /// Handles the packets of one vector.
-    fn deliver_from(&self, session: &Rc<Session>, mut input: Plaintext<'_>) -> Result<(), CloseReason> {
+    /// Bytes of the stream that came together with the request.
+    fn deliver(&self, session: &Rc<Session>, early: &[u8]) -> Result<(), CloseReason> {
+        let Some(tunnel) = session.tunnel.get() else { return Ok(()) };
+        let mut plain = vec![0; HEADROOM];
+        plain.extend_from_slice(early);
+        let end = plain.len();
+        let mut input = Plaintext { buffer: &mut plain, start: HEADROOM, end };
+        let result = self.deliver_from(session, &mut input, early.len());
+        tunnel.deframer.borrow_mut().hold(&mut input);
+        result
+    }
+
+    /// Handles the packets of one vector, of which `fresh` bytes are new. The start of one more may remain in `input`.
+    fn deliver_from(&self, session: &Rc<Session>, input: &mut Plaintext<'_>, fresh: usize) -> Result<(), CloseReason> {
         let Some(tunnel) = session.tunnel.get() else { return Ok(()) };
         let now = self.shared.clock.now();
-        let len = (input.end - input.start) as u64;
         let counters = &self.handle().counters;
         let (mut packets, mut dropped) = (0, 0);
         let mut deframer = tunnel.deframer.borrow_mut();
         let mut attachment = tunnel.attachment.borrow_mut();
         let Some(attachment) = attachment.as_mut() else { return Ok(()) };
         let result = loop {
-            let mut frame = match deframer.next(&mut input) {
+            let mut frame = match deframer.next_at_hand(input) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.close_reason()),
@@ -496,12 +519,12 @@ impl Worker {
         };
         self.end_of_vector();
         let traffic = &tunnel.info.traffic;
-        traffic.bytes_in.add(len);
+        traffic.bytes_in.add(fresh as u64);
         traffic.packets_in.add(packets);
         if dropped > 0 {
             *tunnel.info.link_drops.lock() = attachment.drops().clone();
         }
-        counters.bytes_in.add(len);
+        counters.bytes_in.add(fresh as u64);
         counters.packets_in.add(packets);
         counters.drop_link.add(dropped);
         result
