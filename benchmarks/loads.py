@@ -20,8 +20,8 @@ ATTEMPTS = 4
 PINGS, PING_INTERVAL = 50, 0.02
 # TCP finds the rate of a slow line in this time; it is not counted.
 SETTLING = 1.0
-# Seconds that iperf3 takes beside its load.
-OVERHEAD = 0.4
+# Seconds that iperf3 takes beside its load, and those after which it will not end any more.
+OVERHEAD, PATIENCE = 0.4, 12.0
 
 Result = dict[str, Any]
 Figures = dict[str, float]
@@ -36,7 +36,16 @@ def _iperf(net: Network, target: str, seconds: float, *options: str) -> Result:
 
 
 def _iperf_once(net: Network, target: str, seconds: float, *options: str) -> Result:
-    output = net.call("client", "iperf3", "-J", "-c", target, "-t", f"{seconds:g}", *options, check=False)
+    # A server for each attempt: one whose client is gone may wait for it for minutes.
+    server = net.start("server", "iperf3", "--server", "--one-off", "--json", log="iperf3-server.log")
+    try:
+        net.wait(server, lambda: ":5201" in net.call("server", "ss", "-tln"), "iperf3 to listen")
+        output = net.call(
+            "client", "iperf3", "-J", "-c", target, "-t", f"{seconds:g}", *options,
+            check=False, seconds=seconds + SETTLING + PATIENCE,
+        )  # fmt: skip
+    finally:
+        net.stop(server)
     try:
         result: Result = json.loads(output)
     except ValueError as error:

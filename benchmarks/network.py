@@ -48,15 +48,19 @@ class Network:
     def command(self, role: str, arguments: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.namespace(role), *arguments]
 
-    def call(self, role: str, *arguments: str, check: bool = True) -> str:
+    def call(self, role: str, *arguments: str, check: bool = True, seconds: float = 120.0) -> str:
         """Runs a command in a namespace and returns what it printed.
 
         Raises:
-            RuntimeError: the command failed; the message has its output.
+            RuntimeError: the command failed, or did not end within `seconds`; the message has its output.
         """
-        done = subprocess.run(
-            self.command(role, arguments), capture_output=True, text=True, check=False, timeout=120, cwd=self.directory
-        )
+        command = self.command(role, arguments)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=seconds, cwd=self.directory
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{' '.join(arguments)} in {role} did not end within {seconds:.0f} s") from None
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(arguments)} in {role} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
         return done.stdout
@@ -158,8 +162,6 @@ def network(directory: Path) -> Iterator[Network]:
         private = Path("/etc/netns") / names["client"]
         private.mkdir(parents=True)
         (private / "resolv.conf").write_text("# no resolver in this namespace\n")
-        net.start("server", "iperf3", "--server", "--json", log="iperf3-server.log")
-        wait_until(lambda: "5201" in net.call("server", "ss", "-tln"), "iperf3 to listen")
         yield net
     finally:
         for process in list(net.processes):

@@ -9,13 +9,14 @@ PLAIN = "plain"
 OWN, OWN_NAT64 = "portico", "portico, NAT64"
 STANDARD, STANDARD_NAT64 = "portico, standard peer", "portico, standard peer, NAT64"
 FOREIGN = "portico, one packet per record"
-WIREGUARD, SOFTETHER, OCSERV = "wireguard-go", "SoftEther", "ocserv + openconnect, TLS"
+WIREGUARD, SOFTETHER = "wireguard-go", "SoftEther"
+OCSERV, OCSERV_DTLS = "ocserv + openconnect, TLS", "ocserv + openconnect, DTLS"
 OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
 
-PEERS = (WIREGUARD, SOFTETHER, OCSERV, OPENVPN_TCP, OPENVPN_UDP)
+PEERS = (WIREGUARD, SOFTETHER, OCSERV, OCSERV_DTLS, OPENVPN_TCP, OPENVPN_UDP)
 
 
 class Kind(Enum):

@@ -10,7 +10,7 @@ from benchmarks.loads import LOADS, TUNNEL, Figures, measure
 from benchmarks.network import Network
 from benchmarks.peers import Opener, dns, handshakes, idle
 from benchmarks.peers.nat64_alone import nat64_alone, tayga
-from benchmarks.peers.ocserv import ocserv
+from benchmarks.peers.ocserv import ocserv, ocserv_dtls
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
 from benchmarks.peers.plain import plain
 from benchmarks.peers.portico_tunnel import (
@@ -76,6 +76,7 @@ SUBJECTS: dict[str, Subject] = {
     rows.WIREGUARD: _path(wireguard_go, wireguard_version),
     rows.SOFTETHER: _path(softether, _debian("softether-vpnserver")),
     rows.OCSERV: _path(ocserv, _debian("ocserv", "openconnect")),
+    rows.OCSERV_DTLS: _path(ocserv_dtls, _debian("ocserv", "openconnect")),
     rows.OPENVPN_TCP: _path(openvpn_tcp, _debian("openvpn")),
     rows.OPENVPN_UDP: _path(openvpn_udp, _debian("openvpn")),
     rows.NAT64_ALONE: _path(nat64_alone, portico_version, BULK | SMALL | {"ping"}),

@@ -1,4 +1,4 @@
-"""ocserv with openconnect over TLS (the AnyConnect protocol), certificates."""
+"""ocserv with openconnect over TLS and over DTLS (the AnyConnect protocol), certificates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.peers import Path, credentials
 _CONFIGURATION = """\
 auth = "certificate"
 tcp-port = 4443
-udp-port = 0
+udp-port = {udp_port}
 socket-file = {directory}/ocserv.sock
 pid-file = {directory}/ocserv.pid
 server-cert = {directory}/server.pem
@@ -33,21 +33,34 @@ run-as-group = root
 
 
 @contextlib.contextmanager
-def ocserv(net: Network) -> Iterator[Path]:
+def _ocserv(net: Network, dtls: bool) -> Iterator[Path]:
     credentials.make(net.directory)
-    (net.directory / "ocserv.conf").write_text(_CONFIGURATION.format(directory=net.directory))
+    (net.directory / "ocserv.conf").write_text(
+        _CONFIGURATION.format(directory=net.directory, udp_port=4443 if dtls else 0)
+    )
     server = net.start("gateway", "ocserv", "-c", "ocserv.conf", "-f", log="ocserv.log")
     client = None
     try:
         net.wait(server, lambda: ":4443" in net.call("gateway", "ss", "-tln"), "ocserv to listen")
         client = net.start(
             "client", "openconnect", "--protocol=anyconnect", "--interface=oc-client", "--cafile=ca.pem",
-            "--certificate=client.pem", "--sslkey=client.key", "--no-dtls", f"https://{GATEWAY_OUTER}:4443",
+            "--certificate=client.pem", "--sslkey=client.key", *([] if dtls else ["--no-dtls"]), f"https://{GATEWAY_OUTER}:4443",
             log="openconnect.log",
         )  # fmt: skip
         net.wait(client, lambda: net.routes_through("oc-client", SERVER_IPV4), "openconnect's route")
+        if dtls:
+            log = net.directory / "openconnect.log"
+            net.wait(client, lambda: "Established DTLS" in log.read_text(), "DTLS")
         yield Path(SERVER_IPV4, [server])
     finally:
         if client is not None:
             net.stop(client)
         net.stop(server)
+
+
+def ocserv(net: Network) -> contextlib.AbstractContextManager[Path]:
+    return _ocserv(net, dtls=False)
+
+
+def ocserv_dtls(net: Network) -> contextlib.AbstractContextManager[Path]:
+    return _ocserv(net, dtls=True)
