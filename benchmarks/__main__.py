@@ -63,7 +63,7 @@ def _begin(options: argparse.Namespace, keys: list[str], rows: tuple[Row, ...]) 
     file = options.results or KEPT / f"{name}.json"
     if file.exists():
         old = load(file)
-        if not options.fresh and old.continues(new) and not old.is_complete():
+        if not options.fresh and old.continues(new) and not old.finished:
             _say(f"continuing the run of {old.started} in {file} (--fresh begins anew)")
             return old, file
         previous = file.with_name(f"{file.stem}.previous{file.suffix}")
@@ -112,7 +112,7 @@ def _measure() -> int:
         f"{len(run.wanted)} subjects, {run.rounds} rounds, about {duration(remaining(run))}. "
         f"Every sample is kept in {file}: the same command continues an interrupted run."
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         measure(run, file, KEPT / "logs", _say)
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ FIGURES: dict[str, Figure] = {
     "line_ping_up": Figure("ping during up, ms", "ms", "{:.1f}", more=False),
     "line_ping_down": Figure("ping during down, ms", "ms", "{:.1f}", more=False),
     "handshakes": Figure("tunnels per second and core", "per second and core", "{:,.0f}", more=True),
+    "known_handshakes": Figure("of clients that return", "per second and core", "{:,.0f}", more=True),
     "library_handshakes": Figure("TLS library alone", "per second and core", "{:,.0f}", more=True),
     "tunnel_kib": Figure("KiB per idle tunnel", "KiB", "{:.1f}", more=False),
     "answers": Figure("answers/s", "answers/s", "{:,.0f}", more=True),

@@ -9,7 +9,7 @@ from benchmarks.rows import BULK, PLAIN, ROWS, Kind
 from benchmarks.verdict import best
 
 WIDTH = 0.36
-LIMITS = (("must", "#b03030", "solid"), ("aim", "#606060", "dashed"))
+LIMITS = (("must", "#b03030", "solid"), ("aim", "#e08a1e", "dashed"))
 COLOURS = {"up": "#2f6f9f", "down": "#9fc5e0"}
 
 
@@ -56,7 +56,7 @@ def plot(run: Run, file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("Gbit/s, one TCP stream; client, gateway and server share the machine's cores")
     axes.margins(x=0.08)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="center right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})

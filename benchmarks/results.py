@@ -37,6 +37,7 @@ class Run:
     """A run, finished or not.
 
     wanted: the figures wanted of each subject, in the order of measuring.
+    finished: everything was tried, and what failed is not tried again.
     identity: what must be the same for a run to be continued (machine, kernel, versions, commit).
     """
 
@@ -46,6 +47,7 @@ class Run:
     identity: dict[str, str]
     started: str
     samples: list[Sample] = field(default_factory=list)
+    finished: bool = False
 
     def values(self, subject: str, figure: str) -> dict[int, float]:
         """The figure by turn, of the turns that have it."""
@@ -70,9 +72,6 @@ class Run:
         same = (sample.turn, sample.subject)
         self.samples = [one for one in self.samples if (one.turn, one.subject) != same]
         self.samples.append(sample)
-
-    def is_complete(self) -> bool:
-        return all(self.done(turn, subject) for turn in range(self.rounds) for subject in self.wanted)
 
     def continues(self, other: Run) -> bool:
         """Whether the samples of `other` may stand in this run."""

@@ -55,6 +55,8 @@ def measure(run: Run, file: Path, logs: Path, say: Say) -> None:
                 run.add(sample)
                 save(run, file)
                 say(f"{head}: {_told(sample)}")
+    run.finished = True
+    save(run, file)
 
 
 def _sample(run: Run, turn: int, name: str, directory: Path, logs: Path) -> Sample:

@@ -88,7 +88,10 @@ SUBJECTS: dict[str, Subject] = {
         frozenset({"answers", "answers_per_core"}), dns.unbound, lambda _, seconds: seconds + 2.5, _debian("unbound")
     ),
     rows.HANDSHAKES: Subject(
-        frozenset({"handshakes", "library_handshakes"}), handshakes.handshakes, lambda *_: 3.0, portico_version
+        frozenset({"handshakes", "known_handshakes", "library_handshakes"}),
+        handshakes.handshakes,
+        lambda *_: 3.0,
+        portico_version,
     ),
     rows.IDLE: Subject(frozenset({"tunnel_kib"}), idle.idle, lambda *_: 8.0, portico_version),
 }
