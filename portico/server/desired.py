@@ -17,6 +17,7 @@ from portico.server.reconcile.wanted import (
     Filter,
     Pool,
     Route,
+    StaticPort,
     Wanted,
 )
 from portico.settings.addresses import Network
@@ -27,7 +28,7 @@ from portico.transition.iphttps import MTU
 
 NAT64_MTU = 1500
 
-N = TypeVar("N", IPv4Network | IPv6Network, IPv6Network)
+N = TypeVar("N", IPv4Network | IPv6Network, IPv4Network, IPv6Network)
 
 
 def desired_kernel(
@@ -44,7 +45,7 @@ def desired_kernel(
         accepts_advertisements: interfaces that take their routes from router advertisements now. A forwarding machine
             ignores those unless told otherwise, and would lose its default route.
     """
-    nat64 = values.nat64_prefix is not None and bool(values.nat64_pool)
+    nat64 = bool(values.nat64_mappings and values.nat64_pool)
     internal = settings.server.internal_interface
     devices = [Device(TUNNEL, MTU, values.workers)]
     addresses = [DeviceAddress(TUNNEL, IPv6Interface((a.address, a.prefix_length))) for a in tunnel_addresses(values)]
@@ -68,13 +69,15 @@ def desired_kernel(
             f"net/ipv4/conf/{internal}/forwarding": "1",
         }
     pools = tuple(Pool(p.address, p.first, p.last) for p in values.nat64_pool) if nat64 else ()
+    statics = tuple(StaticPort(b.address, b.protocol, b.port) for b in values.static_bindings) if nat64 else ()
+    reserved = {*((pool.first, pool.last) for pool in pools), *((static.port, static.port) for static in statics)}
     return Wanted(
         devices=tuple(devices),
         addresses=tuple(addresses),
         routes=tuple(routes),
         steer=nat64,
         sysctls=sysctls,
-        reserved_ports=tuple((pool.first, pool.last) for pool in pools),
+        reserved_ports=tuple(sorted(reserved)),
         filter=Filter(
             internet_interface=settings.server.internet_interface,
             internal_interface=internal,
@@ -86,6 +89,9 @@ def desired_kernel(
             sources=_sources(settings),
             client_to_client=settings.access.client_to_client,
             closed=closed,
+            statics=tuple(sorted(statics)),
+            openers=_openers(settings),
+            dns64_interfaces=tuple(dict.fromkeys(settings.dns64.accept_interface)),
         ),
     )
 
@@ -94,8 +100,7 @@ def _own_prefixes(values: Effective) -> tuple[IPv6Network, ...]:
     prefixes = [values.client_prefix]
     if values.dns64_address is not None:
         prefixes.append(IPv6Network((values.dns64_address, 128)))
-    if values.nat64_prefix is not None:
-        prefixes.append(values.nat64_prefix)
+    prefixes += values.nat64_prefixes
     return _disjoint(prefixes)
 
 
@@ -119,4 +124,11 @@ def _sources(settings: Settings) -> tuple[IPv6Network, ...] | None:
     manage_out = settings.access.manage_out
     if isinstance(manage_out, ManageOut):
         return _disjoint([network for network in manage_out.sources if isinstance(network, IPv6Network)])
+    return None if manage_out else ()
+
+
+def _openers(settings: Settings) -> tuple[IPv4Network, ...] | None:
+    manage_out = settings.access.manage_out
+    if isinstance(manage_out, ManageOut):
+        return _disjoint([network for network in manage_out.sources if isinstance(network, IPv4Network)])
     return None if manage_out else ()

@@ -7,6 +7,7 @@ around the slash (the Windows console itself produces `10.244.4.19 /255.255.255.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -108,6 +109,44 @@ class AddressPortPool:
 
 
 @dataclass(frozen=True, order=True)
+class PrefixMapping:
+    """The NAT64 prefix that stands for the IPv4 addresses of one network: `fd7c:1a2b:3c4d:7777::/96,10.0.0.0/8`.
+
+    Of several mappings the one with the longest network that contains an address decides.
+    """
+
+    prefix: IPv6Network
+    network: IPv4Network
+
+    @classmethod
+    def parse(cls, text: str) -> PrefixMapping:
+        """Reads the form of `PrefixMapping`.
+
+        Raises:
+            ValueError: with what is wrong about the text. The length of the prefix is not judged here.
+        """
+        prefix_text, comma, network_text = (part.strip() for part in text.partition(","))
+        if not comma:
+            raise ValueError(f"'{text}' has no IPv4 prefix; write '<IPv6 prefix>/96,<IPv4 prefix>', or ...,0.0.0.0/0")
+        prefix, network = parse_network(prefix_text), parse_network(network_text)
+        if not isinstance(prefix, IPv6Network) or not isinstance(network, IPv4Network):
+            raise ValueError(f"'{text}' is not an IPv6 prefix, a comma and an IPv4 prefix")
+        return cls(prefix, network)
+
+    def __str__(self) -> str:
+        return f"{self.prefix},{self.network}"
+
+
+EVERY_IPV4 = IPv4Network("0.0.0.0/0")
+
+
+def mapping_of(mappings: Iterable[PrefixMapping], address: IPv4Address) -> PrefixMapping | None:
+    """The mapping that decides about an IPv4 address, None when there is none for it."""
+    found = [mapping for mapping in mappings if address in mapping.network]
+    return max(found, key=lambda mapping: mapping.network.prefixlen, default=None)
+
+
+@dataclass(frozen=True, order=True)
 class DnsServer:
     """A DNS server's address and port: `10.0.0.53`, `10.0.0.53:5353`, `fd00::53`, `[fd00::53]:5353`."""
 
@@ -174,6 +213,17 @@ def embed_ipv4(prefix: IPv6Network, address: IPv4Address) -> IPv6Address:
     if prefix.prefixlen != NAT64_PREFIX_LENGTH:
         raise ValueError(f"{prefix} is not a /96")
     return prefix.network_address + int(address)
+
+
+def embed_network(mappings: Iterable[PrefixMapping], network: IPv4Network) -> list[IPv6Network]:
+    """The IPv6 networks that stand for an IPv4 one: of each mapping that has a part of it, that part."""
+    found = []
+    for mapping in mappings:
+        if mapping.network.overlaps(network):
+            part = network if network.subnet_of(mapping.network) else mapping.network
+            length = NAT64_PREFIX_LENGTH + part.prefixlen
+            found.append(IPv6Network((embed_ipv4(mapping.prefix, part.network_address), length)))
+    return found
 
 
 def extract_ipv4(prefix: IPv6Network, address: IPv6Address) -> IPv4Address | None:

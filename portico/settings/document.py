@@ -185,6 +185,24 @@ def load_data(data: object, *, source: str = "the document") -> Settings:
     return _validated(data, _Reader(source))
 
 
+def load_value(text: str, *, source: str) -> Any:
+    """One value in the YAML that a document is written in: `true`, `[10.0.0.53]`, `{suffix: x.example, servers: []}`.
+
+    Raises:
+        SettingsRefused: the text is not YAML that is accepted.
+    """
+    reader = _Reader(source)
+    value = _plain_data(text, reader) if text.strip() else None
+    if reader.problems:
+        raise _refused(source, reader.problems)
+    return value
+
+
+def known_keys(path: tuple[str, ...] = ()) -> list[str]:
+    """The keys that a section of the document has; none for what is no section."""
+    return _keys_of(path)
+
+
 def dump(settings: Settings) -> str:
     """The document as YAML; `load` of it is equal to `settings`."""
     return yaml.safe_dump(settings.as_data(), sort_keys=False, allow_unicode=True, width=100, default_flow_style=False)

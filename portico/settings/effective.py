@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, Literal
 
 from portico.settings.addresses import (
     DEFAULT_POOL_PORTS,
+    EVERY_IPV4,
     SERVER_CLIENT_PREFIX_LENGTH,
     AddressPlan,
     AddressPortPool,
+    PrefixMapping,
     server_prefix,
 )
 from portico.settings.facts import Facts
@@ -35,6 +37,17 @@ class Derived:
 
 
 @dataclass(frozen=True)
+class Binding:
+    """A static binding with the address it really has."""
+
+    protocol: Literal["tcp", "udp"]
+    client: IPv6Address
+    client_port: int
+    address: IPv4Address
+    port: int
+
+
+@dataclass(frozen=True)
 class Effective:
     """What the server really uses.
 
@@ -42,6 +55,10 @@ class Effective:
         client_prefix: the whole client prefix, /64 or /59; `link_prefix` the /64 of it this server advertises.
         routes: what clients are told to send through the tunnel (RFC 4191 route information).
         gateway_addresses: this server's own addresses on the IP-HTTPS link.
+        nat64_mappings: which prefix stands for which IPv4 addresses; empty while NAT64 is disabled.
+        nat64_prefixes: the prefixes of those, each once.
+        static_bindings: with their addresses filled in; those without an address that is known are left out.
+        dns64_mappings: what DNS64 synthesises with; empty while it is disabled or NAT64 is.
         internal_ipv4: NAT64's source; None while it is neither set nor known.
         url: what clients dial.
     """
@@ -50,8 +67,11 @@ class Effective:
     client_prefix: IPv6Network
     link_prefix: IPv6Network
     intranet_prefixes: tuple[IPv6Network, ...]
-    nat64_prefix: IPv6Network | None
+    nat64_mappings: tuple[PrefixMapping, ...]
+    nat64_prefixes: tuple[IPv6Network, ...]
     nat64_pool: tuple[AddressPortPool, ...]
+    static_bindings: tuple[Binding, ...]
+    dns64_mappings: tuple[PrefixMapping, ...]
     dns64_address: IPv6Address | None
     tunnel_endpoints: tuple[IPv6Address, IPv6Address]
     gateway_addresses: tuple[IPv6Address, ...]
@@ -96,16 +116,36 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
     internal_ipv4 = _internal_ipv4(settings, facts)
     pick("server.internal_ipv4", settings.server.internal_ipv4, internal_ipv4, _origin_of_internal(settings))
 
-    nat64_prefix: IPv6Network | None = None
+    nat64, dns64 = settings.nat64, settings.dns64
+    mappings: tuple[PrefixMapping, ...] = ()
     pool: tuple[AddressPortPool, ...] = ()
-    if settings.nat64.state == "enabled":
-        nat64_prefix = pick("nat64.prefix", settings.nat64.prefix, plan.nat64, of_organisation)
+    static: tuple[Binding, ...] = ()
+    if nat64.state == "enabled":
+        if not nat64.prefix_mapping:
+            pick("nat64.prefix", nat64.prefix, plan.nat64, of_organisation)
+        whole = [PrefixMapping(nat64.prefix or plan.nat64, EVERY_IPV4)]
+        mappings = tuple(pick("nat64.prefix_mapping", nat64.prefix_mapping or None, whole, "from nat64.prefix"))
         default = [AddressPortPool(internal_ipv4, *DEFAULT_POOL_PORTS)] if internal_ipv4 is not None else []
-        given = settings.nat64.ipv4_address_port_pool or None
+        given = nat64.ipv4_address_port_pool or None
         pool = tuple(pick("nat64.ipv4_address_port_pool", given, default, "from server.internal_ipv4"))
+        for index, binding in enumerate(nat64.static_bindings):
+            address = binding.address
+            if address is None and pool:
+                path = f"nat64.static_bindings[{index}].address"
+                address = pick(path, None, pool[0].address, "first address of the pool")
+            if address is not None:
+                static += (Binding(binding.protocol, binding.client, binding.client_port, address, binding.port),)
+        pick("nat64.max_sessions", nat64.max_sessions, 2 * nat64.max_bindings, "twice nat64.max_bindings")
+        per_client, origin = 4 * nat64.max_bindings_per_client, "four times nat64.max_bindings_per_client"
+        pick("nat64.max_sessions_per_client", nat64.max_sessions_per_client, per_client, origin)
     dns64_address: IPv6Address | None = None
-    if settings.dns64.state == "enabled":
-        dns64_address = pick("dns64.address", settings.dns64.address, plan.dns64, of_organisation)
+    synthesis: tuple[PrefixMapping, ...] = ()
+    if dns64.state == "enabled":
+        dns64_address = pick("dns64.address", dns64.address, plan.dns64, of_organisation)
+        if mappings:
+            synthesis = tuple(
+                pick("dns64.prefix_mapping", dns64.prefix_mapping or None, mappings, "from nat64.prefix_mapping")
+            )
 
     endpoints = (link_prefix.network_address + 1, link_prefix.network_address + 2)
     pick("addresses.tunnel_endpoints", None, endpoints, "from ip_https.client_prefix")
@@ -113,15 +153,19 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
     workers: int = pick("server.workers", settings.server.workers, facts.processors or 1, "one per processor core")
     url = connect_url(settings.deployment.connect_to, settings.ip_https.port)
     pick("ip_https.url", None, url, "from deployment.connect_to and ip_https.port")
-    routes = _routes(plan.organisation, intranet, nat64_prefix, dns64_address, client_prefix)
+    prefixes = tuple(dict.fromkeys(mapping.prefix for mapping in mappings))
+    routes = _routes(plan.organisation, intranet, prefixes, dns64_address, client_prefix)
     pick("ip_https.routes", None, routes, "what clients are told to send through the tunnel")
     return Effective(
         plan=plan,
         client_prefix=client_prefix,
         link_prefix=link_prefix,
         intranet_prefixes=intranet,
-        nat64_prefix=nat64_prefix,
+        nat64_mappings=mappings,
+        nat64_prefixes=prefixes,
         nat64_pool=pool,
+        static_bindings=static,
+        dns64_mappings=synthesis,
         dns64_address=dns64_address,
         tunnel_endpoints=endpoints,
         gateway_addresses=own,
@@ -148,7 +192,7 @@ def base_url(connect_to: str, port: int) -> str:
 def _routes(
     organisation: IPv6Network,
     intranet: tuple[IPv6Network, ...],
-    nat64: IPv6Network | None,
+    nat64: tuple[IPv6Network, ...],
     dns64: IPv6Address | None,
     client_prefix: IPv6Network,
 ) -> tuple[IPv6Network, ...]:
@@ -156,11 +200,9 @@ def _routes(
 
     The organisation /48 is one route for all that is derived from it: a client needs no other when a prefix is added.
     """
-    wanted = [organisation, *intranet]
+    wanted = [organisation, *intranet, *nat64]
     if client_prefix.prefixlen < SERVER_CLIENT_PREFIX_LENGTH:  # a /64 is on the link
         wanted.append(client_prefix)
-    if nat64 is not None:
-        wanted.append(nat64)
     if dns64 is not None:
         wanted.append(IPv6Network((dns64, 128)))
     kept = [

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from portico.settings.addresses import Address, AddressPortPool, DnsServer, Network, parse_network
+from portico.settings.addresses import Address, AddressPortPool, DnsServer, Network, PrefixMapping, parse_network
 
 SCHEMA_VERSION: Final = 1
 
@@ -86,6 +86,11 @@ def _exclusion(value: object) -> str:
     return str(_ipv6_network(text)) if "/" in text else _namespace(text)
 
 
+def _suffix(value: object) -> str:
+    """A domain and all below it, as a zone is called: without a dot in front."""
+    return host_name(_text(value).removeprefix("."))
+
+
 def _interface_name(value: object) -> str:
     name = _text(value)
     if (
@@ -156,6 +161,7 @@ HostName = Annotated[str, BeforeValidator(_qualified_name)]
 ShortName = Annotated[str, BeforeValidator(_single_label)]
 PublicHost = Annotated[str, BeforeValidator(_host)]
 Namespace = Annotated[str, BeforeValidator(_namespace)]
+Suffix = Annotated[str, BeforeValidator(_suffix)]
 Exclusion = Annotated[str, BeforeValidator(_exclusion)]
 InterfaceName = Annotated[str, BeforeValidator(_interface_name)]
 Ipv6Prefix = Annotated[IPv6Network, BeforeValidator(_ipv6_network), _as_text]
@@ -167,6 +173,7 @@ Ipv4 = Annotated[IPv4Address, BeforeValidator(_ipv4_address), _as_text]
 Ipv6 = Annotated[IPv6Address, BeforeValidator(_ipv6_address), _as_text]
 AnyAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(_address), _as_text]
 PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.parse), _as_text]
+Mapping = Annotated[PrefixMapping, _parsed(PrefixMapping, PrefixMapping.parse), _as_text]
 Upstream = Annotated[DnsServer, _parsed(DnsServer, DnsServer.parse), _as_text]
 FilePath = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
 State = Literal["enabled", "disabled"]
@@ -238,14 +245,45 @@ class Addresses(_Section):
     intranet_prefixes: list[Ipv6Prefix] | None = Field(default=None, description="InternalIPv6Prefix; null: P:1::/64")
 
 
+class StaticBinding(_Section):
+    """An IPv4 address and port that always stand for one port of one client."""
+
+    protocol: Literal["tcp", "udp"] = Field(description="protocol of both ports")
+    client: Ipv6 = Field(description="IPv6 address of the client, in the client prefix")
+    client_port: int = Field(ge=1, le=65_535, description="port on the client")
+    address: Ipv4 | None = Field(default=None, description="null: the first address of the pool")
+    port: int = Field(ge=1, le=65_535, description="port of that address; it may lie outside the pool's ranges")
+
+
 class Nat64(_Section):
     """Access to intranet servers that have only IPv4."""
 
     state: State = Field(default="enabled", description="whether clients reach servers that have only IPv4")
-    prefix: Ipv6Prefix | None = Field(default=None, description="null: P:7777::/96")
+    prefix: Ipv6Prefix | None = Field(
+        default=None, description="the one prefix for all of IPv4; null: P:7777::/96, unless there are mappings"
+    )
+    prefix_mapping: list[Mapping] = Field(
+        default_factory=list,
+        max_length=64,
+        description="'IPv6 /96,IPv4 prefix', for several prefixes; the longest IPv4 prefix decides. "
+        "Empty: `prefix` for all of IPv4",
+    )
     ipv4_address_port_pool: list[PortPool] = Field(
         default_factory=list,
+        max_length=256,
         description="'address,first-last' or 'address,*'; empty: the internal IPv4, ports 32768-60999",
+    )
+    static_bindings: list[StaticBinding] = Field(
+        default_factory=list,
+        max_length=4096,
+        description="IPv4 addresses and ports at which hosts of the intranet reach a client, see below",
+    )
+    filtering: Literal["endpoint_independent", "address_dependent"] = Field(
+        default="endpoint_independent",
+        description="whether any host may send to a mapping of a client, or only those the client sent to (RFC 6146)",
+    )
+    traffic_class: Literal["copy", "zero"] = Field(
+        default="copy", description="whether traffic class and type of service are carried over (RFC 7915)"
     )
     tcp_mapping_timeout_seconds: int = Field(
         default=7200, ge=1800, le=604_800, description="an idle established TCP connection is forgotten after this time"
@@ -266,6 +304,28 @@ class Nat64(_Section):
         default=262_144, ge=1, le=16_777_216, description="translated ports and echo identifiers of all clients at once"
     )
     max_bindings_per_client: int = Field(default=4096, ge=1, le=65_536, description="the same for one client")
+    max_sessions: Annotated[int, Field(ge=1, le=67_108_864)] | None = Field(
+        default=None, description="pairs of a binding and a server at once; null: twice `max_bindings`"
+    )
+    max_sessions_per_client: Annotated[int, Field(ge=1, le=1_048_576)] | None = Field(
+        default=None, description="the same for one client; null: four times `max_bindings_per_client`"
+    )
+    errors_per_second: int = Field(
+        default=100, ge=0, le=100_000, description="ICMP errors that NAT64 itself sends; 0: none (RFC 7915)"
+    )
+    log_bindings: bool = Field(
+        default=False, description="write down who had which IPv4 address and port, for `portico nat64 log`"
+    )
+    binding_log_retention_days: int = Field(
+        default=30, ge=1, le=3650, description="days after which the written bindings are deleted"
+    )
+
+
+class ConditionalForwarding(_Section):
+    """DNS servers of their own for one domain and all below it."""
+
+    suffix: Suffix = Field(description="the domain, as branch.example.net; the longest that fits a name decides")
+    servers: list[Upstream] = Field(max_length=8, description="its DNS servers, in order of preference")
 
 
 class Dns64(_Section):
@@ -276,6 +336,16 @@ class Dns64(_Section):
         description="whether this server answers DNS; when disabled, NRPT rules must name other servers",
     )
     address: Ipv6 | None = Field(default=None, description="null: P:3333::1")
+    accept_interface: list[InterfaceName] = Field(
+        default_factory=list,
+        max_length=64,
+        description="interfaces whose hosts may ask too; the clients' tunnel and the server itself always may",
+    )
+    prefix_mapping: list[Mapping] = Field(
+        default_factory=list,
+        max_length=64,
+        description="prefixes of the addresses that are synthesised; empty: those of NAT64",
+    )
     only_send_a_query: bool = Field(
         default=True, description="ask upstream for A records only; set to false when the intranet has IPv6 servers too"
     )
@@ -288,6 +358,22 @@ class Dns64(_Section):
     )
     upstream_servers: list[Upstream] = Field(
         default_factory=list, max_length=8, description="the intranet's DNS servers, in order of preference"
+    )
+    conditional_forwarding: list[ConditionalForwarding] = Field(
+        default_factory=list, max_length=1023, description="other DNS servers for some domains, see below"
+    )
+    prefetch: bool = Field(default=True, description="ask again for a much used name shortly before its answer expires")
+    serve_stale_seconds: int = Field(
+        default=86_400,
+        ge=0,
+        le=604_800,
+        description="how long an expired answer is given while no DNS server answers (RFC 8767); 0: never",
+    )
+    queries_per_second_per_client: int = Field(
+        default=100,
+        ge=0,
+        le=500_000,
+        description="queries of one client, twice as many in a burst; more get no answer. 0: no limit",
     )
 
 

@@ -19,6 +19,7 @@ _NAMES: Final = (
     (model.ShortName, "name without a dot"),
     (model.PublicHost, "DNS name or address"),
     (model.Namespace, "name or .suffix"),
+    (model.Suffix, "DNS name"),
     (model.Exclusion, "name, .suffix or IPv6 prefix"),
     (model.InterfaceName, "interface"),
     (model.Ipv6Prefix, "IPv6 prefix"),
@@ -28,6 +29,7 @@ _NAMES: Final = (
     (model.Ipv6, "IPv6 address"),
     (model.AnyAddress, "address"),
     (model.PortPool, "address and ports"),
+    (model.Mapping, "IPv6 /96 and IPv4 prefix"),
     (model.Upstream, "address, or [address]:port"),
     (model.FilePath, "file"),
 )
@@ -39,13 +41,18 @@ _WINDOWS: Final = {
     "addresses.intranet_prefixes": "`Set-DAServer -InternalIPv6Prefix`",
     "nat64.state": "`Set-NetNatTransitionConfiguration -State`",
     "nat64.prefix": "`Set-NetNatTransitionConfiguration -PrefixMapping`",
+    "nat64.prefix_mapping": "`Set-NetNatTransitionConfiguration -PrefixMapping`",
     "nat64.ipv4_address_port_pool": "`Set-NetNatTransitionConfiguration -IPv4AddressPortPool`",
     "nat64.tcp_mapping_timeout_seconds": "`Set-NetNatTransitionConfiguration -TcpMappingTimeoutSeconds`",
     "dns64.state": "`Set-NetDnsTransitionConfiguration -State`",
+    "dns64.accept_interface": "`Set-NetDnsTransitionConfiguration -AcceptInterface`",
+    "dns64.prefix_mapping": "`Set-NetDnsTransitionConfiguration -PrefixMapping`",
     "dns64.only_send_a_query": "`Set-NetDnsTransitionConfiguration -OnlySendAQuery`",
     "dns64.always_synthesize": "`Set-NetDnsTransitionConfiguration -AlwaysSynthesize`",
     "dns64.latency_milliseconds": "`Set-NetDnsTransitionConfiguration -LatencyMilliseconds`",
     "dns64.exclusion_list": "`Set-NetDnsTransitionConfiguration -ExclusionList`",
+    "dns64.conditional_forwarding[].suffix": "`Add-DnsServerConditionalForwarderZone -Name`",
+    "dns64.conditional_forwarding[].servers": "`Add-DnsServerConditionalForwarderZone -MasterServers`",
     "nrpt.rules": "`Add-DAClientDnsConfiguration`",
     "nrpt.rules[].namespace": "`Add-DAClientDnsConfiguration -DnsSuffix`",
     "nrpt.rules[].dns_servers": "`Add-DAClientDnsConfiguration -DnsIPAddress`",
@@ -72,12 +79,18 @@ ip_https:
 addresses:
   intranet_prefixes: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48"]
 nat64:
+  prefix_mapping: ["fd7c:1a2b:3c4d:7777::/96,0.0.0.0/0", "fd7c:1a2b:3c4d:7778::/96,10.9.0.0/16"]
   ipv4_address_port_pool: ["10.0.0.2,20000-60999"]
+  static_bindings:                  # 10.0.0.2 port 50022 is the SSH server of a client
+    - {protocol: tcp, client: "fd7c:1a2b:3c4d:1000::5", client_port: 22, address: 10.0.0.2, port: 50022}
+  log_bindings: true
   tcp_mapping_timeout_seconds: 14400
 dns64:
   only_send_a_query: false          # the intranet has IPv6 servers
   exclusion_list: [.voice.corp.example.net]
   upstream_servers: [10.0.0.53, "[fd7c:1a2b:3c4d:1::53]:53"]
+  conditional_forwarding:
+    - {suffix: branch.example.org, servers: [10.9.0.53]}
 nrpt:
   rules:
     - namespace: .lab.example.org   # resolved by DNS64, like the deployment's domain
@@ -86,7 +99,7 @@ nrpt:
   exemptions: [nls.corp.example.net, .voip.corp.example.net]
 access:
   intranet: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48", 10.0.0.0/16]
-  manage_out: {from: ["fd7c:1a2b:3c4d:1::/64"]}
+  manage_out: {from: ["fd7c:1a2b:3c4d:1::/64", 10.0.0.9/32]}
   client_to_client: false
 certificates:
   mode: imported
@@ -157,8 +170,8 @@ def _smallest() -> list[str]:
 
 def _manage_out() -> list[str]:
     return [
-        "`manage_out: {from: [prefixes]}` takes IPv6 prefixes: manage-out is native IPv6, so that an IPv4-only host",
-        "cannot open connections to a client. Answers to what a client asked are always let through.",
+        "`manage_out: {from: [prefixes]}` takes IPv6 prefixes, and IPv4 prefixes where `nat64.static_bindings` give",
+        "IPv4-only hosts a way to a client. Answers to what a client asked are always let through.",
         "",
     ]
 
@@ -213,8 +226,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "`true` or `false`"
     if annotation is int:
         return _range(info)
-    if annotation is model.NrptRule:
-        return "rule, see below"
+    if annotation in (model.NrptRule, model.StaticBinding, model.ConditionalForwarding):
+        return "rule, see below" if annotation is model.NrptRule else "entry, see below"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

@@ -8,11 +8,18 @@ from portico.settings import document as _document  # defines the problems of re
 from portico.settings.facts import Facts
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, errors
-from portico.settings.rules import addresses, certificates, machine, naming
+from portico.settings.rules import addresses, certificates, machine, mappings, naming, nat64
 
 Rule = Callable[[Settings, Facts], Iterable[Problem]]
 
-RULES: tuple[Rule, ...] = (*addresses.RULES, *naming.RULES, *certificates.RULES, *machine.RULES)
+RULES: tuple[Rule, ...] = (
+    *addresses.RULES,
+    *mappings.RULES,
+    *nat64.RULES,
+    *naming.RULES,
+    *certificates.RULES,
+    *machine.RULES,
+)
 
 
 def verify(settings: Settings, facts: Facts | None = None) -> list[Problem]:

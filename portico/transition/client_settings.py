@@ -6,6 +6,7 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from portico.naming.nrpt import table
+from portico.settings.addresses import embed_network
 from portico.settings.effective import Effective
 from portico.settings.model import ManageOut, Settings
 
@@ -27,9 +28,17 @@ def build_client_settings(settings: Settings, values: Effective, *, revision: in
 
 
 def manage_out_sources(settings: Settings, values: Effective) -> tuple[IPv6Network, ...]:
-    """Prefixes that may open connections to clients. IPv4 sources are left out: nothing translates towards clients."""
+    """Prefixes that may open connections to clients. IPv4 sources come from NAT64's prefixes, through static bindings;
+    without any, nothing translates towards clients and IPv4 sources are left out.
+    """
     itself = IPv6Network((values.tunnel_endpoints[0], 128))
     manage_out = settings.access.manage_out
-    if isinstance(manage_out, ManageOut):
-        return (itself, *(source for source in manage_out.sources if isinstance(source, IPv6Network)))
-    return values.routes if manage_out else (itself,)
+    if not isinstance(manage_out, ManageOut):
+        return values.routes if manage_out else (itself,)
+    found = [itself]
+    for source in manage_out.sources:
+        if isinstance(source, IPv6Network):
+            found.append(source)
+        elif values.static_bindings:
+            found += embed_network(values.nat64_mappings, source)
+    return tuple(dict.fromkeys(found))

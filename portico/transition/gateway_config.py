@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from portico.errors import InvalidInput
-from portico.naming.dns64 import dns64_configuration
+from portico.naming.dns64 import dns64_configuration, mapping_data
 from portico.settings.effective import Effective
 from portico.settings.model import Settings
 from portico.transition.iphttps import MTU, http_configuration, link_configuration
@@ -57,7 +57,7 @@ def build_gateway_config(settings: Settings, effective: Effective, secrets: Gate
 
 
 def _nat64(settings: Settings, effective: Effective) -> dict[str, Any] | None:
-    if effective.nat64_prefix is None:
+    if not effective.nat64_mappings:
         return None
     if not effective.nat64_pool:
         raise _incomplete(
@@ -66,7 +66,7 @@ def _nat64(settings: Settings, effective: Effective) -> dict[str, Any] | None:
         )
     nat64 = settings.nat64
     return {
-        "prefix": str(effective.nat64_prefix),
+        "prefix_mappings": mapping_data(effective.nat64_mappings),
         "pool": [{"address": str(entry.address), "ports": [entry.first, entry.last]} for entry in effective.nat64_pool],
         "mtu": 1500,
         "ipv6_mtu": MTU,
@@ -77,6 +77,22 @@ def _nat64(settings: Settings, effective: Effective) -> dict[str, Any] | None:
         "icmp": nat64.icmp_mapping_timeout_seconds,
         "max_bindings": nat64.max_bindings,
         "max_bindings_per_client": nat64.max_bindings_per_client,
+        "max_sessions": nat64.max_sessions or 2 * nat64.max_bindings,
+        "max_sessions_per_client": nat64.max_sessions_per_client or 4 * nat64.max_bindings_per_client,
+        "filtering": nat64.filtering,
+        "traffic_class": nat64.traffic_class,
+        "errors_per_second": nat64.errors_per_second,
+        "static_bindings": [
+            {
+                "protocol": binding.protocol,
+                "client": str(binding.client),
+                "client_port": binding.client_port,
+                "address": str(binding.address),
+                "port": binding.port,
+            }
+            for binding in effective.static_bindings
+        ],
+        "log_bindings": nat64.log_bindings,
     }
 
 

@@ -10,11 +10,12 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from itertools import groupby
 from typing import Any
 
 from portico.errors import Unavailable
-from portico.server.reconcile.wanted import NAT64_MARK, TRANSLATOR, TUNNEL, Change, Filter, Pool
+from portico.server.reconcile.wanted import NAT64_MARK, TRANSLATOR, TUNNEL, Change, Filter, Pool, StaticPort
 
 FAMILY = "inet"
 TABLE = "portico"
@@ -57,6 +58,10 @@ def _networks(networks: Sequence[IPv4Network | IPv6Network]) -> object:
     return prefixes[0] if len(prefixes) == 1 else {"set": prefixes}
 
 
+def _set(values: Sequence[object]) -> object:
+    return values[0] if len(values) == 1 else {"set": list(values)}
+
+
 def _ports(pool: Pool) -> object:
     return pool.first if pool.first == pool.last else {"range": [pool.first, pool.last]}
 
@@ -95,6 +100,11 @@ def _edge(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
 
 def _input(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     yield "input", _drop(_meta("iifname", TRANSLATOR)), "the translator never talks to the server itself"
+    if wanted.dns64_address is not None:
+        asking: Expression = {"set": ["lo", TUNNEL, *wanted.dns64_interfaces]}
+        foreign = (_meta("iifname", asking, "!="), _header("ip6", "daddr", str(wanted.dns64_address)))
+        for protocol in ("udp", "tcp"):
+            yield "input", _drop(*foreign, _header(protocol, "dport", 53)), "DNS64 is not for others"
     clients = _meta("iifname", TUNNEL)
     yield "input", _accept(clients, _meta("l4proto", "ipv6-icmp")), "neighbour discovery, ping, errors"
     if wanted.dns64_address is not None:
@@ -165,32 +175,48 @@ def _steering(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     # its hook sees packets before anything marks them.
     never = [_meta("mark", NAT64_MARK), _header("udp", "dport", 0), _meta("nfproto", "ipv4")]
     yield "steer_in", [*never, {"tproxy": {"family": "ip", "port": 1}}], "reassemble fragments first"
-    for pool in wanted.pools:
-        address, ports = str(pool.address), _ports(pool)
-        to_pool = _header("ip", "daddr", address)
+    for address, answers, quotes in _steered(wanted):
+        to_pool = _header("ip", "daddr", str(address))
         error = _match(
             {"payload": {"protocol": "icmp", "field": "type"}},
             {"set": ["destination-unreachable", "time-exceeded", "parameter-problem"]},
         )
-        quoted = [to_pool, error, _quoted(_QUOTED_VERSION, 8, 0x45), _quoted(_QUOTED_SOURCE, 32, int(pool.address))]
-        errors = [
-            [*quoted, _quoted(_QUOTED_PROTOCOL, 8, {"set": [6, 17]}), _quoted(_QUOTED_PORT, 16, ports)],
-            [*quoted, _quoted(_QUOTED_PROTOCOL, 8, 1), _quoted(_QUOTED_ECHO_ID, 16, ports)],
-        ]
-        answers = [[to_pool, _header(protocol, "dport", ports)] for protocol in ("tcp", "udp")]
-        echo = _header("icmp", "type", "echo-reply")
-        answers.append([to_pool, echo, _header("icmp", "id", ports)])
-        for matches in (*answers, *errors):
+        quoted = [to_pool, error, _quoted(_QUOTED_VERSION, 8, 0x45), _quoted(_QUOTED_SOURCE, 32, int(address))]
+        errors = [[*quoted, *quote] for quote in quotes]
+        for matches in (*([to_pool, *answer] for answer in answers), *errors):
             yield "steer_in", [*outside, *matches, mark], "answer to NAT64"
         for matches in errors:
             yield "steer_out", [*matches, mark], "our own error about a translated packet"
 
 
+def _steered(wanted: Filter) -> Iterator[tuple[IPv4Address, list[list[Expression]], list[list[Expression]]]]:
+    """What goes to the translator, of each address: packets to it, and ICMP errors that quote packets from it."""
+    for pool in wanted.pools:
+        ports = _ports(pool)
+        answers = [[_header(protocol, "dport", ports)] for protocol in ("tcp", "udp")]
+        answers.append([_header("icmp", "type", "echo-reply"), _header("icmp", "id", ports)])
+        transport = [_quoted(_QUOTED_PROTOCOL, 8, {"set": [6, 17]}), _quoted(_QUOTED_PORT, 16, ports)]
+        yield pool.address, answers, [transport, [_quoted(_QUOTED_PROTOCOL, 8, 1), _quoted(_QUOTED_ECHO_ID, 16, ports)]]
+    for (address, protocol), group in groupby(_outside_pools(wanted), lambda static: (static.address, static.protocol)):
+        single = _set([static.port for static in group])
+        number = 6 if protocol == "tcp" else 17
+        quote = [_quoted(_QUOTED_PROTOCOL, 8, number), _quoted(_QUOTED_PORT, 16, single)]
+        yield address, [[_header(protocol, "dport", single)]], [quote]
+
+
+def _outside_pools(wanted: Filter) -> list[StaticPort]:
+    """Static ports that no range of the pool covers, in order."""
+    return sorted(
+        static
+        for static in set(wanted.statics)
+        if not any(p.address == static.address and p.first <= static.port <= p.last for p in wanted.pools)
+    )
+
+
 def _from_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     chain = "from_translator"
     yield chain, _drop(_meta("nfproto", "ipv6")), "the translator speaks IPv4 only"
-    addresses = sorted({str(pool.address) for pool in wanted.pools})
-    source: object = addresses[0] if len(addresses) == 1 else {"set": addresses}
+    source = _set(sorted({*(str(pool.address) for pool in wanted.pools), *(str(s.address) for s in wanted.statics)}))
     yield chain, _drop(_header("ip", "saddr", source, "!=")), "not an address of the pool"
     yield chain, _drop(_meta("oifname", TUNNEL)), "the tunnel carries IPv6 only"
     if not wanted.single_interface:
@@ -199,6 +225,8 @@ def _from_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], st
     if wanted.destinations is None:
         yield chain, _accept(), "all of the intranet"
         return
+    if wanted.statics:
+        yield chain, _accept(_ESTABLISHED, _match({"ct": {"key": "direction"}}, "reply")), "answers to the intranet"
     inside = [network for network in wanted.destinations if network.version == 4]
     if inside:
         yield chain, _accept(_header("ip", "daddr", _networks(inside))), "the intranet the settings allow"
@@ -211,6 +239,15 @@ def _to_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]
         yield chain, _drop(_meta("iifname", wanted.internet_interface)), "never in from the Internet"
     yield chain, _drop(_meta("iifname", TUNNEL)), "the tunnel's packets are diverted before the kernel"
     yield chain, _drop(_meta("mark", NAT64_MARK, "!=")), "only answers to NAT64"
+    if wanted.openers is not None:
+        # A dynamic port is only ever an answer to a client. A static one is open to hosts that were asked nothing.
+        for (address, protocol), group in groupby(sorted(set(wanted.statics)), lambda s: (s.address, s.protocol)):
+            ports = _header(protocol, "dport", _set([static.port for static in group]))
+            static = (_header("ip", "daddr", str(address)), ports)
+            yield chain, _accept(*static, _ESTABLISHED), "answers to clients"
+            if wanted.openers:
+                yield chain, _accept(*static, _header("ip", "saddr", _networks(wanted.openers))), "manage-out allowed"
+            yield chain, _drop(*static), "no manage-out from here"
     yield chain, _accept(), "answers to NAT64"
 
 

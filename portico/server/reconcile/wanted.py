@@ -112,6 +112,15 @@ class Pool:
     last: int
 
 
+@dataclass(frozen=True, order=True)
+class StaticPort:
+    """A port of an IPv4 address that always stands for a client's port."""
+
+    address: IPv4Address
+    protocol: Literal["tcp", "udp"]
+    port: int
+
+
 @dataclass(frozen=True)
 class Filter:
     """Who may talk to whom through the tunnel device.
@@ -121,6 +130,10 @@ class Filter:
         sources: who on the intranet may open connections to clients; None is everybody, empty is nobody.
         own_prefixes: what must never appear on the Internet interface.
         pools: NAT64 pools; empty when NAT64 is disabled.
+        statics: ports of NAT64's static bindings.
+        openers: IPv4 hosts that may open connections to clients through static bindings; None is everybody, empty is
+            nobody.
+        dns64_interfaces: whose hosts may ask DNS64, besides clients and the server itself.
         closed: families the machine did not forward before Portico turned it on for its own devices (IPv6: at all,
             IPv4: from the internal interface); nothing but Portico's own traffic is forwarded in them.
     """
@@ -135,6 +148,9 @@ class Filter:
     sources: tuple[IPv6Network, ...] | None
     client_to_client: bool
     closed: frozenset[Literal[4, 6]] = frozenset()
+    statics: tuple[StaticPort, ...] = ()
+    openers: tuple[IPv4Network, ...] | None = None
+    dns64_interfaces: tuple[str, ...] = ()
 
     @property
     def single_interface(self) -> bool:

@@ -8,7 +8,6 @@ from itertools import combinations
 
 from portico.settings.addresses import (
     CLUSTER_CLIENT_PREFIX_LENGTH,
-    NAT64_PREFIX_LENGTH,
     SERVER_CLIENT_PREFIX_LENGTH,
     AddressPlan,
     Network,
@@ -16,8 +15,8 @@ from portico.settings.addresses import (
 from portico.settings.facts import Facts
 from portico.settings.model import ManageOut, Settings
 from portico.settings.problems import CATALOGUE, Problem
+from portico.settings.rules.mappings import nat64_mappings
 
-WELL_KNOWN_NAT64 = IPv6Network("64:ff9b::/96")
 MAXIMUM_ROUTES = 32
 """Route information options of 24 bytes that fit one router advertisement of 1280 bytes with room to spare."""
 
@@ -41,27 +40,6 @@ CLIENT_LENGTH = CATALOGUE.add(
     why="{prefix} has length {length}; one server has a /64, a cluster exactly a /59",
     resolution="Give {suggestion}",
     example='ip_https: {client_prefix: "fd7c:1a2b:3c4d:1000::/56"}',
-)
-NAT64_LENGTH = CATALOGUE.add(
-    "NAT64_PREFIX_LENGTH",
-    what="The NAT64 prefix is not a /96",
-    why="{prefix} has length {length}; the IPv4 address is the last 32 bits",
-    resolution="Give {suggestion}",
-    example='nat64: {prefix: "fd7c:1a2b:3c4d:7777::/64"}',
-)
-NAT64_BITS = CATALOGUE.add(
-    "NAT64_PREFIX_BITS",
-    what="The NAT64 prefix has bits 64 to 71 set",
-    why="they must be zero in {prefix} (RFC 6052 section 2.2)",
-    resolution="Give a prefix whose fifth group is 0 to ff",
-    example='nat64: {prefix: "fd7c:1a2b:3c4d:7777:100::/96"}',
-)
-NAT64_WELL_KNOWN = CATALOGUE.add(
-    "NAT64_PREFIX_WELL_KNOWN",
-    what="The well-known NAT64 prefix cannot be used for an intranet",
-    why="{prefix} must not stand for private IPv4 addresses (RFC 6052 section 3.1), and clients may have it elsewhere",
-    resolution="Remove nat64.prefix; the one of the plan is used then",
-    example='nat64: {prefix: "64:ff9b::/96"}',
 )
 OVERLAP = CATALOGUE.add(
     "PREFIX_OVERLAP",
@@ -89,8 +67,8 @@ MANAGE_OUT_IPV4 = CATALOGUE.add(
     "MANAGE_OUT_IPV4",
     severity="warning",
     what="IPv4 hosts cannot open connections to clients",
-    why="clients have IPv6 addresses only, and NAT64 works from clients towards servers, so {prefix} never matches",
-    resolution="Give the management servers IPv6 addresses and list those",
+    why="clients have IPv6 addresses only, and NAT64 has no static binding, so {prefix} never matches",
+    resolution="Give the management servers IPv6 addresses and list those, or make nat64.static_bindings",
     example='access: {manage_out: {from: ["10.0.0.0/24"]}}',
 )
 MANAGE_OUT_EMPTY = CATALOGUE.add(
@@ -136,20 +114,6 @@ def lengths(settings: Settings, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def nat64_prefix(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    prefix = settings.nat64.prefix
-    if prefix is None or settings.nat64.state == "disabled":
-        return
-    path = "nat64.prefix"
-    if prefix == WELL_KNOWN_NAT64:
-        yield NAT64_WELL_KNOWN.problem(path, prefix=prefix)
-    elif prefix.prefixlen != NAT64_PREFIX_LENGTH:
-        suggestion = f"{prefix.network_address}/{NAT64_PREFIX_LENGTH}"
-        yield NAT64_LENGTH.problem(path, prefix=prefix, length=prefix.prefixlen, suggestion=suggestion)
-    elif (int(prefix.network_address) >> 56) & 0xFF:
-        yield NAT64_BITS.problem(path, prefix=prefix)
-
-
 def overlaps(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if settings.deployment.organisation_prefix.prefixlen != 48:
         return
@@ -159,7 +123,9 @@ def overlaps(settings: Settings, facts: Facts) -> Iterator[Problem]:
         ("ip_https.client_prefix", "the client prefix", settings.ip_https.client_prefix or plan.client)
     ]
     if settings.nat64.state == "enabled":
-        used.append(("nat64.prefix", "the NAT64 prefix", settings.nat64.prefix or plan.nat64))
+        # Several networks may share one prefix: that is one prefix, named where it comes first.
+        translated = {mapping.prefix: path for path, mapping in reversed(nat64_mappings(settings, plan))}
+        used += [(path, "the NAT64 prefix", prefix) for prefix, path in reversed(translated.items())]
     if settings.dns64.state == "enabled":
         address = settings.dns64.address or plan.dns64
         used.append(("dns64.address", "the DNS64 address", IPv6Network((address, 128))))
@@ -193,8 +159,9 @@ def access(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if isinstance(manage_out, ManageOut):
         if not manage_out.sources:
             yield MANAGE_OUT_EMPTY.problem("access.manage_out.from")
+        translated = settings.nat64.state == "enabled" and settings.nat64.static_bindings
         for index, source in enumerate(manage_out.sources):
-            if source.version == 4:
+            if source.version == 4 and not translated:
                 yield MANAGE_OUT_IPV4.problem(f"access.manage_out.from[{index}]", prefix=source)
     if not settings.access.intranet:
         yield ACCESS_NOTHING.problem("access.intranet")
@@ -234,4 +201,4 @@ def _unusable(prefix: IPv6Network) -> str | None:
     return None if (int(address) >> 125) == 1 or (int(address) >> 121) == 0x7E else "neither unique local nor unicast"
 
 
-RULES = (lengths, nat64_prefix, overlaps, intranet, access)
+RULES = (lengths, overlaps, intranet, access)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from itertools import combinations
 
-from portico.settings.addresses import DEFAULT_POOL_PORTS, Address
+from portico.settings.addresses import Address
 from portico.settings.facts import Facts, Interface
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem
-
-SMALL_POOL = 1024
+from portico.settings.rules.nat64 import serves
 
 INTERFACE_MISSING = CATALOGUE.add(
     "INTERFACE_MISSING",
@@ -34,58 +32,6 @@ INTERFACE_NO_ADDRESS = CATALOGUE.add(
     why="{interface} has neither an IPv4 nor a global IPv6 address, so clients cannot reach it",
     resolution="Give it the address that the ConnectTo name stands for",
     example="server: {internet_interface: eth0}   # eth0 has no address",
-)
-INTERNAL_IPV4 = CATALOGUE.add(
-    "INTERNAL_IPV4_MISSING",
-    what="NAT64 has no IPv4 address to translate to",
-    why="{interface} has no IPv4 address, and none is set",
-    resolution="Set server.internal_ipv4, give {interface} an IPv4 address, or set nat64.state to disabled",
-    example="nat64: {state: enabled}   # the internal interface has IPv6 only",
-)
-ADDRESS_FOREIGN = CATALOGUE.add(
-    "ADDRESS_NOT_LOCAL",
-    what="An IPv4 address for NAT64 is not on this machine",
-    why="{interface} does not have {address}, so the answers of the servers would not come back",
-    resolution="Use one of: {present}; or add {address} to {interface}",
-    example="server: {internal_ipv4: 10.9.9.9}",
-)
-POOL_OVERLAP = CATALOGUE.add(
-    "NAT64_POOL_OVERLAP",
-    what="Two port ranges of NAT64 overlap",
-    why="{first} and {second} share ports, and a port belongs to one binding only",
-    resolution="Merge the two, or make them disjoint",
-    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,2000-3000", "10.0.0.2,2500-4000"]}',
-)
-POOL_SMALL = CATALOGUE.add(
-    "NAT64_POOL_SMALL",
-    severity="warning",
-    what="NAT64 has few ports",
-    why="{ports} ports carry at most that many connections to one server address",
-    resolution="Give a wider range; the default has 28232",
-    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,5000-5100"]}',
-)
-POOL_IN_USE = CATALOGUE.add(
-    "NAT64_POOL_IN_USE",
-    what="A port that NAT64 is to use is in use",
-    why="{process} listens on {protocol} port {port}, and its packets would be taken for NAT64's",
-    resolution="Choose a range without this port, or stop {process}",
-    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,*"]}   # a service listens on port 8080',
-)
-POOL_BUSY = CATALOGUE.add(
-    "NAT64_POOL_BUSY",
-    severity="warning",
-    what="Ports that NAT64 is to use are in use by the machine itself",
-    why="{count} sockets use ports of {pool} ({examples}), and packets for them would be taken for NAT64's",
-    resolution="Let these connections end or restart their programs afterwards; or give a range without these ports",
-    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,32768-60999"]}   # a connection uses 10.0.0.2 port 40000',
-)
-POOL_TAKES_ALL = CATALOGUE.add(
-    "NAT64_POOL_TAKES_ALL",
-    severity="warning",
-    what="NAT64 leaves the machine few ports of its own",
-    why="only {left} of the ports 1024 to 65535 are left, and DNS64 and every outgoing connection need some",
-    resolution="Give a smaller range; the default leaves 36280",
-    example='nat64: {ipv4_address_port_pool: ["10.0.0.2,*"]}',
 )
 PORT_IN_USE = CATALOGUE.add(
     "LISTENER_PORT_IN_USE",
@@ -144,80 +90,23 @@ def interfaces(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield INTERFACE_NO_ADDRESS.problem("server.internet_interface", interface=internet.name)
 
 
-def nat64_addresses(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    if settings.nat64.state == "disabled":
-        return
-    internal = facts.interface(settings.server.internal_interface)
-    pool = settings.nat64.ipv4_address_port_pool
-    if internal is None:
-        return
-    if not pool and settings.server.internal_ipv4 is None and not _usable_ipv4(internal):
-        yield INTERNAL_IPV4.problem("nat64.ipv4_address_port_pool", interface=internal.name)
-    wanted: list[tuple[str, IPv4Address]] = [
-        (f"nat64.ipv4_address_port_pool[{index}]", entry.address) for index, entry in enumerate(pool)
-    ]
-    if settings.server.internal_ipv4 is not None:
-        wanted.append(("server.internal_ipv4", settings.server.internal_ipv4))
-    for path, address in wanted:
-        if address not in internal.ipv4:
-            present = ", ".join(map(str, internal.ipv4)) or "(none)"
-            yield ADDRESS_FOREIGN.problem(path, interface=internal.name, address=address, present=present)
-
-
-def nat64_ports(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    pool = settings.nat64.ipv4_address_port_pool
-    if settings.nat64.state == "disabled":
-        return
-    for (index, first), (_, second) in combinations(enumerate(pool), 2):
-        if first.overlaps(second):
-            yield POOL_OVERLAP.problem(f"nat64.ipv4_address_port_pool[{index}]", first=first, second=second)
-    path = "nat64.ipv4_address_port_pool"
-    ports = {port for entry in pool for port in range(entry.first, entry.last + 1)}
-    total = sum(entry.last - entry.first + 1 for entry in pool)
-    if pool and total < SMALL_POOL:
-        yield POOL_SMALL.problem(path, ports=total)
-    left = 64_512 - len([port for port in ports if port >= 1024])
-    if pool and left < 4096:
-        yield POOL_TAKES_ALL.problem(path, left=left)
-    for listener in facts.listeners:
-        if listener.port in ports and _serves(listener.address, {entry.address for entry in pool}):
-            yield POOL_IN_USE.problem(
-                path, process=listener.process or "a process", protocol=listener.protocol.upper(), port=listener.port
-            )
-
-
-def nat64_busy(settings: Settings, facts: Facts) -> Iterator[Problem]:
-    """Sockets of the machine in the pool, the default one too; what a configured pool refuses is told above."""
-    if settings.nat64.state == "disabled":
-        return
-    pool = settings.nat64.ipv4_address_port_pool
-    internal = facts.interface(settings.server.internal_interface)
-    usable = _usable_ipv4(internal) if internal is not None else []
-    own = [settings.server.internal_ipv4] if settings.server.internal_ipv4 is not None else usable[:1]
-    ranges = [(p.address, p.first, p.last) for p in pool] or [(address, *DEFAULT_POOL_PORTS) for address in own]
-    sockets = facts.connections if pool else (*facts.connections, *facts.listeners)
-    busy = sorted(
-        {
-            (other.port, other.protocol.upper())
-            for other in sockets
-            for address, first, last in ranges
-            if first <= other.port <= last and (other.address.is_unspecified or other.address == address)
-        }
-    )
-    if busy:
-        examples = ", ".join(f"{protocol} port {port}" for port, protocol in busy[:5])
-        text = ", ".join(f"{address},{first}-{last}" for address, first, last in ranges)
-        yield POOL_BUSY.problem("nat64.ipv4_address_port_pool", count=len(busy), pool=text, examples=examples)
-
-
 def listener(settings: Settings, facts: Facts) -> Iterator[Problem]:
     internet = facts.interface(settings.server.internet_interface)
     own: set[Address] = {address.ip for address in internet.addresses} if internet is not None else set()
     for other in facts.listeners:
-        if other.protocol == "tcp" and other.port == settings.ip_https.port and _serves(other.address, own):
+        if other.protocol == "tcp" and other.port == settings.ip_https.port and serves(other.address, own):
             yield PORT_IN_USE.problem(
                 "ip_https.port", process=other.process or "a process", port=other.port, address=other.address
             )
+
+
+def accept_interfaces(settings: Settings, facts: Facts) -> Iterator[Problem]:
+    if facts.interfaces is None or settings.dns64.state == "disabled":
+        return
+    present = ", ".join(sorted(facts.interfaces)) or "none"
+    for index, name in enumerate(settings.dns64.accept_interface):
+        if facts.interface(name) is None:
+            yield INTERFACE_MISSING.problem(f"dns64.accept_interface[{index}]", present=present)
 
 
 def connect_to(settings: Settings, facts: Facts) -> Iterator[Problem]:
@@ -262,17 +151,8 @@ def kernel(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield TOO_MANY_WORKERS.problem("server.workers", workers=workers, cores=facts.processors)
 
 
-def _usable_ipv4(interface: Interface) -> list[IPv4Address]:
-    return [address for address in interface.ipv4 if not address.is_link_local and not address.is_loopback]
-
-
 def _public(interface: Interface) -> bool:
     return any(address.version == 4 or not address.ip.is_link_local for address in interface.addresses)
-
-
-def _serves(address: Address, own: set[IPv4Address] | set[Address]) -> bool:
-    """Whether a socket bound to an address takes packets for one of ours. Nothing known about ours: it may."""
-    return address.is_unspecified or not own or address in own
 
 
 def _as_address(text: str) -> tuple[IPv4Address | IPv6Address, ...] | None:
@@ -282,4 +162,4 @@ def _as_address(text: str) -> tuple[IPv4Address | IPv6Address, ...] | None:
         return None
 
 
-RULES = (interfaces, nat64_addresses, nat64_ports, nat64_busy, listener, connect_to, kernel)
+RULES = (interfaces, accept_interfaces, listener, connect_to, kernel)

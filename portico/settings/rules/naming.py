@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
 
+from portico.settings.addresses import DnsServer
 from portico.settings.facts import Facts
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem
@@ -45,6 +47,35 @@ ONLY_A_WITHOUT_IPV4 = CATALOGUE.add(
     why="NAT64 is disabled, so an IPv6 address made from an IPv4 one would lead nowhere; DNS64 only forwards",
     resolution="Set nat64.state to enabled if clients are to reach IPv4-only servers",
     example="nat64: {state: disabled}",
+)
+FORWARDING_DUPLICATE = CATALOGUE.add(
+    "DNS64_FORWARDING_DUPLICATE",
+    what="A domain is forwarded twice",
+    why="'{suffix}' is given at {first} too, and only one of them could count",
+    resolution="Put all its servers into one of the two and remove the other",
+    example="dns64: {conditional_forwarding: [{suffix: x.example, servers: [...]}, {suffix: .X.example., ...}]}",
+)
+FORWARDING_EMPTY = CATALOGUE.add(
+    "DNS64_FORWARDING_EMPTY",
+    what="A domain is forwarded to no server",
+    why="the list of servers for '{suffix}' is empty",
+    resolution="List the DNS servers of '{suffix}', or remove the entry: dns64.upstream_servers are asked then",
+    example="dns64: {conditional_forwarding: [{suffix: x.example, servers: []}]}",
+)
+ACCEPT_INTERNET = CATALOGUE.add(
+    "DNS64_ACCEPT_INTERNET",
+    what="DNS64 would answer the Internet",
+    why="{interface} is the Internet interface, and an open resolver is used to attack others",
+    resolution="Remove it from dns64.accept_interface; clients ask through their tunnel",
+    example="dns64: {accept_interface: [eth0]}   # server.internet_interface: eth0",
+)
+ACCEPT_SINGLE = CATALOGUE.add(
+    "DNS64_ACCEPT_SINGLE",
+    severity="warning",
+    what="DNS64 answers whoever reaches the one interface",
+    why="{interface} is the interface to the Internet and to the intranet",
+    resolution="Remove it from dns64.accept_interface unless a firewall in front keeps others away from port 53",
+    example="dns64: {accept_interface: [eth0]}   # a server with one interface",
 )
 NRPT_DUPLICATE = CATALOGUE.add(
     "NRPT_DUPLICATE",
@@ -91,19 +122,40 @@ def dns64(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if not dns.upstream_servers:
         yield NO_UPSTREAM.problem("dns64.upstream_servers")
     organisation = settings.deployment.organisation_prefix
-    own = dns.address
+    own: IPv6Address | None = dns.address
     if own is None and organisation.prefixlen == 48:
         own = organisation.network_address + (0x3333 << 64) + 1
-    for index, server in enumerate(dns.upstream_servers):
-        path = f"dns64.upstream_servers[{index}]"
-        if server.address == own and server.port == 53:
-            yield UPSTREAM_LOOP.problem(path, server=server)
-        if server in dns.upstream_servers[:index]:
-            yield UPSTREAM_DUPLICATE.problem(path, server=server)
+    yield from _servers("dns64.upstream_servers", dns.upstream_servers, own)
+    seen: dict[str, str] = {}
+    for index, entry in enumerate(dns.conditional_forwarding):
+        path = f"dns64.conditional_forwarding[{index}]"
+        if entry.suffix in seen:
+            yield FORWARDING_DUPLICATE.problem(path, suffix=entry.suffix, first=seen[entry.suffix])
+        seen.setdefault(entry.suffix, path)
+        if not entry.servers:
+            yield FORWARDING_EMPTY.problem(f"{path}.servers", suffix=entry.suffix)
+        yield from _servers(f"{path}.servers", entry.servers, own)
+    yield from _accepting(settings)
     if settings.nat64.state == "disabled":
         yield ONLY_A_WITHOUT_IPV4.problem("dns64.state")
     elif dns.only_send_a_query and dns.always_synthesize:
         yield SYNTHESIS_CONFLICT.problem("dns64.always_synthesize")
+
+
+def _servers(path: str, servers: Sequence[DnsServer], own: IPv6Address | None) -> Iterator[Problem]:
+    for index, server in enumerate(servers):
+        if server.address == own and server.port == 53:
+            yield UPSTREAM_LOOP.problem(f"{path}[{index}]", server=server)
+        if server in servers[:index]:
+            yield UPSTREAM_DUPLICATE.problem(f"{path}[{index}]", server=server)
+
+
+def _accepting(settings: Settings) -> Iterator[Problem]:
+    server = settings.server
+    for index, name in enumerate(settings.dns64.accept_interface):
+        if name == server.internet_interface:
+            kind = ACCEPT_SINGLE if name == server.internal_interface else ACCEPT_INTERNET
+            yield kind.problem(f"dns64.accept_interface[{index}]", interface=name)
 
 
 def nrpt(settings: Settings, facts: Facts) -> Iterator[Problem]:

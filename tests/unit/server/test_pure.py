@@ -280,3 +280,71 @@ def test_packaged_unit_is_the_one_that_is_installed() -> None:
 
 def test_pool_address_is_the_source_of_nat64() -> None:
     assert [pool.address for pool in kernel_filter().pools] == [IPv4Address("10.0.0.2")]
+
+
+def binding(port: int, **changes: Any) -> dict[str, Any]:
+    client = f"{PREFIX}:1000::5"
+    return {"protocol": "tcp", "client": client, "client_port": port, "address": "10.0.0.2", "port": port, **changes}
+
+
+def steered(wanted: Filter) -> str:
+    return json.dumps([expressions for where, expressions, _ in nftables.rules(wanted) if where == "steer_in"])
+
+
+def test_static_ports_are_steered_to_the_translator_and_taken_from_the_machine() -> None:
+    pool = ["10.0.0.2,32768-60999", "10.0.0.3,40000-40999"]
+    statics = [binding(22), binding(80), binding(53, protocol="udp"), binding(40000), binding(443, address="10.0.0.3")]
+    document = settings(nat64={"ipv4_address_port_pool": pool, "static_bindings": statics})
+    wanted = desired_kernel(document, effective(document), closed=frozenset())
+    text = steered(wanted.filter)
+    assert '"dport"}}, "right": {"set": [22, 80]}' in text
+    assert '"dport"}}, "right": 53' in text
+    assert text.count('"right": "10.0.0.3"') == len((("tcp", "udp", "echo"), ("ports", "echo"))) + 5
+    assert "40000" not in text.replace("[40000, 40999]", ""), "the pool covers it"
+    assert wanted.reserved_ports == (
+        (22, 22),
+        (53, 53),
+        (80, 80),
+        (443, 443),
+        (32768, 60999),
+        (40000, 40000),
+        (40000, 40999),
+    )
+
+
+def test_whoever_may_manage_out_may_use_static_ports() -> None:
+    def opening(manage_out: Any) -> list[str]:
+        wanted = kernel_filter(nat64={"static_bindings": [binding(22)]}, access={"manage_out": manage_out})
+        return chain(wanted, "to_translator")
+
+    assert "no manage-out from here" not in opening(True)
+    assert "no manage-out from here" in opening(False)
+    assert "manage-out allowed" not in opening(False)
+    assert "manage-out allowed" in opening({"from": ["10.0.0.9/32"]})
+    wanted = kernel_filter(access={"manage_out": False})
+    assert "no manage-out from here" not in chain(wanted, "to_translator"), "a dynamic port only ever answers"
+    narrow = {"intranet": ["10.0.0.4/32"]}
+    wanted = kernel_filter(nat64={"static_bindings": [binding(22)]}, access=narrow)
+    assert "answers to the intranet" in chain(wanted, "from_translator"), "who may open may be answered"
+    assert "answers to the intranet" not in chain(kernel_filter(access=narrow), "from_translator")
+
+
+def test_dns64_is_for_clients_and_the_interfaces_that_are_named() -> None:
+    def asking(wanted: Filter) -> list[str]:
+        rules = [e for where, e, comment in nftables.rules(wanted) if comment == "DNS64 is not for others"]
+        assert all(rule[-1] == {"drop": None} for rule in rules)
+        (names,) = {json.dumps(rule[0]["match"]["right"]) for rule in rules}
+        return list(json.loads(names)["set"])
+
+    assert asking(kernel_filter()) == ["lo", TUNNEL]
+    assert asking(kernel_filter(dns64={"accept_interface": ["eth1"]})) == ["lo", TUNNEL, "eth1"]
+    assert "DNS64 is not for others" not in chain(kernel_filter(dns64={"state": "disabled"}), "input")
+
+
+def test_every_prefix_of_nat64_stays_inside() -> None:
+    mappings = [f"{PREFIX}:7777::/96,0.0.0.0/0", "fd00:9::/96,10.9.0.0/16"]
+    document = settings(nat64={"prefix_mapping": mappings})
+    values = effective(document)
+    wanted = desired_kernel(document, values, closed=frozenset()).filter
+    assert {IPv6Network(f"{PREFIX}:7777::/96"), IPv6Network("fd00:9::/96")} <= set(wanted.own_prefixes)
+    assert values.routes == (IPv6Network(f"{PREFIX}::/48"), IPv6Network("fd00:9::/96"))

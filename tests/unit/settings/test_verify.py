@@ -80,6 +80,22 @@ ORGANISATION = "deployment.organisation_prefix"
 CONNECT_TO = "deployment.connect_to"
 CLIENT = "ip_https.client_prefix"
 POOL = "nat64.ipv4_address_port_pool"
+MAPPING = "nat64.prefix_mapping"
+STATIC = "nat64.static_bindings"
+FORWARDING = "dns64.conditional_forwarding"
+BINDING: dict[str, Any] = {
+    "protocol": "tcp",
+    "client": "fd7c:1a2b:3c4d:1000::5",
+    "client_port": 22,
+    "address": "10.0.0.2",
+    "port": 50022,
+}
+
+
+def static(**changes: Any) -> dict[str, Any]:
+    return {STATIC: [{**BINDING, **changes}]}
+
+
 IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED}
 
 EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
@@ -89,6 +105,18 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "NAT64_PREFIX_LENGTH": ({"nat64.prefix": "fd7c:1a2b:3c4d:7777::/64"}, MACHINE),
     "NAT64_PREFIX_BITS": ({"nat64.prefix": "fd7c:1a2b:3c4d:7777:100::/96"}, MACHINE),
     "NAT64_PREFIX_WELL_KNOWN": ({"nat64.prefix": "64:ff9b::/96"}, MACHINE),
+    "NAT64_PREFIX_TWICE": ({"nat64.prefix": "fd00:9::/96", MAPPING: ["fd00:9::/96,0.0.0.0/0"]}, MACHINE),
+    "PREFIX_MAPPING_DUPLICATE": ({MAPPING: ["fd00:9::/96,10.0.0.0/8", "fd00:8::/96,10.0.0.0/8"]}, MACHINE),
+    "DNS64_PREFIX_NOT_TRANSLATED": ({"dns64.prefix_mapping": ["fd00:9::/96,0.0.0.0/0"]}, MACHINE),
+    "NAT64_POOL_ROUTED": ({POOL: ["10.99.0.1,20000-40000"]}, MACHINE),
+    "NAT64_LIMITS": ({"nat64.max_bindings": 1000}, MACHINE),
+    "STATIC_BINDING_CLIENT": (static(client="2001:db8::5"), MACHINE),
+    "STATIC_BINDING_ADDRESS": (static(address="10.9.9.9"), MACHINE),
+    "STATIC_BINDING_DUPLICATE": ({STATIC: [BINDING, {**BINDING, "client_port": 23}]}, MACHINE),
+    "STATIC_BINDING_IN_USE": (static(), machine(listeners=(Listener("tcp", ip_address("0.0.0.0"), 50022, "sshd"),))),
+    "STATIC_BINDING_BUSY": (static(), machine(connections=(Listener("tcp", ip_address("10.0.0.2"), 50022),))),
+    "STATIC_BINDING_FILTERED": (static() | {"nat64.filtering": "address_dependent"}, MACHINE),
+    "STATIC_BINDING_MANAGE_OUT": (static() | {"access.manage_out": False}, MACHINE),
     "PREFIX_OVERLAP": ({CLIENT: "fd7c:1a2b:3c4d:1::/64"}, MACHINE),
     "INTRANET_PREFIX_DUPLICATE": ({"addresses.intranet_prefixes": ["fd00:9::/48", "fd00:9:0:1::/64"]}, MACHINE),
     "TOO_MANY_ROUTES": ({"addresses.intranet_prefixes": [f"fd00:{i:x}::/48" for i in range(40)]}, MACHINE),
@@ -101,6 +129,13 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
     "DNS64_SYNTHESIS_CONFLICT": ({"dns64.always_synthesize": True}, MACHINE),
     "DNS64_WITHOUT_NAT64": ({"nat64.state": "disabled"}, MACHINE),
+    "DNS64_FORWARDING_DUPLICATE": (
+        {FORWARDING: [{"suffix": "x.org", "servers": ["10.0.0.1"]}, {"suffix": ".X.org.", "servers": ["10.0.0.2"]}]},
+        MACHINE,
+    ),
+    "DNS64_FORWARDING_EMPTY": ({FORWARDING: [{"suffix": "x.org", "servers": []}]}, MACHINE),
+    "DNS64_ACCEPT_INTERNET": ({"dns64.accept_interface": ["eth0"]}, MACHINE),
+    "DNS64_ACCEPT_SINGLE": ({"dns64.accept_interface": ["eth1"], "server.internet_interface": "eth1"}, MACHINE),
     "NRPT_DUPLICATE": ({"nrpt": {"rules": [{"namespace": ".x.org"}], "exemptions": [".X.org."]}}, MACHINE),
     "NRPT_CONNECT_TO": ({"nrpt.rules": [{"namespace": "da.example.net"}]}, MACHINE),
     "NRPT_NO_SERVERS": ({"dns64.state": "disabled"}, MACHINE),
@@ -259,3 +294,69 @@ def test_sockets_of_the_machine_in_the_default_pool_are_told(address: str, port:
     for field in ("connections", "listeners"):
         facts = machine(**{field: (Listener("tcp", ip_address(address), port),)})
         assert ("NAT64_POOL_BUSY" in {p.code for p in verify(load_data(PLAIN), facts)}) is told
+
+
+def codes(changes: dict[str, Any], facts: Facts = MACHINE) -> set[str]:
+    return {problem.code for problem in verify(load_data(changed(changes)), facts)}
+
+
+@pytest.mark.parametrize(
+    ("network", "refused"),
+    [("0.0.0.0/0", True), ("10.1.0.0/16", True), ("160.0.0.0/3", True), ("8.0.0.0/8", False), ("193.0.0.0/8", False)],
+)
+def test_the_well_known_prefix_stands_for_global_addresses_only(network: str, refused: bool) -> None:
+    changes = {MAPPING: ["fd7c:1a2b:3c4d:7777::/96,0.0.0.0/0", f"64:ff9b::/96,{network}"]}
+    if network == "0.0.0.0/0":
+        changes[MAPPING].pop(0)
+    assert ("NAT64_PREFIX_WELL_KNOWN" in codes(changes)) is refused
+
+
+def test_prefixes_may_share_networks_of_different_length_and_one_prefix_several_networks() -> None:
+    both = ["fd00:9::/96,0.0.0.0/0", "fd00:8::/96,10.9.0.0/16", "fd00:8::/96,10.8.0.0/16"]
+    assert codes({MAPPING: both, "dns64.prefix_mapping": both[:2]}) == set()
+    assert codes({MAPPING: both, "dns64.prefix_mapping": ["fd00:8::/96,10.0.0.0/8"]}) == {"DNS64_PREFIX_NOT_TRANSLATED"}
+    assert codes({MAPPING: ["fd7c:1a2b:3c4d:1::/96,0.0.0.0/0"]}) == {"PREFIX_OVERLAP"}
+    assert codes({MAPPING: ["fd00:9::/64,0.0.0.0/0"]}) == {"NAT64_PREFIX_LENGTH"}
+
+
+def test_pool_addresses_are_on_the_internal_interface_or_routed_here() -> None:
+    both = {POOL: ["10.0.0.2,20000-30000", "10.0.0.3,20000-30000"]}
+    assert codes(both) == {"ADDRESS_NOT_LOCAL"}, "nobody would answer for it on the link"
+    eth1 = Interface("eth1", addresses=(ip_interface("10.0.0.2/24"), ip_interface("10.0.0.3/24")))
+    assert codes(both, with_interfaces(eth1=eth1)) == set()
+    lo = Interface("lo", addresses=(ip_interface("127.0.0.1/8"), ip_interface("10.99.0.1/32")))
+    assert codes({POOL: ["10.99.0.1,20000-30000"]}, with_interfaces(lo=lo)) == {"NAT64_POOL_ROUTED"}
+    assert codes({POOL: ["203.0.113.11,20000-30000"]}) == {"ADDRESS_NOT_LOCAL"}, "the Internet's side"
+
+
+def test_a_listener_matters_on_the_pool_address_it_is_on() -> None:
+    eth1 = Interface("eth1", addresses=(ip_interface("10.0.0.2/24"), ip_interface("10.0.0.3/24")))
+    changes = {POOL: ["10.0.0.2,20000-30000", "10.0.0.3,40000-50000"]}
+    for address, port, told in (("10.0.0.3", 25000, False), ("10.0.0.3", 45000, True), ("0.0.0.0", 25000, True)):
+        listeners = (Listener("udp", ip_address(address), port, "x"),)
+        facts = replace(with_interfaces(eth1=eth1), listeners=listeners)
+        assert ("NAT64_POOL_IN_USE" in codes(changes, facts)) is told
+
+
+def test_static_bindings_without_an_address_take_the_first_of_the_pool() -> None:
+    assert codes(static(address=None)) == set()
+    twice = [{**BINDING, "address": None}, {**BINDING, "client_port": 23}]
+    assert codes({STATIC: twice}) == {"STATIC_BINDING_DUPLICATE"}
+    other = [BINDING, {**BINDING, "protocol": "udp"}]
+    assert codes({STATIC: other}) == set()
+    assert codes({STATIC: [BINDING, {**BINDING, "port": 50023}]}) == {"STATIC_BINDING_DUPLICATE"}, "one client port"
+    assert codes(static(client="fd7c:1a2b:3c4d:1000::1")) == {"STATIC_BINDING_CLIENT"}, "the server itself"
+    single = static(port=443) | {"server.internet_interface": "eth1"}
+    assert "STATIC_BINDING_IN_USE" in codes(single)
+
+
+def test_manage_out_of_ipv4_hosts_goes_through_static_bindings() -> None:
+    sources = {"access.manage_out": {"from": ["10.0.0.9/32"]}}
+    assert codes(sources) == {"MANAGE_OUT_IPV4"}
+    assert codes(sources | static()) == set()
+    assert codes({"access.manage_out": {"from": ["fd00:9::/64"]}} | static()) == {"STATIC_BINDING_MANAGE_OUT"}
+
+
+def test_interfaces_that_dns64_answers_on_exist() -> None:
+    assert codes({"dns64.accept_interface": ["eth1"]}) == set()
+    assert codes({"dns64.accept_interface": ["eth9"]}) == {"INTERFACE_MISSING"}

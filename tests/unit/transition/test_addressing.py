@@ -185,7 +185,7 @@ def test_what_is_set_is_not_derived(data: dict[str, Any]) -> None:
         "2001:db8:1:1000::/59",
     ]
     assert str(values.link_prefix) == "2001:db8:1:1000::/64"
-    assert values.nat64_prefix is None and values.nat64_pool == ()
+    assert values.nat64_mappings == values.nat64_prefixes == values.nat64_pool == ()
     assert values.url == "https://[2001:db8::11]:443/IPHTTPS"
 
 

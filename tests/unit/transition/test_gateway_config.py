@@ -59,7 +59,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
         },
         "revoked": [{"issuer_sha256": "ab", "serial": "1f"}],
         "nat64": {
-            "prefix": "fd7c:1a2b:3c4d:7777::/96",
+            "prefix_mappings": [{"prefix": "fd7c:1a2b:3c4d:7777::/96", "network": "0.0.0.0/0"}],
             "pool": [{"address": "10.0.0.2", "ports": [32768, 60999]}],
             "mtu": 1500,
             "ipv6_mtu": 1280,
@@ -70,9 +70,16 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "icmp": 60,
             "max_bindings": 262144,
             "max_bindings_per_client": 4096,
+            "max_sessions": 524288,
+            "max_sessions_per_client": 16384,
+            "filtering": "endpoint_independent",
+            "traffic_class": "copy",
+            "errors_per_second": 100,
+            "static_bindings": [],
+            "log_bindings": False,
         },
         "dns64": {
-            "prefix": "fd7c:1a2b:3c4d:7777::/96",
+            "prefix_mappings": [{"prefix": "fd7c:1a2b:3c4d:7777::/96", "network": "0.0.0.0/0"}],
             "only_send_a_query": True,
             "always_synthesize": False,
             "latency_ms": 0,
@@ -82,8 +89,51 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "cache_entries": 65536,
             "max_queries": 4096,
             "max_queries_per_client": 256,
+            "prefetch": True,
+            "serve_stale_seconds": 86400,
+            "queries_per_second_per_client": 100,
+            "query_burst_per_client": 200,
+            "accept_from": ["fd7c:1a2b:3c4d:1000::/64", "fd7c:1a2b:3c4d:3333::1/128"],
         },
     }
+
+
+def test_what_the_administrator_set_is_passed_on(data: dict[str, Any], facts: Facts) -> None:
+    binding = {"protocol": "tcp", "client": "fd7c:1a2b:3c4d:1000::5", "client_port": 22, "port": 50022}
+    mappings = ["fd7c:1a2b:3c4d:7777::/96,0.0.0.0/0", "fd7c:1a2b:3c4d:7778::/96,10.9.0.0/16"]
+    data["nat64"] = {
+        "prefix_mapping": mappings,
+        "ipv4_address_port_pool": ["10.0.0.2,20000-29999", "10.0.0.3,*"],
+        "static_bindings": [binding, {**binding, "protocol": "udp", "address": "10.0.0.3"}],
+        "filtering": "address_dependent",
+        "traffic_class": "zero",
+        "max_sessions": 7,
+        "log_bindings": True,
+    }
+    data["dns64"] |= {
+        "prefix_mapping": mappings[1:],
+        "accept_interface": ["eth1"],
+        "conditional_forwarding": [{"suffix": ".branch.example.org", "servers": ["10.9.0.53", "fd00::53"]}],
+        "prefetch": False,
+        "serve_stale_seconds": 0,
+        "queries_per_second_per_client": 5,
+    }
+    settings = load_data(data)
+    config = build_gateway_config(settings, effective(settings, facts), SECRETS)
+    nat64, dns64 = config["nat64"], config["dns64"]
+    second = {"prefix": "fd7c:1a2b:3c4d:7778::/96", "network": "10.9.0.0/16"}
+    assert nat64["prefix_mappings"] == [{"prefix": "fd7c:1a2b:3c4d:7777::/96", "network": "0.0.0.0/0"}, second]
+    assert [entry["ports"] for entry in nat64["pool"]] == [[20000, 29999], [1024, 65535]]
+    assert nat64["static_bindings"] == [
+        {**binding, "address": "10.0.0.2"},
+        {**binding, "protocol": "udp", "address": "10.0.0.3"},
+    ]
+    given = ("address_dependent", "zero", 7, True)
+    assert (nat64["filtering"], nat64["traffic_class"], nat64["max_sessions"], nat64["log_bindings"]) == given
+    assert dns64["prefix_mappings"] == [second]
+    assert dns64["upstreams"][1] == {"suffix": "branch.example.org", "servers": ["10.9.0.53", "fd00::53"]}
+    assert (dns64["prefetch"], dns64["serve_stale_seconds"], dns64["query_burst_per_client"]) == (False, 0, 10)
+    assert dns64["accept_from"] == [], "the packet filter decides by interface"
 
 
 def test_what_is_disabled_is_null(data: dict[str, Any], facts: Facts) -> None:
@@ -140,3 +190,15 @@ def test_who_may_open_connections_to_clients_is_told(
 ) -> None:
     settings = load_data({**data, "access": {"manage_out": manage_out}})
     assert build_client_settings(settings, effective(settings), revision=1)["intranet_prefixes"] == prefixes
+
+
+def test_ipv4_hosts_that_may_open_connections_come_from_the_nat64_prefixes(data: dict[str, Any], facts: Facts) -> None:
+    data["access"] = {"manage_out": {"from": ["10.0.0.0/24"]}}
+    data["nat64"] = {
+        "static_bindings": [
+            {"protocol": "tcp", "client": "fd7c:1a2b:3c4d:1000::5", "client_port": 22, "port": 50022},
+        ]
+    }
+    settings = load_data(data)
+    told = build_client_settings(settings, effective(settings, facts), revision=1)["intranet_prefixes"]
+    assert told == ["fd7c:1a2b:3c4d:1000::1/128", "fd7c:1a2b:3c4d:7777::a00:0/120"]
