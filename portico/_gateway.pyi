@@ -34,6 +34,12 @@ class Gateway:
         """Closes sessions by number and returns how many there were."""
     def stats(self) -> str:
         """A JSON object of counters."""
+    def replace_dns_sockets(self, udp_fds: list[int], tcp_fds: list[int]) -> None:
+        """Serves DNS64 on other sockets from now on, or with none not at all; it owns them from here on.
+
+        Raises:
+            OSError: a descriptor is not what it should be; DNS64 is off then.
+        """
     def dns64_flush(self, request: str) -> str:
         """Forgets cached answers of DNS64.
 

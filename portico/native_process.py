@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from portico.errors import InvalidInput
@@ -37,6 +39,17 @@ class Native(Protocol):
 
 Operation = Callable[[Any, Mapping[str, Any]], Any]
 """Carries out one request on the native object; its result must be JSON."""
+
+
+MAX_SLOW = 4
+"""Slow operations that run at one time; as many again may wait."""
+
+
+@dataclass(frozen=True)
+class Slow:
+    """An operation that may take seconds: it runs beside the others, so that none waits behind it."""
+
+    carry_out: Operation
 
 
 def harden() -> None:
@@ -109,7 +122,7 @@ class Channel:
 def serve(
     channel: Channel,
     start: Callable[[str, Mapping[str, Sequence[int]]], Native],
-    operations: Mapping[str, Operation],
+    operations: Mapping[str, Operation | Slow],
 ) -> None:
     """Starts the native object that the first line describes and serves until the parent closes or says so."""
     first = channel.receive()
@@ -128,33 +141,57 @@ def serve(
     pump = threading.Thread(target=_pump, args=(channel, native, stopping), name="events")
     pump.start()
     channel.reply(0, None)
+    aside = _Aside()
     try:
         while (message := channel.receive()) is not None:
-            if not _carry_out(channel, native, operations, message):
+            number, name = message.get("id"), message.get("op")
+            if name == "close":
+                channel.reply(number, None)
                 break
+            operation = operations.get(name) if isinstance(name, str) else None
+            if operation is None:
+                channel.fail(number, f"there is no operation {name!r}")
+            elif not isinstance(operation, Slow):
+                _carry_out(channel, native, operation, message)
+            elif not aside.run(_carry_out, channel, native, operation.carry_out, message):
+                channel.fail(number, f"{name}: busy with {2 * MAX_SLOW} of its kind; try again in a moment")
     finally:
         stopping.set()
         pump.join()
         native.close()
+        aside.close()
 
 
-def _carry_out(channel: Channel, native: Native, operations: Mapping[str, Operation], message: dict[str, Any]) -> bool:
-    """Answers one request; False after `close`."""
-    number, name = message.get("id"), message.get("op")
-    if name == "close":
-        channel.reply(number, None)
-        return False
-    operation = operations.get(name) if isinstance(name, str) else None
-    if operation is None:
-        channel.fail(number, f"there is no operation {name!r}")
+class _Aside:
+    """Threads for slow operations, a bounded number with a bounded queue; made when the first one comes."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._free = threading.BoundedSemaphore(2 * MAX_SLOW)
+
+    def run(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """False when there is no room."""
+        if not self._free.acquire(blocking=False):
+            return False
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(MAX_SLOW, thread_name_prefix="slow")
+        self._threads.submit(work, *arguments).add_done_callback(lambda _: self._free.release())
         return True
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+
+def _carry_out(channel: Channel, native: Native, operation: Operation, message: dict[str, Any]) -> None:
+    """Answers one request."""
+    number, name = message.get("id"), message.get("op")
     try:
         result = operation(native, message)
     except (ValueError, OSError, TypeError, KeyError, OverflowError) as error:
         channel.fail(number, f"{name}: {error}" if str(error) else f"{name}: {type(error).__name__}")
     else:
         channel.reply(number, result)
-    return True
 
 
 def _pump(channel: Channel, native: Native, stopping: threading.Event) -> None:
@@ -165,7 +202,7 @@ def _pump(channel: Channel, native: Native, stopping: threading.Event) -> None:
 
 def main(
     start: Callable[[str, Mapping[str, Sequence[int]]], Native],
-    operations: Mapping[str, Operation],
+    operations: Mapping[str, Operation | Slow],
 ) -> int:
     """Entry point of a child: the channel's descriptor number is the only argument."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():

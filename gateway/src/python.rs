@@ -110,6 +110,13 @@ impl Gateway {
         Ok(py.detach(|| inner.stats()))
     }
 
+    #[allow(clippy::needless_pass_by_value)] // what the interpreter hands over
+    fn replace_dns_sockets(&self, py: Python<'_>, udp_fds: Vec<RawFd>, tcp_fds: Vec<RawFd>) -> PyResult<()> {
+        let (udp, tcp) = (own(&udp_fds)?, own(&tcp_fds)?);
+        let inner = self.inner()?;
+        py.detach(|| inner.replace_dns_sockets(udp, tcp)).map_err(|error| start_error(StartError::Io(error)))
+    }
+
     fn dns64_flush(&self, py: Python<'_>, request: &str) -> PyResult<String> {
         let inner = self.inner()?;
         py.detach(|| inner.dns64_flush(request)).map_err(|refused| PyValueError::new_err(refused.to_string()))

@@ -7,6 +7,7 @@ import binascii
 import logging
 import os
 import pwd
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,7 @@ class Gateway:
         prepare: the configuration and descriptors for the next start.
         answer: answers a request from the Internet; must not raise.
         spawn: runs a coroutine in the background and keeps it from being collected.
+        watch: gets every event but requests, and `{"event": "gateway_started", "at": ...}` for each new process.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Gateway:
         prepare: Callable[[], Start],
         answer: Callable[[Request], Awaitable[Response]],
         spawn: Callable[[Awaitable[None]], None],
+        watch: Callable[[dict[str, Any]], None] = lambda _event: None,
     ) -> None:
+        self._watch = watch
         self._answer = answer
         self._spawn = spawn
         self.supervisor = Supervisor(
@@ -122,19 +126,33 @@ class Gateway:
         found = await self.supervisor.request("stats")
         return found if isinstance(found, dict) else {}
 
+    async def ask(self, op: str, *, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:  # noqa: ASYNC109
+        """One of the operations that take an object and return one.
+
+        Raises:
+            ChildError: the gateway refuses what was asked; its own words are the cause.
+            Unavailable: it does not run or answer.
+        """
+        found = await self.supervisor.request(op, timeout=timeout, **fields)
+        return found if isinstance(found, dict) else {}
+
     def restart(self, reason: str) -> None:
         """Replaces the process at once; clients redial."""
         self.supervisor.kill(reason)
 
     def _changed(self, state: ChildState, reason: str) -> None:
         log.info("gateway=%s%s", state.value, f" reason={reason!r}" if reason else "")
+        if state is ChildState.RUNNING:
+            self._watch({"event": "gateway_started", "at": time.time()})
 
     def _event(self, event: dict[str, Any]) -> None:
         name = event.get("event")
         if name == "request":
             self._spawn(self._serve(event))
-        elif name in _LOGGED:
+            return
+        if name in _LOGGED:
             log.info("event=%s %s", name, _line(event))
+        self._watch(event)
 
     async def _serve(self, event: dict[str, Any]) -> None:
         try:

@@ -12,10 +12,11 @@ from portico.errors import Unavailable
 from portico.server.credentials import Credentials, now_utc
 from portico.server.desired import desired_kernel
 from portico.server.gateway import Gateway, Request, Response
+from portico.server.handover import Handover
 from portico.server.reconcile import sysctls
 from portico.server.reconcile.kernel import FORWARD_IPV6, Kernel
 from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, Wanted
-from portico.server.sockets import SocketPlan, Sockets, open_sockets
+from portico.server.sockets import DnsSockets, SocketPlan, Sockets, open_sockets
 from portico.settings.effective import Effective
 from portico.settings.model import Settings
 from portico.supervisor import ChildError, Start
@@ -40,15 +41,19 @@ class Platform:
         credentials: Credentials,
         answer: Callable[[Request], Awaitable[Response]],
         spawn: Callable[[Awaitable[None]], None],
+        watch: Callable[[dict[str, Any]], None] = lambda _event: None,
     ) -> None:
         self.credentials = credentials
         self.kernel = Kernel(state / LEDGER_NAME)
         self.sockets: Sockets | None = None
+        self.dns_sockets: DnsSockets | None = None
+        self.handover: Handover | None = None
         self.settings: Settings | None = None
         self.values: Effective | None = None
-        self.gateway = Gateway(self._start, answer, spawn)
+        self.gateway = Gateway(self._start, answer, spawn, watch)
         self._config: dict[str, Any] = {}
         self._given: tuple[int, int] = (-1, -1)
+        self._dns_given: DnsSockets | None = None
 
     def wanted(self, settings: Settings, values: Effective) -> Wanted:
         """The kernel that the settings mean on this machine. Blocking."""
@@ -124,6 +129,12 @@ class Platform:
         if self.sockets is not None:
             self.sockets.close()
             self.sockets = None
+        if self.dns_sockets is not None:
+            self.dns_sockets.close()
+            self.dns_sockets = None
+        if self.handover is not None:
+            self.handover.close()
+            self.handover = None
         return await asyncio.to_thread(self.kernel.undo)
 
     async def _serve(self, config: dict[str, Any]) -> None:
@@ -139,8 +150,10 @@ class Platform:
                 self.gateway.restart("it needs other descriptors")
                 await supervisor.wait_ended(START_TIMEOUT)
                 await supervisor.wait_ready(START_TIMEOUT)
-            elif config != former:
-                await self.gateway.configure(config)
+            else:
+                await self._hand_dns_over()
+                if config != former:
+                    await self.gateway.configure(config)
         except ChildError:
             self._config = former
             raise
@@ -150,33 +163,52 @@ class Platform:
             raise
         self._given = given
 
+    async def _hand_dns_over(self) -> None:
+        """Gives the running gateway DNS64's sockets when they are others than it has: the tunnels live on."""
+        dns = self.dns_sockets
+        if dns is self._dns_given:
+            return
+        if self.handover is None or dns is None:
+            raise Unavailable(
+                "DNS64's sockets cannot be handed over", why="the gateway was started without a way for it"
+            )
+        token = self.handover.send([item.fileno() for item in (*dns.udp, *dns.tcp)])
+        await self.gateway.ask("dns_sockets", token=token, udp=len(dns.udp))
+        self._dns_given = dns
+
     def _start(self) -> Start:
-        groups = {name: [item.fileno() for item in group] for name, group in self._groups().items()}
         devices = self.kernel.devices
+        listeners = self.sockets.listeners if self.sockets is not None else []
+        dns = self.dns_sockets if self.dns_sockets is not None else DnsSockets(None)
+        if self.handover is None:
+            self.handover = Handover()
+        self.handover.discard()
+        self._dns_given = self.dns_sockets
         fds = {
             "tunnel": list(devices[TUNNEL].fds) if TUNNEL in devices else [],
             "nat64": list(devices[TRANSLATOR].fds) if TRANSLATOR in devices else [],
-            **groups,
+            "listener": [item.fileno() for item in listeners],
+            "dns_udp": [item.fileno() for item in dns.udp],
+            "dns_tcp": [item.fileno() for item in dns.tcp],
+            "handover": [self.handover.fd],
         }
         return Start(self._config, fds, _descriptors(self._config))
 
-    def _groups(self) -> dict[str, list[Any]]:
-        return dict(self.sockets.groups) if self.sockets is not None else {}
-
     def _socket_plan(self, settings: Settings, values: Effective) -> SocketPlan:
-        return SocketPlan(
-            settings.server.internet_interface, settings.ip_https.port, values.workers, values.dns64_address
-        )
+        return SocketPlan(settings.server.internet_interface, settings.ip_https.port, values.workers)
 
     def _open_sockets(self, settings: Settings, values: Effective) -> None:
-        plan = self._socket_plan(settings, values)
-        if self.sockets is not None and self.sockets.current(plan):
-            return
         # The old ones stay until the new ones are open: a port that cannot be had must not cost the one we have.
-        fresh = open_sockets(plan)
-        if self.sockets is not None:
-            self.sockets.close()
-        self.sockets = fresh
+        plan, dns, address = self._socket_plan(settings, values), self.dns_sockets, values.dns64_address
+        if dns is None or dns.address != address:
+            self.dns_sockets = DnsSockets.open(address)
+            if dns is not None:
+                dns.close()
+        if self.sockets is None or not self.sockets.current(plan):
+            fresh = open_sockets(plan)
+            if self.sockets is not None:
+                self.sockets.close()
+            self.sockets = fresh
 
     def _accepting_interfaces(self) -> tuple[str, ...]:
         """Interfaces whose routes come from router advertisements, judged by what was there before Portico."""

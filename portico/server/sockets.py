@@ -16,35 +16,58 @@ _BACKLOG = 4096
 
 @dataclass(frozen=True)
 class SocketPlan:
-    """What is listened on. Two equal plans need no new sockets."""
+    """Where clients are listened for. Two equal plans need no new sockets."""
 
     interface: str
     port: int
     workers: int
-    dns64_address: IPv6Address | None
 
 
 @dataclass
 class Sockets:
-    """Open sockets by the names the gateway knows them by."""
+    """Open listeners, one per worker."""
 
     plan: SocketPlan
     interface_index: int
-    groups: dict[str, list[socket.socket]] = field(default_factory=dict)
+    listeners: list[socket.socket] = field(default_factory=list)
 
     def close(self) -> None:
-        for group in self.groups.values():
-            for item in group:
-                item.close()
-        self.groups.clear()
+        for item in self.listeners:
+            item.close()
+        self.listeners.clear()
 
     def current(self, plan: SocketPlan) -> bool:
         """Whether these serve a plan: the same one, and its interface was not replaced by another of its name."""
         return self.plan == plan and self.interface_index == _index(plan.interface)
 
 
+@dataclass
+class DnsSockets:
+    """DNS64's sockets on its address; none while it is disabled. They can change under a running gateway."""
+
+    address: IPv6Address | None
+    udp: list[socket.socket] = field(default_factory=list)
+    tcp: list[socket.socket] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, address: IPv6Address | None) -> DnsSockets:
+        """Raises Unavailable, Conflict, NotPermitted, each naming the address."""
+        opened = cls(address)
+        if address is not None:
+            with ExitStack() as undo:
+                opened.udp = [_dns(address, socket.SOCK_DGRAM, undo)]
+                opened.tcp = [_dns(address, socket.SOCK_STREAM, undo)]
+                undo.pop_all()
+        return opened
+
+    def close(self) -> None:
+        for item in (*self.udp, *self.tcp):
+            item.close()
+        self.udp, self.tcp = [], []
+
+
 def open_sockets(plan: SocketPlan) -> Sockets:
-    """Listens for IP-HTTPS on the Internet interface only, one socket per worker, and for DNS64 on its address.
+    """Listens for IP-HTTPS on the Internet interface only, one socket per worker.
 
     A socket bound to an interface follows that interface's addresses as they change, IPv4 and IPv6, and leaves the port
     free for others on the intranet's side.
@@ -61,11 +84,7 @@ def open_sockets(plan: SocketPlan) -> Sockets:
         )
     with ExitStack() as undo:
         undo.callback(opened.close)
-        opened.groups["listener"] = [_listener(plan, undo) for _ in range(plan.workers)]
-        opened.groups["dns_udp"], opened.groups["dns_tcp"] = [], []
-        if plan.dns64_address is not None:
-            for name, kind in (("dns_udp", socket.SOCK_DGRAM), ("dns_tcp", socket.SOCK_STREAM)):
-                opened.groups[name] = [_dns(plan.dns64_address, kind, undo)]
+        opened.listeners = [_listener(plan, undo) for _ in range(plan.workers)]
         undo.pop_all()
     return opened
 

@@ -26,6 +26,7 @@ def main() -> None:
             revoked = {entry["serial"] for entry in config["revoked"]}
             sessions = [s for s in sessions if s["identity"]["serial"] not in revoked]  # type: ignore[index]
             if op == "start":
+                (handover_fd,) = message["fds"]["handover"]
                 for fds in message["fds"].values():
                     for fd in fds:
                         os.fstat(fd)
@@ -39,6 +40,13 @@ def main() -> None:
             result = before - len(sessions)
         elif op == "stats":
             result = {"uid": os.getuid()}
+        elif op == "dns_sockets":
+            handover = socket.socket(fileno=os.dup(handover_fd))
+            token, given, _, _ = socket.recv_fds(handover, 64, 16)
+            result = {"token": token.decode() == message["token"], "fds": len(given), "udp": message["udp"]}
+            for fd in given:
+                os.close(fd)
+            handover.close()
         elif op == "hand_up":
             say({"event": "request", "at": 0, **message["request"]})
         elif op == "answer":

@@ -467,6 +467,14 @@ impl Gateway {
         .to_string()
     }
 
+    /// Serves DNS64 on other sockets from now on, or on none.
+    ///
+    /// # Errors
+    /// A descriptor of the wrong kind, or no thread to be had.
+    pub fn replace_dns_sockets(&self, udp: Vec<OwnedFd>, tcp: Vec<OwnedFd>) -> io::Result<()> {
+        self.dns64.replace(udp, tcp)
+    }
+
     /// Forgets answers of DNS64; `{"name": null | text, "tree": bool}` to `{"removed": n}`.
     pub fn dns64_flush(&self, request: &str) -> Result<String, Refused> {
         let what = request.parse().map_err(|error: inspect::Refused| Refused(error.0))?;

@@ -15,7 +15,12 @@ use crate::core::dns64::config::Config;
 pub struct Switch {
     /// UDP and TCP; none after `close`.
     sockets: Mutex<[Vec<OwnedFd>; 2]>,
-    running: Mutex<Option<Arc<Handle>>>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    handle: Arc<Handle>,
+    config: Config,
 }
 
 impl Switch {
@@ -35,18 +40,40 @@ impl Switch {
     /// What [`spawn`] and [`Handle::configure`] refuse.
     pub fn configure(&self, config: Option<Config>) -> io::Result<()> {
         let mut running = self.running.lock();
-        match (config, running.as_ref()) {
-            (Some(config), Some(handle)) => handle.configure(config)?,
-            (Some(config), None) => {
-                let copy = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
-                let [udp, tcp] = &*self.sockets.lock();
-                discard(udp);
-                *running = Some(Arc::new(spawn(config, copy(udp)?, copy(tcp)?)?));
+        match (config, running.as_mut()) {
+            (Some(config), Some(now)) => {
+                now.handle.configure(config.clone())?;
+                now.config = config;
             }
+            (Some(config), None) => *running = Some(self.begin(config)?),
             // Closed whoever else holds it: a query in progress ends.
-            (None, _) => running.take().into_iter().for_each(|handle| handle.close()),
+            (None, _) => running.take().into_iter().for_each(|former| former.handle.close()),
         }
         Ok(())
+    }
+
+    /// Serves on other sockets from now on; what was cached and questions on their way are lost.
+    ///
+    /// # Errors
+    /// What [`spawn`] refuses; it is off then.
+    pub fn replace(&self, udp: Vec<OwnedFd>, tcp: Vec<OwnedFd>) -> io::Result<()> {
+        let mut running = self.running.lock();
+        let former = running.take();
+        if let Some(former) = &former {
+            former.handle.close();
+        }
+        *self.sockets.lock() = [udp, tcp];
+        if let Some(former) = former.filter(|_| self.has_sockets()) {
+            *running = Some(self.begin(former.config)?);
+        }
+        Ok(())
+    }
+
+    fn begin(&self, config: Config) -> io::Result<Running> {
+        let copy = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+        let [udp, tcp] = &*self.sockets.lock();
+        discard(udp);
+        Ok(Running { handle: Arc::new(spawn(config.clone(), copy(udp)?, copy(tcp)?)?), config })
     }
 
     /// Forgets cached answers and returns how many there were.
@@ -68,7 +95,7 @@ impl Switch {
     }
 
     fn handle(&self) -> io::Result<Arc<Handle>> {
-        self.running.lock().clone().ok_or_else(|| {
+        self.running.lock().as_ref().map(|now| now.handle.clone()).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotConnected,
                 "DNS64 is off; enable dns64.state and name its upstream servers",
@@ -83,7 +110,7 @@ impl Switch {
 
     /// Stops the service and closes the sockets.
     pub fn close(&self) {
-        self.running.lock().take().into_iter().for_each(|handle| handle.close());
+        self.running.lock().take().into_iter().for_each(|former| former.handle.close());
         *self.sockets.lock() = Default::default();
     }
 }

@@ -1,0 +1,96 @@
+"""The child's half of the channel: slow operations do not hold up the others, and are bounded."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from portico.native_process import MAX_SLOW, Channel, Slow, serve
+
+
+class Native:
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.closed = False
+
+    def next_events(self, timeout: float) -> list[str]:
+        threading.Event().wait(0.01)
+        return []
+
+    def close(self) -> None:
+        self.closed = True
+        self.go.set()
+
+
+def slow(native: Native, message: Any) -> object:
+    native.go.wait(10)
+    if message.get("fails"):
+        raise ValueError("no such name")
+    return "slow"
+
+
+class Parent:
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        self.native = Native()
+        self._socket, self._lines = ours, ours.makefile("rb")
+        operations = {"quick": lambda _native, _message: "quick", "slow": Slow(slow)}
+        arguments = (Channel(theirs), lambda _config, _fds: self.native, operations)
+        self.thread = threading.Thread(target=serve, args=arguments)
+        self.thread.start()
+        self.say(0, "start", config={})
+        assert self.hear() == {"id": 0, "ok": True, "result": None}
+
+    def say(self, number: int, op: str, **fields: Any) -> None:
+        self._socket.sendall(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._lines.readline())
+        return answer
+
+    def end(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+        assert self.native.closed
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    made = Parent()
+    yield made
+    made.end()
+
+
+def test_a_slow_operation_holds_nobody_up(parent: Parent) -> None:
+    parent.say(1, "slow")
+    parent.say(2, "quick")
+    assert parent.hear() == {"id": 2, "ok": True, "result": "quick"}
+    parent.native.go.set()
+    assert parent.hear() == {"id": 1, "ok": True, "result": "slow"}
+    parent.say(3, "slow", fails=True)
+    assert parent.hear() == {"id": 3, "ok": False, "error": "slow: no such name"}
+
+
+def test_slow_operations_are_bounded(parent: Parent) -> None:
+    for number in range(1, 2 * MAX_SLOW + 2):
+        parent.say(number, "slow")
+    refused = parent.hear()
+    assert (refused["id"], refused["ok"]) == (2 * MAX_SLOW + 1, False)
+    assert "busy" in refused["error"]
+    parent.native.go.set()
+    assert {parent.hear()["id"] for _ in range(2 * MAX_SLOW)} == set(range(1, 2 * MAX_SLOW + 1))
+
+
+def test_the_end_does_not_wait_for_a_slow_operation(parent: Parent) -> None:
+    parent.say(1, "slow")
+    parent.say(2, "close")
+    assert parent.hear()["id"] == 2
+    parent.thread.join(5)
+    assert not parent.thread.is_alive()
