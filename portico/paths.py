@@ -16,6 +16,11 @@ def runtime_directory() -> Path:
     return Path(os.environ.get("PORTICO_RUNTIME_DIR", "/run/portico"))
 
 
+def log_directory() -> Path:
+    """Records that others may collect; `PORTICO_LOG_DIR` or /var/log/portico."""
+    return Path(os.environ.get("PORTICO_LOG_DIR", "/var/log/portico"))
+
+
 def server_state() -> Path:
     return state_directory() / "server"
 

@@ -490,8 +490,10 @@ class ClientAgent:
                     self._renewal_problem = f"The certificate is not renewed: {error}"
             wait = min(_RETRY[0] * 2.0 ** min(failures - 1, 10), _RETRY[1]) if failures else _LOOK_AGAIN
             # A tunnel that comes up is a reason to look: the settings may be new. Not all clients at the same moment.
+            # Not wait_for: it forgets a cancellation that comes together with the event (Python before 3.12).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._came_up.wait(), wait * random.uniform(0.8, 1.2))  # noqa: S311
+                async with asyncio.timeout(wait * random.uniform(0.8, 1.2)):  # noqa: S311
+                    await self._came_up.wait()
                 self._came_up.clear()
                 await asyncio.sleep(random.uniform(0.5, 5.0))  # noqa: S311
 

@@ -29,6 +29,7 @@ from portico.server.gateway import Gateway, Request, Response
 from portico.server.platform import Platform
 from portico.server.progress import Progress, Stage
 from portico.server.reconcile.monitor import Monitor
+from portico.server.translation import Translation
 from portico.settings.diff import Difference, compare
 from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
@@ -84,15 +85,17 @@ class Agent:
 
     Args:
         state: the directory of everything that outlives a restart.
+        logs: the directory of records that others may collect; None is one below `state`.
 
     Raises:
         Unavailable: the directory cannot be made.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, logs: Path | None = None) -> None:
         self.state = private_directory(state)
         self.credentials = Credentials.open(state)
-        self.platform = Platform(state, self.credentials, self._answer, self._spawn)
+        self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported)
+        self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
@@ -141,6 +144,7 @@ class Agent:
             await self._begin()
         self._spawn(self._watch())
         self._spawn(self._upkeep())
+        self._spawn(self.translation.accounting.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
@@ -149,6 +153,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         failures = await self.platform.stop()
+        await self.translation.accounting.stop()
         self._write_seen()
         self.credentials.close()
         if self._store is not None:
@@ -291,6 +296,7 @@ class Agent:
         facts = await asyncio.to_thread(read_facts)
         values = _derive(settings, facts)
         changes = await self.platform.apply(settings, values)
+        await self.translation.applied(settings, values)
         store = self.store()
         if not store.read_only:
             try:
@@ -310,8 +316,10 @@ class Agent:
 
     async def _watch(self) -> None:
         while True:
+            # Not wait_for: it forgets a cancellation that comes together with the event (Python before 3.12).
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), LOOK_INTERVAL)
+                async with asyncio.timeout(LOOK_INTERVAL):
+                    await self._look.wait()
             self._look.clear()
             async with self._changing:
                 await self.look()
@@ -469,7 +477,13 @@ class Agent:
             "drifting": self.drifting,
             "drifts": [vars(drift) for drift in reversed(self.drifts)],
             "warnings": [
-                error.as_dict() for error in (self.unwritten, *self.credentials.warnings.values()) if error is not None
+                error.as_dict()
+                for error in (
+                    self.unwritten,
+                    self.translation.accounting.problem(),
+                    *self.credentials.warnings.values(),
+                )
+                if error is not None
             ],
             "revisions": self.progress.as_list()[:10],
         }
@@ -481,6 +495,9 @@ class Agent:
         if settings is None or values is None or self.revision is None:
             return None
         return settings, values, self.revision.number
+
+    def _reported(self, event: dict[str, Any]) -> None:
+        self.translation.event(event)
 
     async def _answer(self, request: Request) -> Response:
         return await asyncio.to_thread(self.enrolment.answer, request)

@@ -20,6 +20,7 @@ from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
 from portico.certificates.trust import name_text
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
+from portico.paths import log_directory
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.gateway import USER
 from portico.server.platform import LEDGER_NAME
@@ -97,6 +98,8 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
     if isinstance(unit, str):
         steps.insert(0, Step(f"Remove {unit}", lambda: Path(unit).exists(), lambda: _remove_unit(Path(unit))))
     if purge:
+        logs = log_directory()
+        steps.append(Step(f"Delete {logs}", logs.exists, lambda: _purge(logs)))
         steps.append(Step(f"Delete {state}", state.exists, lambda: _purge(state)))
     else:
         steps.append(Step("Forget what was installed", (state / MADE_NAME).exists, lambda: _forget(state)))
@@ -124,6 +127,8 @@ RuntimeDirectory=portico
 RuntimeDirectoryPreserve=yes
 StateDirectory=portico
 StateDirectoryMode=0755
+LogsDirectory=portico
+LogsDirectoryMode=0750
 LimitNOFILE=524288
 UMask=0077
 

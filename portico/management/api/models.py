@@ -228,3 +228,91 @@ class IssuedModel(Model):
     token: str | None
     revoked: str | None
     reason: str | None
+
+
+class SessionsAnswer(Model):
+    """A page of NAT64's sessions. `total` counts all there are, whatever was asked for."""
+
+    sessions: list[dict[str, Any]]
+    next: str | None
+    total: int
+
+
+class BindingsAnswer(Model):
+    bindings: list[dict[str, Any]]
+    next: str | None
+    total: int
+
+
+class Nat64Stats(Model):
+    counters: dict[str, Any]
+    pool: list[str]
+    prefix_mapping: list[str]
+    max_bindings: int
+    max_sessions: int
+    log: dict[str, Any]
+
+
+class LoggedBinding(Model):
+    """A binding and when it existed. `opened` is null when its beginning is not in the log."""
+
+    protocol: str
+    client: str
+    client_port: int
+    address: str
+    port: int
+    name: str | None
+    serial: str | None
+    session: int | None
+    opened: float | None
+    closed: float | None
+    end: str
+    static: bool
+
+
+class LogAnswer(Model):
+    """`lost` counts rows known to be missing within the time; `covers` is when the log begins, null without one."""
+
+    bindings: list[LoggedBinding]
+    total: int
+    lost: int
+    covers: float | None
+    enabled: bool
+
+
+class Dns64Stats(Model):
+    counters: dict[str, Any]
+    address: str
+    prefix_mapping: list[str]
+
+
+class Dns64Flush(Model):
+    name: str | None = Field(default=None, max_length=255, description="null: everything")
+    tree: bool = Field(default=False, description="and all names below it")
+
+
+class Flushed(Model):
+    removed: int
+
+
+class Dns64Query(Model):
+    name: str = Field(min_length=1, max_length=255)
+    type: str = Field(default="AAAA", max_length=20)
+    dnssec: bool = False
+    timeout: float = Field(default=5.0, gt=0, le=30)
+
+
+class Dns64Answer(Model):
+    """An answer as a client gets it, and how it came to be."""
+
+    model_config = ConfigDict(extra="allow")
+    rcode: str
+    answers: list[dict[str, Any]] = []
+    authority: list[dict[str, Any]] = []
+    source: str
+    synthesized: bool
+    server: str | None = None
+    upstream_questions: list[Any] = []
+    elapsed_ms: float | None = None
+    prefix_mapping: str | None = None
+    why: str

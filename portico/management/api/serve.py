@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from portico import paths
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import exclusive
 from portico.management.api.app import create_app
@@ -178,7 +179,7 @@ def run(state: Path, path: Path, *, verbose: bool = False) -> int:
     log_to_stderr(verbose=verbose)
 
     async def body() -> int:
-        return await serve(Agent(state), path)
+        return await serve(Agent(state, paths.log_directory()), path)
 
     try:
         return asyncio.run(body())

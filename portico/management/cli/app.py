@@ -32,6 +32,8 @@ _GROUPS = (
     ("settings", "What the administrator decided: show, change, compare, restore."),
     ("clients", "Remote computers: who is connected, disconnect, revoke."),
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
+    ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
+    ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
     ("client", "This machine as a remote computer."),
 )
 

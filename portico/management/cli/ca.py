@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +15,12 @@ from portico.files import read_file, write_file
 from portico.management.cli import output
 from portico.management.cli.clients import Reason
 from portico.management.cli.connection import author, client_names, open_tokens, serials, server
+from portico.management.cli.times import parse_duration
 from portico.management.client import ApiClient
 
 app = typer.Typer()
 token_app = typer.Typer(no_args_is_help=True)
 app.add_typer(token_app, name="token", help="One-time tokens that enrol a computer.")
-
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
 @app.command()
@@ -313,21 +311,6 @@ def _would_burn(api: ApiClient, token: str) -> None:
     state = found[0]["state"]
     text = f"Would revoke the token for {found[0]['name']}." if state == "open" else f"The token is {state} already."
     output.show({"dry_run": True, "revokes": state == "open", "state": state}, lambda out: out.print(escape(text)))
-
-
-def parse_duration(text: str) -> int:
-    """Seconds from `45s`, `30m`, `1h`, `7d`, `1d12h`.
-
-    Raises:
-        InvalidInput: it is something else, or zero.
-    """
-    parts = re.findall(r"([0-9]{1,9})\s*(min|[smhd])", text.strip().lower(), flags=re.ASCII)
-    if not parts or re.sub(r"([0-9]{1,9})\s*(min|[smhd])\s*", "", text.strip().lower(), flags=re.ASCII):
-        raise InvalidInput(f"'{text}' is not a duration", resolution="Write it like 30m, 1h or 7d")
-    seconds = sum(int(count) * _UNITS[unit] for count, unit in parts)
-    if seconds == 0:
-        raise InvalidInput("The duration is zero", resolution="Write it like 30m, 1h or 7d")
-    return seconds
 
 
 def _show(out: Console, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`portico settings`: show, edit, plan, apply, history, rollback, compare, repair."""
+"""`portico settings`: show, set, edit, plan, apply, history, rollback, compare, repair."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from portico.management.cli import output
 from portico.management.cli.connection import author, revisions, server
 from portico.management.client import ApiClient
 from portico.settings.document import MAXIMUM_SIZE
+from portico.settings.edit import assign, keys
 
 app = typer.Typer()
 
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; kept in the history.")]
 File = Annotated[Path, typer.Argument(help="A settings document (YAML).")]
+
+
+def _assignments(incomplete: str) -> list[str]:
+    return [f"{key}=" for key in keys() if key.startswith(incomplete)]
 
 
 @app.command()
@@ -130,6 +135,35 @@ def edit(
                 text = changed
                 continue
             return
+
+
+@app.command("set")
+def set_command(
+    changes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE...",
+            help="KEY=VALUE; KEY+=VALUE and KEY-=VALUE add and remove an entry of a list. Values are YAML.",
+            autocompletion=_assignments,
+        ),
+    ],
+    comment: Comment = "",
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Change single settings, then verify, store and apply the document.
+
+    Example: `portico settings set nat64.log_bindings=true nat64.binding_log_retention_days=90`
+
+    Example: `portico settings set dns64.exclusion_list+=.voip.corp.example.net --dry-run`
+
+    Example: `portico settings set 'nat64.static_bindings-={port: 50022}'`
+    """
+    with server() as api:
+        found = api.get("/v1/settings")
+        body = {"settings": assign(found["settings"], changes), "source": "the changed settings"}
+        _apply(api, body, found["revision"]["number"], comment, yes=yes, dry_run=dry_run)
 
 
 @app.command()

@@ -278,16 +278,3 @@ def test_steps_of_an_installation_can_be_repeated(tmp_path: Path) -> None:
     assert (state / "certificates" / "authority.pem").read_bytes() == authority
     with pytest.raises(PorticoError, match="already"):
         install.refuse_second_installation(state)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("45s", 45), ("30m", 1800), ("1h", 3600), ("7d", 604_800), ("1d12h", 129_600)]
-)
-def test_durations(text: str, seconds: int) -> None:
-    assert ca.parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "5", "1x", "0s", "-1h", "1h!", "h"])
-def test_durations_refused(text: str) -> None:
-    with pytest.raises(PorticoError):
-        ca.parse_duration(text)

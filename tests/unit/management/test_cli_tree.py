@@ -19,8 +19,14 @@ from portico.management.client import ApiClient
 ROOT = Path(__file__).parents[3]
 ENDLESS = {"server run", "client run", "lab exec", "lab pcap", "lab console"}
 """These become another program or run until they are stopped: they have no result."""
-CHANGE_SHARED_STATE = ("server", "settings", "clients", "ca")
-READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "run"}
+CHANGE_SHARED_STATE = ("server", "settings", "clients", "ca", "nat64", "dns64")
+READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "run"} | {
+    "sessions",
+    "bindings",
+    "stats",
+    "log",
+    "query",
+}
 
 
 def _app() -> Any:
@@ -73,7 +79,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
             yield path, path.read_text()
 
 
-_MENTION = re.compile(r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab)\b[^\n`'\"|;&)(]*)")
+_MENTION = re.compile(r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab|nat64|dns64)\b[^\n`'\"|;&)(]*)")
 
 
 def _mentions() -> list[tuple[str, str]]:

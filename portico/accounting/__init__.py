@@ -1,0 +1,1 @@
+"""Who had what, when: the log of NAT64's bindings."""

@@ -1,0 +1,76 @@
+"""Which client had which address of the tunnel at which time. Pure.
+
+Bindings are reported with the client's address. Whose address it was is known from the tunnel's identity; before the
+report arrives the tunnel may have ended, or another client may have taken the address over.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+REMEMBERED: Final = 100_000
+"""Addresses kept after their tunnels ended; the ones that were seen longest ago are forgotten first."""
+
+_FORMER = 4
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A tunnel. `name` and `serial` are of its client certificate, None without one."""
+
+    session: int
+    peer: str
+    name: str | None
+    serial: str | None
+
+
+class Owners:
+    """Follows the gateway's events `session_up`, `session_address` and `session_down`."""
+
+    def __init__(self, limit: int = REMEMBERED) -> None:
+        self._limit = limit
+        self._sessions: dict[int, Owner] = {}
+        self._addresses: OrderedDict[str, list[tuple[float, Owner]]] = OrderedDict()
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Takes an event; others than the three are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what the gateway sends.
+        """
+        name = event.get("event")
+        if name == "session_up":
+            identity = event.get("identity") or {}
+            number = int(event["session"])
+            self._sessions[number] = Owner(
+                number, str(event.get("peer", "")), identity.get("subject"), identity.get("serial")
+            )
+        elif name == "session_address":
+            owner = self._sessions.get(int(event["session"]))
+            if owner is not None:
+                self._learn(str(event["address"]), float(event["at"]), owner)
+        elif name == "session_down":
+            self._sessions.pop(int(event["session"]), None)
+
+    def forget_sessions(self) -> None:
+        """The gateway started anew and counts its tunnels from the beginning; whose the addresses were stays known."""
+        self._sessions.clear()
+
+    def of(self, address: str, at: float) -> Owner | None:
+        """Whose address it was at a time (seconds since the epoch); the first one known for a time before it."""
+        history = self._addresses.get(address)
+        if not history:
+            return None
+        return next((owner for since, owner in reversed(history) if since <= at), history[0][1])
+
+    def _learn(self, address: str, at: float, owner: Owner) -> None:
+        history = self._addresses.setdefault(address, [])
+        if not history or history[-1][1] != owner:
+            history.append((at, owner))
+            del history[:-_FORMER]
+        self._addresses.move_to_end(address)
+        while len(self._addresses) > self._limit:
+            self._addresses.popitem(last=False)
