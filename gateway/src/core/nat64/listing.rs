@@ -77,8 +77,9 @@ impl Nat64 {
             bindings_created: self.tables.bindings_created,
             sessions_created: self.tables.sessions_created,
             log_dropped: self.tables.log.as_ref().map_or(0, |log| log.dropped),
+            table_bytes: self.tables.bytes() as u64,
             bindings: bindings as u64,
-            static_bindings: self.tables.fixed_bindings() as u64,
+            static_bindings: self.tables.fixed.len() as u64,
             sessions: sessions as u64,
             clients: clients as u64,
             ..self.stats.clone()
@@ -87,23 +88,23 @@ impl Nat64 {
 
     /// All bindings, by client, protocol and port.
     pub fn bindings(&self) -> Vec<BindingInfo> {
-        let mut list: Vec<_> = self.tables.bindings().map(|binding| self.binding_info(binding)).collect();
+        let mut list: Vec<_> = self.tables.bindings.iter().map(|(_, binding)| self.binding_info(binding)).collect();
         list.sort_by_key(|info| (info.client, info.protocol, info.client_port));
         list
     }
 
     /// All sessions that have not ended at `now`, by client, protocol, port and peer.
     pub fn sessions(&self, now: Now) -> Vec<SessionInfo> {
-        let alive = self.tables.sessions().filter(|session| session.expires > now);
-        let mut list: Vec<_> = alive.map(|session| self.session_info(now, session)).collect();
+        let alive = self.tables.sessions.iter().filter(|(_, session)| session.expires > now);
+        let mut list: Vec<_> = alive.map(|(_, session)| self.session_info(now, session)).collect();
         list.sort_by_key(|info| (info.client, info.protocol, info.client_port, info.remote, info.remote_port));
         list
     }
 
     /// One step over the bindings, in an order of their own. Returns the place to go on at; none at the end.
     pub fn walk_bindings(&self, filter: &Filter, step: Step, out: &mut Vec<BindingInfo>) -> Option<usize> {
-        let table = |place| self.tables.binding_at(place).filter(|binding| filter.takes(binding));
-        walk(step, self.tables.binding_places(), |place| {
+        let table = |place| self.tables.bindings.get(place).filter(|binding| filter.takes(binding));
+        walk(step, self.tables.bindings.places(), |place| {
             table(place).map(|binding| out.push(self.binding_info(binding))).is_some()
         })
     }
@@ -115,8 +116,8 @@ impl Nat64 {
                 && filter.destination.is_none_or(|destination| destination == session.remote)
                 && filter.takes(self.tables.binding(session.binding))
         };
-        walk(step, self.tables.session_places(), |place| {
-            let session = self.tables.session_at(place).filter(takes);
+        walk(step, self.tables.sessions.places(), |place| {
+            let session = self.tables.sessions.get(place).filter(takes);
             session.map(|session| out.push(self.session_info(now, session))).is_some()
         })
     }

@@ -4,7 +4,7 @@
 //! incrementally, a super-segment stays whole. A packet of an established session costs no allocation.
 //!
 //! Reading order: `from_v6` and `from_v4` (the rules in the order of the RFC), `sessions` (which binding, what happens
-//! to the session), `bindings` and `ports` (the tables), `icmp` and `quote` (errors), `output` (headers, fragments).
+//! to the session), `bindings`, `storage` and `ports` (the tables), `icmp` and `quote` (errors), `output` (headers, fragments).
 
 mod bindings;
 mod config;
@@ -25,6 +25,7 @@ mod reconfigure;
 mod sessions;
 mod shards;
 mod stats;
+mod storage;
 mod tcp_state;
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ impl Nat64 {
             None => self.tables.create_binding(now, protocol, client, transport.source_port).map_err(exhausted)?,
         };
         let expires = now + self.first_timeout(protocol);
-        let session = self.tables.create_session(Session { binding, remote, remote_port, tcp, expires });
+        let session = self.tables.create_session(Session::new(binding, remote, remote_port, tcp, expires));
         self.held_syns.remove(&session);
         Ok(binding)
     }
@@ -91,7 +91,7 @@ impl Nat64 {
             None if admitted => {
                 self.tables.admit(client, false)?;
                 let expires = now + self.first_timeout(protocol);
-                self.tables.create_session(Session { binding, remote, remote_port, tcp: None, expires });
+                self.tables.create_session(Session::new(binding, remote, remote_port, None, expires));
                 Ok(binding)
             }
             None => Err(unreachable(Reason::Filtered, icmpv4::ADMINISTRATIVELY_PROHIBITED)),
@@ -99,15 +99,11 @@ impl Nat64 {
                 self.tables.admit(client, false)?;
                 let expires = now + self.config.timeouts.tcp_transitory;
                 let tcp = Some(TcpState::V4Init);
-                self.tables.create_session(Session { binding, remote, remote_port, tcp, expires });
+                self.tables.create_session(Session::new(binding, remote, remote_port, tcp, expires));
                 Ok(binding)
             }
             Some(TcpEvent::V4Syn) => {
-                self.hold_syn(
-                    now,
-                    Session { binding, remote, remote_port, tcp: Some(TcpState::V4Init), expires: now },
-                    packet,
-                )?;
+                self.hold_syn(now, Session::new(binding, remote, remote_port, Some(TcpState::V4Init), now), packet)?;
                 Err(Reason::Filtered.into())
             }
             Some(_) if admitted => Ok(binding),

@@ -102,6 +102,8 @@ pub struct Stats {
     pub errors_limited: u64,
     /// Rows of the accounting log that nobody took in time.
     pub log_dropped: u64,
+    /// Memory of the tables, without that of the pool's ports.
+    pub table_bytes: u64,
     pub bindings: u64,
     pub static_bindings: u64,
     pub sessions: u64,
@@ -136,6 +138,7 @@ impl Stats {
             ("errors_sent", self.errors_sent),
             ("errors_limited", self.errors_limited),
             ("log_dropped", self.log_dropped),
+            ("table_bytes", self.table_bytes),
             ("bindings", self.bindings),
             ("static_bindings", self.static_bindings),
             ("sessions", self.sessions),

@@ -3,11 +3,11 @@
 //! A session that is refreshed keeps its place; when its slot comes up, its owner looks at the real due time and puts it
 //! back. So refreshing costs nothing, and each session is touched about once per lifetime.
 
+use super::storage::{Chunked, NONE};
 use crate::core::time::Now;
 
 const SLOTS: usize = 8192;
 const TICK: u64 = 1_000_000;
-const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct Link {
@@ -22,14 +22,14 @@ const UNLINKED: Link = Link { previous: NONE, next: NONE, slot: NONE };
 pub struct Wheel {
     heads: Vec<u32>,
     occupied: Vec<u64>,
-    links: Vec<Link>,
+    links: Chunked<Link>,
     /// Every tick before this one has been emptied.
     current: u64,
 }
 
 impl Wheel {
     pub fn new() -> Self {
-        Self { heads: vec![NONE; SLOTS], occupied: vec![0; SLOTS / 64], links: Vec::new(), current: 0 }
+        Self { heads: vec![NONE; SLOTS], occupied: vec![0; SLOTS / 64], links: Chunked::new(), current: 0 }
     }
 
     /// Puts `entry` where it will come up at `due` or up to a second later (or earlier, if that is far away).
@@ -37,9 +37,7 @@ impl Wheel {
         self.remove(entry);
         let tick = due.0.div_ceil(TICK).clamp(self.current, self.current + SLOTS as u64 - 1);
         let slot = (tick % SLOTS as u64) as usize;
-        if self.links.len() <= entry as usize {
-            self.links.resize(entry as usize + 1, UNLINKED);
-        }
+        self.links.grow(entry as usize + 1, UNLINKED);
         let head = self.heads[slot];
         self.links[entry as usize] = Link { previous: NONE, next: head, slot: slot as u32 };
         if head != NONE {
@@ -82,6 +80,11 @@ impl Wheel {
                 None
             }
         }
+    }
+
+    /// Memory in use, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.heads.len() * size_of::<u32>() + self.links.bytes()
     }
 
     /// When the next slot comes up.
