@@ -306,7 +306,12 @@ impl Tables {
         let used = self.clients.find(&key.0).map(|id| *self.clients.entry(id)).filter(|used| used.bindings > 0);
         let address = used.map_or_else(|| self.seed.hash_one(key.0), |used| u64::from(used.address));
         let start = self.seed.hash_one(key);
-        let mapped = self.pool.choose(protocol, port, address, start).ok_or(Reason::PortsExhausted)?;
+        let partner = self.binding_of_client(protocol, client, port ^ 1).map(|id| self.binding(id).mapped);
+        let partner = partner.filter(|mapped| mapped.port % 2 != port % 2);
+        let mapped = partner
+            .and_then(|mapped| self.pool.partner(protocol, mapped))
+            .or_else(|| self.pool.choose(protocol, port, address, start))
+            .ok_or(Reason::PortsExhausted)?;
         let binding = Binding { protocol, client, port, mapped, sessions: 0, fixed: false, next: NONE };
         self.note(now, true, &binding);
         let id = self.bindings.insert(binding);

@@ -4,6 +4,7 @@ use super::config::is_host;
 use super::fragments::{Found, Key, Span};
 use super::output::{Emitted, emit_v4};
 use super::quote::{self, Ends};
+use super::shards::shard_of_v6;
 use super::stats::Reason;
 use super::transport::{self, Port, Transport, wire_packets};
 use super::{Nat64, Protocol, Refusal, Sink, Verdict, icmp};
@@ -229,6 +230,12 @@ impl Nat64 {
         let at = ipv6::upper_layer(packet, &first).map_err(|_| Reason::Malformed)?.offset - ipv6::FRAGMENT_HEADER_LEN;
         // An atomic fragment: the sender wants no path MTU discovery, so IPv4 may fragment it.
         put16(packet, at + 2, 0);
+        // An error of a router: only now it shows which client it is about, who may be another shard's.
+        if shard_of_v6(packet, self.config.shards) != self.config.shard {
+            self.stats.handed_over += 1;
+            sink.packet(packet);
+            return Ok(Verdict::Sent);
+        }
         let mut whole = Frame::new(&mut buffer, HEADROOM, HEADROOM + len, Offload::default());
         self.release(now, &mut whole, true, sink);
         Ok(Verdict::Sent)

@@ -76,6 +76,7 @@ impl Nat64 {
             fragments_expired: self.fragments.expired,
             bindings_created: self.tables.bindings_created,
             sessions_created: self.tables.sessions_created,
+            syns_held: self.held_syns.len() as u64,
             log_dropped: self.tables.log.as_ref().map_or(0, |log| log.dropped),
             table_bytes: self.tables.bytes() as u64,
             bindings: bindings as u64,

@@ -12,6 +12,7 @@ mod fragments;
 mod from_v4;
 mod from_v6;
 mod hash;
+mod held;
 mod icmp;
 mod limiter;
 mod listing;
@@ -47,12 +48,13 @@ use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::{icmpv4, icmpv6};
 use bindings::Tables;
 use fragments::Fragments;
+use held::HeldSyns;
 use limiter::Limiter;
-use std::collections::BTreeMap;
 
 /// Takes packets that do not fit in the frame of a call: fragments, and errors that a timeout causes.
 pub trait Sink {
-    /// One packet without offload; its version nibble tells the side it is for.
+    /// One packet without offload; its version nibble tells the side it is for. An IPv6 packet to a translation prefix
+    /// was put together from fragments and belongs to the shard that [`shard_of_v6`] tells.
     fn packet(&mut self, bytes: &[u8]);
 }
 
@@ -160,8 +162,7 @@ pub struct Nat64 {
     fragments: Fragments,
     limiter: Limiter,
     stats: Stats,
-    /// The heads of unsolicited SYNs, by session.
-    held_syns: BTreeMap<u32, Box<[u8]>>,
+    held_syns: HeldSyns,
     identification: u32,
     /// Where ICMP errors are put together; their size is at most the minimum MTU of IPv6.
     scratch: Box<[u8; ipv6::MIN_MTU]>,
@@ -181,8 +182,9 @@ impl Nat64 {
             ),
             limiter: Limiter::new(config.errors_per_second),
             stats: Stats::default(),
-            held_syns: BTreeMap::new(),
-            identification: config.seed as u32,
+            held_syns: HeldSyns::default(),
+            // Shards have addresses in common, so each begins elsewhere in the 16 bits of IPv4 (RFC 7857 section 11).
+            identification: (config.seed as u32).wrapping_add((config.shard * 65_536 / config.shards) as u32),
             scratch: Box::new([0; ipv6::MIN_MTU]),
             config,
         })

@@ -86,13 +86,22 @@ impl Pool {
 
     /// A port of this shard, when the pool has it and nobody owns it.
     pub fn find(&self, protocol: Protocol, address: Ipv4Addr, port: u16) -> Option<Mapped> {
-        let index = self.index_of(address)?;
+        self.free(protocol, Mapped { address: self.index_of(address)?, port })
+    }
+
+    /// The other port of a pair (an even one and the next), if it is free.
+    pub fn partner(&self, protocol: Protocol, mapped: Mapped) -> Option<Mapped> {
+        self.free(protocol, Mapped { port: mapped.port ^ 1, ..mapped })
+    }
+
+    fn free(&self, protocol: Protocol, mapped: Mapped) -> Option<Mapped> {
+        let Mapped { address: index, port } = mapped;
         if usize::from(port / 2) % self.shards != self.shard {
             return None;
         }
         let slot = self.slot(port);
         let word = *self.addresses[usize::from(index)].protocols[protocol as usize].free.get(slot / 64)?;
-        (word & (1 << (slot % 64)) != 0).then_some(Mapped { address: index, port })
+        (word & (1 << (slot % 64)) != 0).then_some(mapped)
     }
 
     /// The binding that owns a port.
@@ -108,7 +117,8 @@ impl Pool {
     /// a hash of client and port, tells.
     ///
     /// A client keeps to one address while that has ports (RFC 4787 REQ-2). In order of preference: the port the client
-    /// uses; the same range (below 1024 or not) and parity; the same range; the same parity; any (RFC 6146 section
+    /// uses; the same range (below 1024 or not) and parity, for an even port one whose odd partner is free too (RTP and
+    /// RTCP, RFC 4787 section 4.2.2); the same range; the same parity; any (RFC 6146 section
     /// 3.5.1.1, RFC 6056 section 3.3.3 for the start of the search).
     pub fn choose(&self, protocol: Protocol, wanted: u16, first: u64, start: u64) -> Option<Mapped> {
         let count = self.dynamic;
@@ -133,10 +143,14 @@ impl Pool {
         let privileged = (512 - self.shard.min(512)).div_ceil(self.shards) * 2;
         let slots = ports.owners.len();
         let range = if wanted < 1024 { 0..privileged } else { privileged..slots };
-        find(&ports.free, range.clone(), parity, start)
-            .or_else(|| find(&ports.free, range, u64::MAX, start))
-            .or_else(|| find(&ports.free, 0..slots, parity, start))
-            .or_else(|| find(&ports.free, 0..slots, u64::MAX, start))
+        let whole_pairs = |word: u64| word & word >> 1 & EVEN;
+        let same_parity = |word: u64| word & parity;
+        let pairs = if wanted.is_multiple_of(2) { find(&ports.free, range.clone(), whole_pairs, start) } else { None };
+        pairs
+            .or_else(|| find(&ports.free, range.clone(), same_parity, start))
+            .or_else(|| find(&ports.free, range, |word| word, start))
+            .or_else(|| find(&ports.free, 0..slots, same_parity, start))
+            .or_else(|| find(&ports.free, 0..slots, |word| word, start))
     }
 
     /// Gives a chosen port to `binding`.
@@ -163,19 +177,19 @@ impl Pool {
     }
 }
 
-/// The first set bit of `range` under `mask`, searched from a place that `start` chooses and around.
-fn find(bits: &[u64], range: std::ops::Range<usize>, mask: u64, start: u64) -> Option<usize> {
+/// The first bit of `range` that `pick` leaves of its word, searched from a place that `start` chooses and around.
+fn find(bits: &[u64], range: std::ops::Range<usize>, pick: impl Fn(u64) -> u64, start: u64) -> Option<usize> {
     if range.is_empty() {
         return None;
     }
     let from = range.start + (start % range.len() as u64) as usize;
-    scan(bits, from..range.end, mask).or_else(|| scan(bits, range.start..from, mask))
+    scan(bits, from..range.end, &pick).or_else(|| scan(bits, range.start..from, &pick))
 }
 
-fn scan(bits: &[u64], range: std::ops::Range<usize>, mask: u64) -> Option<usize> {
+fn scan(bits: &[u64], range: std::ops::Range<usize>, pick: impl Fn(u64) -> u64) -> Option<usize> {
     let mut at = range.start;
     while at < range.end {
-        let word = bits[at / 64] & mask & (u64::MAX << (at % 64));
+        let word = pick(bits[at / 64]) & (u64::MAX << (at % 64));
         if word != 0 {
             let found = at / 64 * 64 + word.trailing_zeros() as usize;
             return (found < range.end).then_some(found);

@@ -1,7 +1,7 @@
 //! Another configuration for a translator that runs: what still fits stays.
 
 use super::Nat64;
-use super::bindings::{Binding, ClientKey, Tables, client_key};
+use super::bindings::{Binding, ClientKey, Session, Tables, client_key};
 use super::config::{Config, ConfigError, StaticBinding};
 use super::limiter::Limiter;
 use super::ports::Pool;
@@ -22,47 +22,35 @@ impl Nat64 {
         config.verify()?;
         let former = &self.config;
         let config = Config { shard: former.shard, shards: former.shards, seed: former.seed, ..config };
-        let removed = self.tables.change(now, former, &config);
-        for id in &removed.sessions {
-            self.held_syns.remove(id);
+        let lost = self.tables.change(now, former, &config);
+        if config.pool != former.pool || config.static_bindings != former.static_bindings {
+            // They name ports of the former pool.
+            self.held_syns.clear();
         }
         self.tables.change_limits(&config);
         if config.errors_per_second != self.config.errors_per_second {
             self.limiter = Limiter::new(config.errors_per_second);
         }
         self.config = config;
-        Ok(removed.bindings)
+        Ok(lost)
     }
-}
-
-/// What a change of pool, static bindings, prefixes or filtering removed.
-#[derive(Debug, Default)]
-struct Removed {
-    bindings: usize,
-    /// Numbers of sessions.
-    sessions: Vec<u32>,
 }
 
 impl Tables {
     /// Moves from the tables of `former` to those of `config`: what has no place or no meaning there is removed.
-    fn change(&mut self, now: Now, former: &Config, config: &Config) -> Removed {
-        let mut removed = Removed::default();
+    /// Returns the number of bindings that went.
+    fn change(&mut self, now: Now, former: &Config, config: &Config) -> usize {
         let pools_differ = config.pool != former.pool || config.static_bindings != former.static_bindings;
         let prefixes_differ = config.mappings != former.mappings;
         let before = self.bindings.len();
         if prefixes_differ {
             let moves = |remote| former.mappings.embed(remote) != config.mappings.embed(remote);
-            let moving = self.sessions.iter().filter(|(_, session)| moves(session.remote)).map(|(id, _)| id);
-            removed.sessions.extend(moving.collect::<Vec<_>>());
-            self.remove_sessions(now, &removed.sessions);
+            self.remove_sessions(now, |session| moves(session.remote));
         }
         if pools_differ {
             let pool = Pool::new(config);
             let stays = self.staying(&pool, config);
-            let going = self.sessions.iter().filter(|(_, session)| !stays.contains(&session.binding));
-            let going: Vec<u32> = going.map(|(id, _)| id).collect();
-            self.remove_sessions(now, &going);
-            removed.sessions.extend(going);
+            self.remove_sessions(now, |session| !stays.contains(&session.binding));
             self.move_to(pool, &stays);
             for entry in config.own_static_bindings() {
                 self.fix(now, entry);
@@ -71,13 +59,14 @@ impl Tables {
         if config.filtering != former.filtering {
             self.index_hosts(config.filtering);
         }
-        removed.bindings = before.saturating_sub(self.bindings.len());
-        removed
+        before.saturating_sub(self.bindings.len())
     }
 
-    fn remove_sessions(&mut self, now: Now, ids: &[u32]) {
-        for id in ids {
-            self.remove_session(now, *id);
+    fn remove_sessions(&mut self, now: Now, goes: impl Fn(&Session) -> bool) {
+        for place in 0..self.sessions.places() {
+            if self.sessions.get(place).is_some_and(&goes) {
+                self.remove_session(now, place as u32);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::bindings::{Popped, Session};
 use super::config::Filtering;
+use super::held::Wanted;
 use super::ports::Mapped;
 use super::stats::Reason;
 use super::tcp_state::{self, TcpEvent, TcpState, TcpTimer};
@@ -14,9 +15,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Sessions looked at in one call of [`Nat64::handle_timeout`].
 const MAX_EXPIRIES: usize = 256;
-/// Unsolicited SYNs held at once, and the bytes kept of each: an IPv4 header with options and 8 bytes, for the answer.
-const MAX_HELD_SYNS: usize = 256;
-const HELD_SYN_LEN: usize = 68;
 /// A TCP header without options.
 const PROBE_LEN: usize = 20;
 
@@ -51,9 +49,14 @@ impl Nat64 {
             Some(binding) => binding,
             None => self.tables.create_binding(now, protocol, client, transport.source_port).map_err(exhausted)?,
         };
-        let expires = now + self.first_timeout(protocol);
-        let session = self.tables.create_session(Session::new(binding, remote, remote_port, tcp, expires));
-        self.held_syns.remove(&session);
+        let mut session = Session::new(binding, remote, remote_port, tcp, now + self.first_timeout(protocol));
+        let mapped = self.tables.binding(binding).mapped;
+        if tcp.is_some() && self.held_syns.take(now, &Wanted { remote, remote_port, mapped }) {
+            // V4 INIT, and the SYN of the other end.
+            (session.tcp, session.expires) = (Some(TcpState::Established), now + self.config.timeouts.tcp_established);
+            self.stats.simultaneous_opens += 1;
+        }
+        self.tables.create_session(session);
         Ok(binding)
     }
 
@@ -68,20 +71,17 @@ impl Nat64 {
     ) -> Result<u32, Refusal> {
         let protocol = transport.protocol;
         let unreachable = |reason, code| Refusal::ToV4(reason, icmpv4::ErrorMessage::unreachable(code));
+        let remote_port = if protocol == Protocol::Icmp { 0 } else { transport.source_port };
+        let wanted = Wanted { remote, remote_port, mapped };
         let Some(binding) = self.tables.binding_of_port(protocol, mapped) else {
             return Err(match protocol {
                 Protocol::Udp => unreachable(Reason::NoBinding, icmpv4::PORT_UNREACHABLE),
                 Protocol::Icmp => unreachable(Reason::NoBinding, icmpv4::HOST_UNREACHABLE),
-                // Silence: an unsolicited SYN may be the other half of a simultaneous open (RFC 5382 REQ-4).
-                Protocol::Tcp => Reason::NoBinding.into(),
+                Protocol::Tcp => self.hold_syn(now, transport, wanted, packet, Reason::NoBinding).into(),
             });
         };
-        let remote_port = if protocol == Protocol::Icmp { 0 } else { transport.source_port };
         let event = (protocol == Protocol::Tcp).then(|| TcpEvent::of(transport.flags, false));
         if let Some(session) = self.tables.find_session(now, binding, remote, remote_port) {
-            if self.held_syns.contains_key(&session) {
-                return Err(Reason::Filtered.into());
-            }
             self.refresh(now, session, event);
             return Ok(binding);
         }
@@ -102,26 +102,20 @@ impl Nat64 {
                 self.tables.create_session(Session::new(binding, remote, remote_port, tcp, expires));
                 Ok(binding)
             }
-            Some(TcpEvent::V4Syn) => {
-                self.hold_syn(now, Session::new(binding, remote, remote_port, Some(TcpState::V4Init), now), packet)?;
-                Err(Reason::Filtered.into())
-            }
+            Some(TcpEvent::V4Syn) => Err(self.hold_syn(now, transport, wanted, packet, Reason::Filtered).into()),
             Some(_) if admitted => Ok(binding),
             Some(_) => Err(Reason::Filtered.into()),
         }
     }
 
-    /// Keeps the head of an unsolicited SYN: the client may open the same connection within six seconds, and if it does
-    /// not the sender gets an error (RFC 6146 section 3.5.2.2, CLOSED).
-    fn hold_syn(&mut self, now: Now, mut session: Session, packet: &[u8]) -> Result<(), Reason> {
-        self.tables.admit(self.tables.binding(session.binding).client, false)?;
-        if self.held_syns.len() >= MAX_HELD_SYNS {
-            return Err(Reason::SessionsFull);
+    /// Keeps a SYN that is not translated for `reason`, which is returned unless there is no room. Other segments open
+    /// nothing, so nobody waits for them.
+    fn hold_syn(&mut self, now: Now, transport: &Transport, wanted: Wanted, packet: &[u8], reason: Reason) -> Reason {
+        if transport.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) != tcp::SYN {
+            return reason;
         }
-        session.expires = now + self.config.timeouts.tcp_incoming_syn;
-        let id = self.tables.create_session(session);
-        self.held_syns.insert(id, packet[..packet.len().min(HELD_SYN_LEN)].into());
-        Ok(())
+        let wait = self.config.timeouts.tcp_incoming_syn;
+        self.held_syns.hold(now, wait, wanted, packet).err().unwrap_or(reason)
     }
 
     fn first_timeout(&self, protocol: Protocol) -> std::time::Duration {
@@ -142,9 +136,6 @@ impl Nat64 {
         let (next, timer) = tcp_state::next(state, event);
         if next != state {
             self.tables.set_tcp(id, next);
-            if state == TcpState::V4Init {
-                self.held_syns.remove(&id);
-            }
         }
         match timer {
             TcpTimer::Keep => {}
@@ -155,7 +146,8 @@ impl Nat64 {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_timeout(&self) -> Option<Now> {
-        [self.tables.next_expiry(), self.fragments.next_expiry()].into_iter().flatten().min()
+        let times = [self.tables.next_expiry(), self.fragments.next_expiry(), self.held_syns.next_expiry()];
+        times.into_iter().flatten().min()
     }
 
     /// Ends sessions whose time is over; answers SYNs that nobody took and probes idle connections into `sink`.
@@ -163,6 +155,9 @@ impl Nat64 {
     /// One call looks at no more than 256 sessions; [`Self::next_timeout`] then still lies in the past.
     pub fn handle_timeout(&mut self, now: Now, sink: &mut impl Sink) {
         self.fragments.expire(now);
+        while let Some(packet) = self.held_syns.pop_expired(now) {
+            self.answer_held_syn(now, &packet, sink);
+        }
         for _ in 0..MAX_EXPIRIES {
             match self.tables.pop_expired(now) {
                 Popped::Nothing => return,
@@ -175,9 +170,6 @@ impl Nat64 {
                 Popped::Expired(id) => {
                     self.tables.remove_session(now, id);
                     self.stats.sessions_expired += 1;
-                    if let Some(packet) = self.held_syns.remove(&id) {
-                        self.answer_held_syn(now, &packet, sink);
-                    }
                 }
             }
         }

@@ -68,6 +68,8 @@ reasons! {
     ClientBindings => "client_bindings",
     /// This client has all the sessions it may have.
     ClientSessions => "client_sessions",
+    /// Too many unsolicited SYNs wait for their clients.
+    SynsFull => "syns_full",
     /// No port of the pool is free.
     PortsExhausted => "ports_exhausted",
     /// Too many fragmented packets or held bytes.
@@ -92,9 +94,15 @@ pub struct Stats {
     pub fragments_held: u64,
     /// Held fragments whose first fragment did not come in time.
     pub fragments_expired: u64,
+    /// Packets put together from fragments here that belong to another shard.
+    pub handed_over: u64,
     pub bindings_created: u64,
     pub sessions_created: u64,
     pub sessions_expired: u64,
+    /// Unsolicited SYNs that wait for their clients now.
+    pub syns_held: u64,
+    /// Connections that both ends opened at once.
+    pub simultaneous_opens: u64,
     /// Probes of idle TCP connections (RFC 6146 section 3.5.2.2).
     pub probes_sent: u64,
     /// ICMP errors sent, and errors kept back by the rate limit.
@@ -131,9 +139,12 @@ impl Stats {
             ("fragments_made", self.fragments_made),
             ("fragments_held", self.fragments_held),
             ("fragments_expired", self.fragments_expired),
+            ("handed_over", self.handed_over),
             ("bindings_created", self.bindings_created),
             ("sessions_created", self.sessions_created),
             ("sessions_expired", self.sessions_expired),
+            ("syns_held", self.syns_held),
+            ("simultaneous_opens", self.simultaneous_opens),
             ("probes_sent", self.probes_sent),
             ("errors_sent", self.errors_sent),
             ("errors_limited", self.errors_limited),

@@ -91,8 +91,11 @@ const TRANSITIONS: &[(TcpState, On, TcpState, TcpTimer)] = &[
     (Established, On::Rst, Transitory, TcpTimer::Transitory),
     (Established, On::Any, Established, TcpTimer::Established),
     (V4FinReceived, On::One(TcpEvent::V6Fin), BothFinReceived, TcpTimer::Transitory),
+    // RFC 6146 would let what a reset ended live for hours; RFC 5382 REQ-5 and RFC 7857 section 2 give it minutes.
+    (V4FinReceived, On::Rst, Transitory, TcpTimer::Transitory),
     (V4FinReceived, On::Any, V4FinReceived, TcpTimer::Established),
     (V6FinReceived, On::One(TcpEvent::V4Fin), BothFinReceived, TcpTimer::Transitory),
+    (V6FinReceived, On::Rst, Transitory, TcpTimer::Transitory),
     (V6FinReceived, On::Any, V6FinReceived, TcpTimer::Established),
     (Transitory, On::Rst, Transitory, TcpTimer::Keep),
     (Transitory, On::Any, Established, TcpTimer::Established),

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::Ipv6Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use crate::io::host::HostWriter;
 use crate::io::nat64::{Plan, Shards};
 use crate::io::stats::HostCounters;
 use crate::io::tun::{Device, Read};
-use crate::wire::ipv4;
+use crate::wire::{ipv4, ipv6};
 
 /// Reads of the queue before others get their turn.
 const READS: usize = 64;
@@ -70,18 +69,12 @@ impl Nat64Path {
     }
 }
 
-fn address(packet: &[u8], at: usize) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    octets.copy_from_slice(&packet[at..at + 16]);
-    octets.into()
-}
-
 impl Worker {
     /// Whether an IPv6 packet, at least a header long, is for the IPv4 side.
     pub(super) fn is_for_nat64(&self, packet: &[u8]) -> bool {
         let Some(path) = &self.nat64 else { return false };
         let translator = path.translator.borrow();
-        translator.as_ref().is_some_and(|known| packet.len() >= 40 && known.plan.contains(address(packet, 24)))
+        translator.as_ref().is_some_and(|known| packet.len() >= 40 && known.plan.contains(ipv6::destination(packet)))
     }
 
     pub(super) fn to_nat64(&self, frame: &mut Frame<'_>) {
@@ -108,6 +101,12 @@ impl Worker {
     fn translate_in_place(&self, path: &Nat64Path, frame: &mut Frame<'_>) {
         let counters = &self.handle().counters;
         let Some(translator) = path.translator() else { return counters.drop_nat64_off.add(1) };
+        self.take_ipv6(path, &translator, frame);
+        self.turn_round(path, &translator);
+    }
+
+    fn take_ipv6(&self, path: &Nat64Path, translator: &Translator, frame: &mut Frame<'_>) {
+        let counters = &self.handle().counters;
         let shard = translator.shards.of_v6(frame.bytes());
         let mut pieces = |bytes: &[u8]| self.emerge(path, bytes, Offload::default());
         let verdict = shard.lock().from_v6(self.shared.clock.now(), frame, &mut pieces);
@@ -121,20 +120,23 @@ impl Worker {
             Verdict::Held => {}
             Verdict::Drop(_) => counters.drop_nat64.add(1),
         }
-        self.turn_round(path, &translator);
     }
 
-    /// What came out of the translator goes to the side its version names. A packet to the pool's own address has to
-    /// wait: this runs while a shard is locked, and another one may have the port.
+    /// What came out of the translator goes to the side its version names, unless it is for the translator again: then
+    /// it has to wait, since this runs while a shard is locked, and another one may be the right one.
     fn emerge(&self, path: &Nat64Path, packet: &[u8], offload: Offload) {
-        if packet.first().is_some_and(|first| first >> 4 == 4) {
-            let to_pool = packet.len() >= ipv4::HEADER_LEN
-                && (path.translator.borrow().as_ref())
-                    .is_some_and(|translator| translator.plan.is_own(ipv4::destination(packet)));
-            return match to_pool {
-                true => path.turning.borrow_mut().push_back((packet.to_vec(), offload)),
-                false => path.writer.borrow_mut().write_packet(packet, offload),
-            };
+        let translator = path.translator.borrow();
+        let is_v4 = packet.first().is_some_and(|first| first >> 4 == 4);
+        let again = translator.as_ref().is_some_and(|known| match is_v4 {
+            true => packet.len() >= ipv4::HEADER_LEN && known.plan.is_own(ipv4::destination(packet)),
+            false => packet.len() >= ipv6::HEADER_LEN && known.plan.contains(ipv6::destination(packet)),
+        });
+        drop(translator);
+        if again {
+            return path.turning.borrow_mut().push_back((packet.to_vec(), offload));
+        }
+        if is_v4 {
+            return path.writer.borrow_mut().write_packet(packet, offload);
         }
         if let Some(id) = self.route(packet, offload) {
             self.send_packet(id, packet, offload);
@@ -143,18 +145,24 @@ impl Worker {
 
     /// Gives packets that one client sends to the mapped port of another back to the translator: the kernel would not
     /// return them to the device they came from (RFC 6146 section 3.8). What no mapping takes is for the host itself.
+    /// An IPv6 packet here was put together from fragments that no shard could be told from.
     ///
     /// Each turn costs one of the TTL and errors are not answered with errors, so this ends.
     fn turn_round(&self, path: &Nat64Path, translator: &Translator) {
         loop {
             let Some((packet, offload)) = path.turning.borrow_mut().pop_front() else { return };
-            if !translator.shards.shards.iter().any(|shard| shard.lock().takes(&packet)) {
+            let is_v4 = packet[0] >> 4 == 4;
+            if is_v4 && !translator.shards.shards.iter().any(|shard| shard.lock().takes(&packet)) {
                 path.writer.borrow_mut().write_packet(&packet, offload);
                 continue;
             }
             let (end, mut buffer) = (HEADROOM + packet.len(), vec![0; HEADROOM + packet.len().max(ROOM)]);
             buffer[HEADROOM..end].copy_from_slice(&packet);
-            self.take_ipv4(path, translator, &mut Frame::new(&mut buffer, HEADROOM, end, offload));
+            let frame = &mut Frame::new(&mut buffer, HEADROOM, end, offload);
+            match is_v4 {
+                true => self.take_ipv4(path, translator, frame),
+                false => self.take_ipv6(path, translator, frame),
+            }
         }
     }
 

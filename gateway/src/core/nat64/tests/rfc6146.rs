@@ -155,6 +155,51 @@ fn a_filtered_syn_waits_six_seconds_for_a_simultaneous_open() {
     assert_eq!(bench.v4(&syn).0, Verdict::Forward);
     bench.after(10);
     assert!(bench.sunk.is_empty());
+    assert_eq!(bench.nat.stats().simultaneous_opens, 1);
+}
+
+/// RFC 6146 3.5.2.2, CLOSED: a SYN for a port that nobody has is stored too, "to support simultaneous open".
+#[test]
+fn a_syn_for_a_free_port_waits_six_seconds_as_well() {
+    let syn = V4::new(SERVER, 6).build(tcp(80, 40_001, SYN, b""));
+    let mut bench = Bench::new(config());
+    assert_eq!(bench.v4(&syn).0, Verdict::Drop(Reason::NoBinding));
+    assert_eq!((bench.nat.stats().sessions, bench.nat.stats().syns_held), (0, 1));
+    bench.after(3);
+    // The client opens the same connection, and its port is preserved.
+    let _ = out6(&mut bench, SYN);
+    assert_eq!(state(&bench), ("established", 7440));
+    assert_eq!(in4(&mut bench, SYN).0, Verdict::Forward);
+    bench.after(7);
+    assert!(bench.sunk.is_empty());
+
+    let mut bench = Bench::new(config());
+    let _ = bench.v4(&syn);
+    bench.after(6);
+    let reply = bench.sunk.pop().expect("an error");
+    assert_eq!((&check(&reply)[..2], address4(&reply, 12), address4(&reply, 16)), (&[3, 3][..], POOL, SERVER));
+    assert_eq!(&reply[28..68], &syn[..40]);
+    assert_eq!(bench.nat.next_timeout(), None);
+}
+
+#[test]
+fn only_a_plain_syn_is_held() {
+    let mut bench = Bench::new(config());
+    for flags in [ACK, SYN | ACK, SYN | 0x04, SYN | 0x01, 0x04] {
+        let _ = in4(&mut bench, flags);
+    }
+    bench.after(10);
+    assert!(bench.sunk.is_empty());
+}
+
+#[test]
+fn a_held_syn_opens_the_filter_for_nobody() {
+    let mut bench = Bench::new(Config { filtering: Filtering::AddressDependent, ..config() });
+    let _ = out6(&mut bench, SYN);
+    let stranger = |flags| V4::new(ROUTER, 6).build(tcp(5555, 40_001, flags, b""));
+    assert_eq!(bench.v4(&stranger(SYN)).0, Verdict::Drop(Reason::Filtered));
+    assert_eq!(bench.v4(&stranger(ACK)).0, Verdict::Drop(Reason::Filtered));
+    assert_eq!(bench.nat.stats().sessions, 1);
 }
 
 #[test]

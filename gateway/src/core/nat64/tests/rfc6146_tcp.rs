@@ -90,6 +90,7 @@ fn every_segment_in_every_state() {
                 ("established", (_, RST)) => ("transitory", TRANS),
                 ("established", _) => ("established", EST),
                 ("v4_fin_received", (true, FIN)) | ("v6_fin_received", (false, FIN)) => ("both_fin_received", TRANS),
+                ("v4_fin_received" | "v6_fin_received", (_, RST)) => ("transitory", TRANS),
                 ("v4_fin_received" | "v6_fin_received", _) => (state, EST),
                 ("transitory", (_, RST)) => before,
                 ("transitory", _) => ("established", EST),
@@ -174,4 +175,48 @@ fn an_error_from_a_router_belongs_to_the_shard_of_the_client_it_is_about() {
         assert_eq!(shard_of_v6(&error, shards), shard_of_client(client(), shards));
         assert_eq!(shard_of_v6(&echo, shards), shard_of_client(router, shards));
     }
+}
+
+/// RFC 4787 sections 4.2.2 and 4.2.3: an even port and the next, as RTP and RTCP use them, stay together.
+#[test]
+fn pairs_of_ports_stay_together() {
+    let mut bench = Bench::new(config());
+    let mut open = |host: u16, port| {
+        let source = Ipv6Addr::new(0xfd7c, 0, 0, 0, 0, 0, 0, host);
+        word16(check(&bench.pass6(&V6 { source, ..V6::new(server6(), 17) }.build(udp(port, 53, b"")))), 0)
+    };
+    for host in 1..1000 {
+        let (rtp, rtcp) = if host % 2 == 0 {
+            (open(host, 5004), open(host, 5005))
+        } else {
+            let rtcp = open(host, 5005);
+            (open(host, 5004), rtcp)
+        };
+        // Only who came with the odd port may find the even one taken.
+        assert!(rtp % 2 == 0 && rtcp % 2 == 1 && (rtcp == rtp + 1 || host % 2 == 1), "{host}: {rtp} {rtcp}");
+    }
+}
+
+#[test]
+fn a_fragmented_error_of_a_router_reaches_the_shard_of_the_client() {
+    let shards = 4;
+    let own = shard_of_client(client(), shards);
+    let mut home = Bench::new(Config { shard: own, shards, ..config() });
+    let out = home.pass6(&V6::new(server6(), 17).build(udp(40_000, 53, &[1; 1000])));
+    let port = word16(check(&out), 0);
+    let quoted = V6 { source: server6(), ..V6::new(client(), 17) }.build(udp(53, 40_000, &[1; 1000]));
+    let router = |host: u16| Ipv6Addr::new(0xfd7c, 0x1a2b, 0x3c4d, 0x9999, 0, 0, 0, host);
+    let router = (1..).map(router).find(|router| shard_of_client(*router, shards) != own).unwrap();
+    let header = || V6 { source: router, ..V6::new(server6(), 58) };
+    let error = header().build(icmp(1, 4, 0, &quoted));
+    let (first, last) = (header().fragment(1, 9).raw(&error[40..640]), header().fragment(600, 9).raw(&error[640..]));
+    let mut other = Bench::new(Config { shard: shard_of_v6(&first, shards), shards, ..config() });
+    assert_eq!(other.v6(&first).0, Verdict::Held);
+    assert_eq!(other.v6(&last).0, Verdict::Sent);
+    let whole = other.sunk.pop().expect("the message, whole");
+    assert_eq!((shard_of_v6(&whole, shards), other.nat.stats().handed_over), (own, 1));
+    let out = home.pass6(&whole);
+    let message = check(&out);
+    assert_eq!((&message[..2], address4(&out, 16)), (&[3, 3][..], SERVER));
+    assert_eq!(word16(message, 8 + 20 + 2), port);
 }
