@@ -77,7 +77,7 @@ lint-rust: $(STAMPS)/cargo
 	   $(CARGO_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings; \
 	 else echo "clippy is not part of Debian's Rust: its rules were NOT checked (rustup component add clippy)"; fi
 
-bench: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native | sudo
+bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native | sudo
 	$(call say,Measuring: the machine should do nothing else)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) $(BENCH_ARGS)
 

@@ -29,6 +29,8 @@ from benchmarks.verdict import Verdict, judge
 
 KEPT = Path("build/bench")
 DOCUMENT = Path("docs/performance.md")
+# Above this the machine does something else as well.
+QUIET = 0.5
 FAILED, NOT_ROOT, INTERRUPTED = 1, 5, 130
 
 
@@ -57,7 +59,7 @@ def _begin(options: argparse.Namespace, keys: list[str], rows: tuple[Row, ...]) 
     versions = {name: SUBJECTS[name].version() for name in wanted}
     new = Run(
         rounds=options.rounds, seconds=options.seconds, wanted=wanted, identity={**identity(), **versions},
-        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", load=round(os.getloadavg()[0], 1),
     )  # fmt: skip
     name = "-".join(["results", *keys])
     file = options.results or KEPT / f"{name}.json"
@@ -112,6 +114,8 @@ def _measure() -> int:
         f"{len(run.wanted)} subjects, {run.rounds} rounds, about {duration(remaining(run))}. "
         f"Every sample is kept in {file}: the same command continues an interrupted run."
     )
+    if run.load > QUIET:
+        _say(f"the machine is busy (load average {run.load}): figures will be lower and their ranges wider")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         measure(run, file, KEPT / "logs", _say)

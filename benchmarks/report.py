@@ -125,7 +125,8 @@ def method(run: Run) -> str:
     listed = "\n".join(f"- {'; '.join(names)}: {version}" for version, names in versions.items())
     return (
         f"Measured {run.started[:10]} on {run.identity['machine']}, Linux {run.identity['kernel'].split('-')[0]}: "
-        f"medians of {run.rounds} rounds, loads of {run.seconds} s, everything in turn in every round.\n\n"
+        f"medians of {run.rounds} rounds, loads of {run.seconds} s, everything in turn in every round "
+        f"(load average before it: {run.load:g}).\n\n"
         f"Versions:\n\n{listed}"
     )
 

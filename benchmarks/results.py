@@ -38,6 +38,7 @@ class Run:
 
     wanted: the figures wanted of each subject, in the order of measuring.
     finished: everything was tried, and what failed is not tried again.
+    load: the machine's load average (one minute) before it began.
     identity: what must be the same for a run to be continued (machine, kernel, versions, commit).
     """
 
@@ -48,6 +49,7 @@ class Run:
     started: str
     samples: list[Sample] = field(default_factory=list)
     finished: bool = False
+    load: float = 0.0
 
     def values(self, subject: str, figure: str) -> dict[int, float]:
         """The figure by turn, of the turns that have it."""

@@ -90,7 +90,7 @@ SUBJECTS: dict[str, Subject] = {
     rows.HANDSHAKES: Subject(
         frozenset({"handshakes", "known_handshakes", "library_handshakes"}),
         handshakes.handshakes,
-        lambda *_: 3.0,
+        lambda *_: 8.0,
         portico_version,
     ),
     rows.IDLE: Subject(frozenset({"tunnel_kib"}), idle.idle, lambda *_: 8.0, portico_version),
