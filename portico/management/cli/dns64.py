@@ -137,6 +137,6 @@ def _stats(out: Console, found: dict[str, Any], rates: watch.Rates) -> None:
     servers = counters.get("servers")
     if isinstance(servers, list) and servers:
         keys = list(dict.fromkeys(key for entry in servers for key in entry))
-        rows = [[entry.get(key) for key in keys] for entry in servers]
+        rows = [[output.words(entry.get(key, "")) for key in keys] for entry in servers]
         out.print(output.table([key.replace("_", " ").capitalize() for key in keys], rows))
     out.print(watch.counter_table(counters, rates))

@@ -67,9 +67,9 @@ def sessions(
         (
             item["protocol"],
             item.get("name"),
-            _end(item["client"], item["client_port"]),
-            _end(item["address"], item["port"]),
-            _end(item["destination"], item.get("destination_port")),
+            _end(item, "client", "client_port"),
+            _end(item, "address", "port"),
+            item["destination"] if item["protocol"] == "icmp" else _end(item, "destination", "destination_port"),
             item.get("state"),
             output.duration_text(item["expires_in"]) if item.get("expires_in") is not None else "",
         )
@@ -105,8 +105,8 @@ def bindings(
         (
             item["protocol"],
             item.get("name"),
-            _end(item["client"], item["client_port"]),
-            _end(item["address"], item["port"]),
+            _end(item, "client", "client_port"),
+            _end(item, "address", "port"),
             item.get("sessions"),
             "static" if item.get("static") else "",
         )
@@ -174,9 +174,9 @@ def _log(out: Console, found: dict[str, Any], offset: int) -> None:
             "since before" if item["opened"] is None else output.time_text(item["opened"]),
             _until(item),
             item["protocol"],
-            _end(item["address"], item["port"]),
+            _end(item, "address", "port"),
             item["name"] or ("static" if item["static"] else "unknown"),
-            _end(item["client"], item["client_port"]),
+            _end(item, "client", "client_port"),
             item["serial"],
         )
         for item in found["bindings"]
@@ -227,10 +227,12 @@ def _page(out: Console, columns: list[str], rows: list[Any], found: dict[str, An
         out.print(f"{len(rows)} of at most {found['total']}. More: --after {escape(found['next'])}, or a filter")
 
 
-def _end(address: str, port: object) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+def _end(item: dict[str, Any], address: str, port: str) -> str:
+    """An address and its port; an echo has an identifier instead."""
+    host, number = item[address], item[port]
+    if item["protocol"] == "icmp":
+        return f"{host} id {number}"
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def _times(at: str | None, start: str | None, end: str | None) -> tuple[float, float]:

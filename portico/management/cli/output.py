@@ -121,18 +121,18 @@ def fields(pairs: Mapping[str, object]) -> Table:
     drawn.add_column(overflow="fold")
     for name, value in pairs.items():
         if value is not None:
-            drawn.add_row(name, escape(_words(value)))
+            drawn.add_row(name, escape(words(value)))
     return drawn
 
 
-def _words(value: object) -> str:
+def words(value: object) -> str:
     """A value as people write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {words(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(words, value))
     return str(value)
 
 

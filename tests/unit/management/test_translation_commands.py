@@ -148,8 +148,10 @@ def test_a_name_stands_for_all_addresses_of_its_tunnels(gateway: Gateway) -> Non
     assert rest["next"] is None
     assert [row["port"] for row in answer("nat64", "sessions", "--client", CLIENT.upper())["sessions"]][:1] == [40000]
     assert run("nat64", "sessions", "--client", "nobody").exit_code == 6
+    gateway.bindings[1]["protocol"] = "icmp"
     people = run("nat64", "sessions", "--client", "laptop7").stdout
     assert "10.0.0.4:80" in people and "established" in people and "2 h" in people
+    assert "10.0.0.2 id 40001" in people and " 10.0.0.4 " in people, "an echo has no ports"
 
 
 def test_filters_reach_the_gateway(gateway: Gateway) -> None:
