@@ -40,15 +40,16 @@ while True:
 """
 
 
-def apply(server: Host, *changes: str) -> None:
-    server.run("portico", "settings", "set", *changes, "--yes", timeout=60.0)
+def apply(server: Host, *changes: str) -> int:
+    """Changes settings; returns the number of the new revision."""
+    done = server.json("portico", "settings", "set", *changes, "--yes", "--json", timeout=60.0)
+    return int(done["revision"]["number"])
 
 
 @contextmanager
 def settings(server: Host, *changes: str) -> Iterator[None]:
-    """Changes settings for the block, and puts the former revision back."""
-    before = server.json("portico", "settings", "history", "--limit", "1", "--json")[0]["number"]
-    apply(server, *changes)
+    """Changes settings for the block; what was there before is put back, whatever the block changes too."""
+    before = apply(server, *changes) - 1
     try:
         yield
     finally:
@@ -85,11 +86,11 @@ def test_an_ipv4_only_host_reaches_a_client_through_a_static_binding(
         ]
         (reserved,) = server.output("sysctl", "-n", "net.ipv4.ip_local_reserved_ports").split()
         assert "7022" in reserved.split(",")
-        with settings(server, "access.manage_out={from: [10.0.0.9/32]}"):
-            assert mgmt.output(PYTHON, "-c", CONNECT, "10.0.0.2", "7022", "5") == "100000"
-            with pytest.raises(LabFailure):
-                app4.output(PYTHON, "-c", CONNECT, "10.0.0.2", "7022", "0.5")
-            assert seen_as(client) == "10.0.0.2", "what the client asks is answered"
+        apply(server, "access.manage_out={from: [10.0.0.9/32]}")
+        assert mgmt.output(PYTHON, "-c", CONNECT, "10.0.0.2", "7022", "5") == "100000"
+        with pytest.raises(LabFailure):
+            app4.output(PYTHON, "-c", CONNECT, "10.0.0.2", "7022", "0.5")
+        assert seen_as(client) == "10.0.0.2", "what the client asks is answered"
     with pytest.raises(LabFailure):
         app4.output(PYTHON, "-c", CONNECT, "10.0.0.2", "7022", "0.5")
 
@@ -134,11 +135,10 @@ def test_dns64_moves_and_stops_without_touching_the_tunnels(lab: Lab, client: Ho
     with settings(server, f"dns64.address='{other}'"):
         assert asked(other) == 0
         assert asked(first) != 0
-        with settings(server, "dns64.state=disabled", "nrpt.rules=[{namespace: .corp.example.net, dns_servers: []}]"):
-            assert asked(other) != 0
-            refused = server.run("portico", "dns64", "stats", "--json", check=False)
-            assert (refused.returncode, json.loads(refused.stderr)["error"]["code"]) == (7, "DNS64_DISABLED")
-        assert asked(other) == 0
+        apply(server, "dns64.state=disabled", "nrpt.rules=[{namespace: .corp.example.net, dns_servers: []}]")
+        assert asked(other) != 0
+        refused = server.run("portico", "dns64", "stats", "--json", check=False)
+        assert (refused.returncode, json.loads(refused.stderr)["error"]["code"]) == (7, "DNS64_DISABLED")
     assert asked(first) == 0
     assert gateway_pid(server) == before
     (session,) = server.json("portico", "clients", "show", "client1", "--json")["sessions"]
