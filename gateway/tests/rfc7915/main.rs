@@ -7,6 +7,7 @@
 // The Python module brings its own start-up.
 #![cfg(not(feature = "python"))]
 
+mod extensions;
 mod icmp_from_v4;
 mod icmp_from_v6;
 mod packets;

@@ -119,6 +119,8 @@ pub enum ConfigError {
     PoolAddress(Ipv4Addr),
     /// Below 1280 bytes.
     Mtu(usize),
+    /// A lifetime of nothing: no session would live to see its answer.
+    Timeout,
     /// No shards, or an index outside them.
     Shard,
     /// The source of ICMPv6 errors is not a unicast address.
@@ -136,6 +138,7 @@ impl std::fmt::Display for ConfigError {
             Self::PortRange(entry) => write!(out, "ports {}-{} are not a range of ports", entry.first, entry.last),
             Self::PoolAddress(address) => write!(out, "{address} cannot be the address of a host"),
             Self::Mtu(mtu) => write!(out, "an MTU of {mtu} bytes is below 1280"),
+            Self::Timeout => write!(out, "a lifetime of zero seconds"),
             Self::Shard => write!(out, "the shard index is outside the number of shards"),
             Self::Address(address) => write!(out, "{address} cannot be the source of ICMPv6 errors"),
             Self::StaticBinding(entry) => write!(
@@ -206,6 +209,11 @@ impl Config {
         }
         if let Some(mtu) = [self.mtu, self.ipv6_mtu].into_iter().find(|mtu| *mtu < 1280) {
             return Err(ConfigError::Mtu(mtu));
+        }
+        let times = &self.timeouts;
+        let lifetimes = [times.tcp_established, times.tcp_transitory, times.tcp_incoming_syn, times.udp, times.icmp];
+        if lifetimes.iter().any(Duration::is_zero) || times.fragment.is_zero() {
+            return Err(ConfigError::Timeout);
         }
         if self.shard >= self.shards || self.shards > 1024 {
             return Err(ConfigError::Shard);

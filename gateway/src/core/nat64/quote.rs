@@ -41,8 +41,10 @@ pub fn split_extension(body: &[u8], length: usize) -> (&[u8], &[u8]) {
 /// Returns the bytes used in `body` and the length attribute in units: zero when there is no extension or no room.
 pub fn put_extension(body: &mut [u8], quoted: usize, extension: &[u8], unit: usize) -> (usize, u8) {
     let Some(room) = body.len().checked_sub(extension.len()) else { return (quoted, 0) };
-    let padded = quoted.next_multiple_of(unit).max(MIN_EXTENDED).min(room / unit * unit);
-    if extension.is_empty() || padded < MIN_EXTENDED || padded / unit > 255 {
+    // The end of the packet gives way to the extension, the first 128 bytes do not (RFC 4884 section 4).
+    let most = (room / unit).min(255) * unit;
+    let padded = quoted.next_multiple_of(unit).max(MIN_EXTENDED).min(most);
+    if extension.is_empty() || padded < MIN_EXTENDED {
         return (quoted, 0);
     }
     if padded > quoted {

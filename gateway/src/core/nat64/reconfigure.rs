@@ -6,7 +6,7 @@ use super::config::{Config, ConfigError, StaticBinding};
 use super::limiter::Limiter;
 use super::ports::Pool;
 use crate::core::time::Now;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl Nat64 {
     /// Takes another configuration. Bindings whose address and port the new pool has keep them, with their sessions; the
@@ -50,7 +50,7 @@ impl Tables {
         if pools_differ {
             let pool = Pool::new(config);
             let stays = self.staying(&pool, config);
-            self.remove_sessions(now, |session| !stays.contains(&session.binding));
+            self.remove_sessions(now, |session| !stays[session.binding as usize]);
             self.move_to(pool, &stays);
             for entry in config.own_static_bindings() {
                 self.fix(now, entry);
@@ -70,8 +70,8 @@ impl Tables {
         }
     }
 
-    /// Bindings that have a place in `pool` or are static in `config`.
-    fn staying(&self, pool: &Pool, config: &Config) -> BTreeSet<u32> {
+    /// By number: whether a binding has a place in `pool` or is static in `config`.
+    fn staying(&self, pool: &Pool, config: &Config) -> Vec<bool> {
         let wanted: BTreeMap<ClientKey, &StaticBinding> = config
             .own_static_bindings()
             .map(|entry| (client_key(entry.protocol, entry.client, entry.client_port), entry))
@@ -83,15 +83,18 @@ impl Tables {
                 None => !binding.fixed && pool.find(binding.protocol, address, binding.mapped.port).is_some(),
             }
         };
-        self.bindings.iter().filter(|(_, binding)| stays(binding)).map(|(id, _)| id).collect()
+        (0..self.bindings.places()).map(|place| self.bindings.get(place).is_some_and(stays)).collect()
     }
 
     /// Moves the bindings of `stays` to their places in `pool`; what is left of the others goes.
-    fn move_to(&mut self, mut pool: Pool, stays: &BTreeSet<u32>) {
+    fn move_to(&mut self, mut pool: Pool, stays: &[bool]) {
         self.fixed.clear();
-        let ids: Vec<u32> = self.bindings.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            if !stays.contains(&id) {
+        for place in 0..self.bindings.places() {
+            let id = place as u32;
+            if self.bindings.get(place).is_none() {
+                continue;
+            }
+            if !stays[place] {
                 self.bindings.remove(id);
                 continue;
             }
