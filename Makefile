@@ -3,6 +3,8 @@
 #   make up      the lab: one server, a remote client behind a NAT, an intranet; leaves it running
 #   make down    removes exactly that
 #   make test    everything that can be checked, in the lab where a lab is needed
+#   make fuzz    strangers' bytes for every parser and state machine, FUZZ_SECONDS (60) each; for the night
+#   make coverage  how much of them the committed fuzz corpora execute, held against a floor
 #   make lint    formatting, types, import rules
 #   make bench   measures the gateway beside others and rewrites docs/performance.md (ROUNDS=5, ONLY=ping,small)
 #   make soak    an hour at full load with churn, then a verdict (SOAK_SECONDS=3600; results in build/soak)
@@ -21,6 +23,8 @@ LAB ?= portico
 SERVERS ?= 1
 PREFIX ?= /opt/portico
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 STAMPS := .make
 VENV := .venv
@@ -36,7 +40,7 @@ PYTHON_SOURCES := $(shell find portico -name '*.py')
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench soak clean requirements sudo
+.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +64,16 @@ test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients | s
 	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab $(PYTEST_ARGS)
+
+# Every target has its time even when one breaks, then the corpora are held against their floor.
+fuzz: $(STAMPS)/cargo
+	$(call say,Fuzzing: $(FUZZ_SECONDS) s each)
+	@$(CARGO_ENV) $(SETUP)/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+	@$(MAKE) --no-print-directory coverage
+
+coverage: $(STAMPS)/cargo
+	$(call say,What the fuzz corpora execute)
+	@$(CARGO_ENV) python3 $(SETUP)/coverage.py
 
 lint: lint-python lint-rust
 

@@ -88,3 +88,13 @@ class ClientTunnel:
         """Drops the connection, if any, and dials at once (the network changed)."""
     def status(self) -> str: ...
     def close(self) -> None: ...
+
+def confine() -> None:
+    """Leaves this process, all its threads, only the system calls that a running gateway needs. It cannot be undone.
+
+    Reading files, sockets of IPv4 and IPv6, memory and threads remain; everything else fails with EPERM, and what only
+    an intruder asks for (another program, another process' memory) ends the process with SIGSYS.
+
+    Raises:
+        OSError: the kernel has no seccomp, or `no_new_privs` is not set.
+    """

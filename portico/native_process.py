@@ -1,7 +1,8 @@
 """The child's half of a native process: a control socket on one side, an object of `portico._gateway` on the other.
 
 `portico.supervisor` describes the channel. The process holds keys, so nobody may trace it or read its memory, it never
-gains a privilege, and it ends with its parent.
+gains a privilege, it ends with its parent, and once it runs the kernel lets it do nothing but what it is for (seccomp:
+`portico._gateway.confine`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from portico._gateway import confine
 from portico.errors import InvalidInput
 
 MAX_LINE = 4 * 1024 * 1024
@@ -124,7 +126,10 @@ def serve(
     start: Callable[[str, Mapping[str, Sequence[int]]], Native],
     operations: Mapping[str, Operation | Slow],
 ) -> None:
-    """Starts the native object that the first line describes and serves until the parent closes or says so."""
+    """Starts the native object that the first line describes and serves until the parent closes or says so.
+
+    Everything is open when the native object exists, so from then on the process is confined.
+    """
     first = channel.receive()
     if first is None:
         return
@@ -133,6 +138,7 @@ def serve(
         return
     try:
         native = start(json.dumps(first["config"]), first.get("fds") or {})
+        confine()
     except (ValueError, OSError, TypeError, KeyError) as error:
         channel.fail(first.get("id"), str(error))
         return

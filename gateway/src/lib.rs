@@ -8,6 +8,8 @@
 //! The gateway is told what to do and reports counters and events; it holds no policy of its own.
 
 pub mod core;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod io;
 #[cfg(feature = "python")]
 mod python;

@@ -196,8 +196,15 @@ impl ClientTunnel {
     }
 }
 
+/// Leaves this process the system calls of a running gateway, all threads, for good.
+#[pyfunction]
+fn confine() -> PyResult<()> {
+    crate::io::confine::confine().map_err(|error| PyOSError::new_err(error.to_string()))
+}
+
 #[pymodule]
 fn _gateway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Gateway>()?;
-    module.add_class::<ClientTunnel>()
+    module.add_class::<ClientTunnel>()?;
+    module.add_function(wrap_pyfunction!(confine, module)?)
 }

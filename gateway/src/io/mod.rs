@@ -3,6 +3,7 @@
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod confine;
 pub mod dns64;
 pub mod events;
 pub mod gateway;

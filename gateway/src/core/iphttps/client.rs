@@ -353,6 +353,10 @@ impl ClientSession {
     /// # Errors
     /// `Illegal` when no attempt is under way.
     pub fn tls_established(&mut self, out: &mut Vec<u8>) -> Result<(), ClientError> {
+        // The table cannot tell an attempt from waiting for one: both are `LinkDown`.
+        if self.attempt_ends.is_none() {
+            return Err(ClientError::Illegal(self.state));
+        }
         self.step(E::TlsEstablished)?;
         emit_request(out, &self.config.path, &self.config.host_field(), self.config.segments);
         Ok(())

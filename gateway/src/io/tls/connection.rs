@@ -113,6 +113,12 @@ impl Tls {
         }
     }
 
+    /// Seals one record of any kind.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn seal_as(&mut self, kind: u8, content: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+        self.records()?.seal_as(kind, content, out)
+    }
+
     #[cfg(test)]
     pub(super) fn established(&mut self) -> &mut Records {
         self.records().unwrap()

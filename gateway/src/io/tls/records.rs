@@ -288,7 +288,7 @@ impl Records {
         self.update_seal(KeyUpdate::Requested, out).unwrap();
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn seal_as(&mut self, kind: u8, content: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         self.seal.seal(kind, content, out)
     }
