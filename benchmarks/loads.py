@@ -19,7 +19,7 @@ from benchmarks.peers import Path
 ATTEMPTS = 4
 PINGS, PING_INTERVAL = 50, 0.02
 # TCP finds the rate of a slow line in this time; it is not counted.
-SETTLING = 1.0
+SETTLING = 2.0
 # Seconds that iperf3 takes beside its load, and those after which it will not end any more.
 OVERHEAD, PATIENCE = 0.4, 12.0
 
