@@ -1,6 +1,7 @@
 """Answers "who had 10.0.0.2 port 40123 at 14:05" from the files of the binding log. Blocking.
 
-Files are searched as bytes: only lines that can matter are decoded, so that a gigabyte takes about a second.
+Files are searched as bytes: only lines that can matter are decoded, so that a gigabyte takes some seconds. Only files
+that can matter are read: back from the time asked for to where it is known what was bound, and on until all has ended.
 """
 
 from __future__ import annotations
@@ -8,16 +9,23 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from portico.accounting import binding_log, records
 from portico.errors import LimitReached, Unavailable
 
+Key = tuple[str, str, int]
+"""Protocol, IPv4 address and port."""
+
 MAXIMUM_OPEN: Final = 200_000
 """Bindings that may be open at one time among those asked for."""
 
 MAXIMUM_FOUND: Final = 100_000
+
+_LAST: Final = 32_503_680_000.0
+"""The year 3000: what is asked for later is asked for then."""
 
 
 _ENDS: Final = {"start": "restarted", "on": "restarted", "stop": "stopped", "off": "logging off"}
@@ -89,12 +97,18 @@ def search(directory: Path, wanted: Wanted) -> Found:
         LimitReached: too many fit; the search must be narrower.
     """
     asked = records.needles(address=wanted.address, port=wanted.port, client=wanted.client, name=wanted.name)
+    needle = asked[0] if asked else None
     found = Found()
-    alive: dict[tuple[str, str, int], Interval] = {}
+    alive: dict[Key, Interval] = {}
+    later: set[Key] = set()
     try:
-        for file in binding_log.files(directory):
-            for row in _rows(file.path, asked[0] if asked else None):
-                _take(row, wanted, alive, found)
+        files = binding_log.files(directory)
+        found.covers = next((float(row["t"]) for file in files for row in _rows(file.path, None)), None)
+        for file in files[_first(files, wanted, needle) :]:
+            if not alive and file.day > _day(wanted.end):
+                break
+            for row in _rows(file.path, needle):
+                _take(row, wanted, alive, later, found)
                 if len(alive) > MAXIMUM_OPEN or len(found.intervals) > MAXIMUM_FOUND:
                     raise LimitReached(
                         "The search finds too much",
@@ -111,15 +125,15 @@ def search(directory: Path, wanted: Wanted) -> Found:
     return found
 
 
-def _take(row: Mapping[str, Any], wanted: Wanted, alive: dict[tuple[str, str, int], Interval], found: Found) -> None:
+def _take(row: Mapping[str, Any], wanted: Wanted, alive: dict[Key, Interval], later: set[Key], found: Found) -> None:
+    """Takes the next row. `later` are bindings that began after the time asked for, so that their end means nothing."""
     at = float(row["t"])
-    if found.covers is None:
-        found.covers = at
     kind = row.get("mark")
     if kind in _ENDS:
         for interval in alive.values():
             _keep(replace(interval, closed=at, end=_ENDS[kind]), wanted, found)
         alive.clear()
+        later.clear()
     elif kind == "lost" and wanted.start <= at <= wanted.end + 60.0:
         # It is noted when the next line is written, up to a minute after what is missing.
         found.lost += int(row.get("rows", 0))
@@ -128,10 +142,18 @@ def _take(row: Mapping[str, Any], wanted: Wanted, alive: dict[tuple[str, str, in
     key = (str(row["protocol"]), str(row["address"]), int(row["port"]))
     former = alive.pop(key, None)
     if row["event"] == "close":
+        if key in later:
+            later.discard(key)
+            return
         begun = former if former is not None else _interval(row, None)
         _keep(replace(begun, closed=at, end="closed"), wanted, found)
         return
     interval = _interval(row, at if row["event"] == "open" else None)
+    if at > wanted.end:
+        later.add(key)
+        if former is not None:
+            _keep(replace(former, closed=at, end="overwritten"), wanted, found)
+        return
     if former is not None:
         if row["event"] == "held" and former.client == interval.client:
             interval = former
@@ -161,8 +183,36 @@ def _keep(interval: Interval, wanted: Wanted, found: Found) -> None:
         found.intervals.append(interval)
 
 
+def _first(files: list[binding_log.LogFile], wanted: Wanted, needle: bytes | None) -> int:
+    """The index of the last file from which on everything is known that was bound at the start.
+
+    That is one with a mark before the start that ends all bindings, or, when one address and port is asked for, with a
+    row of it in each protocol.
+    """
+    one_port = wanted.address is not None and wanted.port is not None
+    unknown = {wanted.protocol} if wanted.protocol is not None else {"tcp", "udp", "icmp"}
+    for index in range(len(files) - 1, -1, -1):
+        if files[index].day > _day(wanted.start):
+            continue
+        for row in _rows(files[index].path, needle if one_port else records.MARK):
+            if float(row["t"]) >= wanted.start:
+                continue
+            if row.get("mark") in _ENDS:
+                return index
+            if one_port and (row.get("address"), row.get("port")) == (wanted.address, wanted.port):
+                unknown.discard(row["protocol"])
+        if not unknown:
+            return index
+    return 0
+
+
+def _day(at: float) -> date:
+    """The day of the last file that can hold a row of a time: it may have been written after midnight."""
+    return datetime.fromtimestamp(min(at, _LAST) + 3600.0, UTC).date()
+
+
 def _rows(path: Path, needle: bytes | None) -> Iterator[Mapping[str, Any]]:
-    """The first line, all marks, and all lines with the needle, in their order."""
+    """All marks and all lines with the needle (None: all lines), in their order."""
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             return

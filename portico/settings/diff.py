@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,8 +159,10 @@ def _walk(path: str, before: Any, after: Any) -> Iterator[Change]:
 
 def _lists(path: str, before: list[Any], after: list[Any]) -> Iterator[Change]:
     """Entries that came and went; when only their order differs, the list as a whole."""
-    gone = [item for item in before if item not in after]
-    new = [item for item in after if item not in before]
+    # By their text: lists have thousands of entries, and those of objects cannot be hashed.
+    former, now = {json.dumps(item) for item in before}, {json.dumps(item) for item in after}
+    gone = [item for item in before if json.dumps(item) not in now]
+    new = [item for item in after if json.dumps(item) not in former]
     for item in gone:
         yield Change(path, "removed", item, None)
     for item in new:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from itertools import combinations
 from typing import Any
 
 from portico.settings.addresses import DEFAULT_POOL_PORTS, Address, AddressPlan, AddressPortPool
-from portico.settings.facts import Facts, Interface
+from portico.settings.facts import Facts, Interface, Listener
 from portico.settings.model import ManageOut, Settings, StaticBinding
 from portico.settings.problems import CATALOGUE, Problem
 
@@ -215,6 +215,7 @@ def static_bindings(settings: Settings, facts: Facts) -> Iterator[Problem]:
     allowed = {entry.address for entry in pool}
     if (own := _internal(settings, facts)) is not None:
         allowed.add(own)
+    listeners, connections = _by_port(facts.listeners), _by_port(facts.connections)
     seen: dict[tuple[object, ...], str] = {}
     for index, binding in enumerate(nat64.static_bindings):
         path = f"nat64.static_bindings[{index}]"
@@ -235,7 +236,8 @@ def static_bindings(settings: Settings, facts: Facts) -> Iterator[Problem]:
             first = seen.setdefault(key, path)
             if first != path:
                 yield STATIC_DUPLICATE.problem(path, port=text, first=first)
-        yield from _static_port(settings, facts, path, binding, address)
+        here = (binding.protocol, binding.port)
+        yield from _static_port(settings, listeners.get(here, []), connections.get(here, []), path, binding, address)
     yield from _static_access(settings)
 
 
@@ -255,9 +257,22 @@ def _static_client(settings: Settings, path: str, binding: StaticBinding) -> Ite
         yield STATIC_CLIENT.problem(f"{path}.client", client=binding.client, reason=reason, prefix=prefix)
 
 
+def _by_port(sockets: Iterable[Listener]) -> dict[tuple[str, int], list[Listener]]:
+    found: dict[tuple[str, int], list[Listener]] = {}
+    for item in sockets:
+        found.setdefault((item.protocol, item.port), []).append(item)
+    return found
+
+
 def _static_port(
-    settings: Settings, facts: Facts, path: str, binding: StaticBinding, address: IPv4Address | None
+    settings: Settings,
+    listeners: list[Listener],
+    connections: list[Listener],
+    path: str,
+    binding: StaticBinding,
+    address: IPv4Address | None,
 ) -> Iterator[Problem]:
+    """Args: listeners, connections: those with this protocol and port."""
     path = f"{path}.port"
     own = {address} if address is not None else set()
     text: dict[str, Any] = {"protocol": binding.protocol.upper(), "port": binding.port}
@@ -267,12 +282,12 @@ def _static_port(
         settings.ip_https.port,
     ) and server.internet_interface == server.internal_interface:
         yield STATIC_IN_USE.problem(path, process="Portico itself (ip_https.port)", **text)
-    for other in facts.listeners:
-        if (other.protocol, other.port) == (binding.protocol, binding.port) and serves(other.address, own):
+    for other in listeners:
+        if serves(other.address, own):
             yield STATIC_IN_USE.problem(path, process=other.process or "a process", **text)
             break
-    for other in facts.connections:
-        if binding.protocol == "tcp" and other.port == binding.port and other.address in own:
+    for other in connections:
+        if other.address in own:
             yield STATIC_BUSY.problem(path, port=binding.port, address=address)
             break
 

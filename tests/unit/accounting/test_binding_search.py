@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from portico.accounting.binding_search import Interval, Wanted, search
 from portico.accounting.owners import Owner
 from portico.errors import LimitReached
 
-NAME = "nat64-bindings-2026-03-14.jsonl"
+NAME = "nat64-bindings-1970-01-01.jsonl"
 
 
 def row(event: str, at: float, port: int = 40123, client: str = "fd00::c", **other: Any) -> bytes:
@@ -103,10 +106,10 @@ def test_rows_that_are_missing_are_told_and_survived(tmp_path: Path) -> None:
 
 
 def test_files_are_read_in_their_order(tmp_path: Path) -> None:
-    written(tmp_path, row("close", 30.0), name="nat64-bindings-2026-03-15.jsonl")
-    written(tmp_path, row("open", 20.0, port=7), name="nat64-bindings-2026-03-14.10.jsonl")
-    written(tmp_path, row("open", 10.0), name="nat64-bindings-2026-03-14.2.jsonl")
-    written(tmp_path, name="nat64-bindings-2026-03-13.jsonl")
+    written(tmp_path, row("close", 30.0), name="nat64-bindings-1970-01-02.jsonl")
+    written(tmp_path, row("open", 20.0, port=7), name="nat64-bindings-1970-01-01.10.jsonl")
+    written(tmp_path, row("open", 10.0), name="nat64-bindings-1970-01-01.2.jsonl")
+    written(tmp_path, name="nat64-bindings-1969-12-31.jsonl")
     (found,) = who(tmp_path, 15.0, port=40123)
     assert (found.opened, found.closed) == (10.0, 30.0)
     assert search(tmp_path, Wanted(0.0, 99.0)).covers == 10.0
@@ -131,39 +134,64 @@ def test_static_bindings_are_marked(tmp_path: Path) -> None:
     assert (found.static, found.name) == (True, None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_search_agrees_with_a_plain_replay(seed: int) -> None:
-    """Against a model that keeps the whole history of every port in lists."""
-    import tempfile
-
+    """Against a model that keeps the whole history of every port in lists; over several days, so that files are left
+    out wherever they may be.
+    """
     chosen = random.Random(seed)
+    step = chosen.choice([600, 3600, 20_000])
     alive: dict[int, tuple[str, float]] = {}
     history: list[tuple[int, str, float, float | None]] = []
-    lines = []
-    for at in range(1, 60):
+    days: dict[int, list[bytes]] = {}
+    for number in range(1, 80):
+        at = float(number * step)
+        lines = days.setdefault(int(at // 86_400), [])
         port, client = chosen.choice([7, 70, 700]), f"fd00::{chosen.randrange(3) + 1}"
-        if chosen.random() < 0.05:
+        if chosen.random() < 0.03:
             lines.append(records.mark("start", at))
-            history += [(p, c, since, float(at)) for p, (c, since) in alive.items()]
+            history += [(p, c, since, at) for p, (c, since) in alive.items()]
             alive.clear()
         elif port in alive:
             client, since = alive.pop(port)
-            history.append((port, client, since, float(at)))
+            history.append((port, client, since, at))
             lines.append(row("close", at, port=port, client=client))
         else:
-            alive[port] = (client, float(at))
+            alive[port] = (client, at)
             lines.append(row("open", at, port=port, client=client))
     history += [(p, c, since, None) for p, (c, since) in alive.items()]
     with tempfile.TemporaryDirectory() as directory:
-        written(Path(directory), *lines)
+        for day, lines in days.items():
+            name = f"nat64-bindings-{date(1970, 1, 1) + timedelta(days=day)}.jsonl"
+            written(Path(directory), *lines, name=name)
         for port in (7, 70, 700):
-            start = chosen.randrange(60)
-            end = start + chosen.randrange(20)
+            start = float(chosen.randrange(80) * step)
+            end = start + chosen.choice([0, 60, step, 5 * step])
             expected = sorted(
                 (c, since, until)
                 for p, c, since, until in history
                 if p == port and since <= end and (until is None or until >= start)
             )
-            found = search(Path(directory), Wanted(start, end, port=port)).intervals
-            assert sorted((i.client, i.opened or 0.0, i.closed) for i in found) == expected
+            for asked in ({}, {"address": "10.0.0.2"}, {"address": "10.0.0.2", "protocol": "tcp"}):
+                found = search(Path(directory), Wanted(start, end, port=port, **asked)).intervals
+                assert sorted((i.client, i.opened or 0.0, i.closed) for i in found) == expected
+
+
+def test_only_files_that_can_matter_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in range(1, 29):
+        at = (date(2026, 2, day) - date(1970, 1, 1)).days * 86_400.0 + 100
+        lines = [row("open", at + 1), row("close", at + 2), row("open", at + 1, port=9)]
+        written(tmp_path, *lines, name=f"nat64-bindings-2026-02-{day:02}.jsonl")
+    read: list[str] = []
+    real = binding_search._rows
+
+    def rows(path: Path, needle: bytes | None) -> Iterator[Mapping[str, Any]]:
+        if needle is not None:
+            read.append(path.name[15:25])
+        return real(path, needle)
+
+    monkeypatch.setattr(binding_search, "_rows", rows)
+    noon = (date(2026, 2, 14) - date(1970, 1, 1)).days * 86_400.0 + 43_200
+    assert who(tmp_path, noon, address="10.0.0.2", port=40123, protocol="tcp") == []
+    assert set(read) == {"2026-02-14"}

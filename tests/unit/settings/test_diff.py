@@ -34,6 +34,21 @@ def test_entries_of_lists_come_and_go(data: dict[str, Any]) -> None:
     assert lines == ["~ dns64.upstream_servers: [10.0.0.53, 10.0.0.54] -> [10.0.0.54, 10.0.0.53]"]
 
 
+def test_objects_in_lists_are_shown_whole(data: dict[str, Any]) -> None:
+    binding = {"protocol": "tcp", "client": "fd7c:1a2b:3c4d:1000::5", "client_port": 22, "port": 50022}
+    lines = difference(data, nat64={"static_bindings": [binding]})
+    assert lines[0] == (
+        "+ nat64.static_bindings: "
+        "{protocol: tcp, client: fd7c:1a2b:3c4d:1000::5, client_port: 22, address: (derived), port: 50022}"
+    )
+    assert lines[1].startswith("! nat64.static_bindings:")
+    mapping = "fd7c:1a2b:3c4d:7778::/96,10.9.0.0/16"
+    assert (
+        difference(data, dns64={**data["dns64"], "prefix_mapping": [mapping]})[0]
+        == f"+ dns64.prefix_mapping: {mapping}"
+    )
+
+
 def test_a_value_that_is_no_longer_derived_says_so(data: dict[str, Any]) -> None:
     lines = difference(data, nat64={"prefix": "fd00:9::/96"})
     assert lines[0] == "~ nat64.prefix: (derived) -> fd00:9::/96"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_interface
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portico.settings.diff import compare
 from portico.settings.document import dump, load, load_data, load_file
 from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener
 from portico.settings.problems import CATALOGUE, SettingsRefused
@@ -348,6 +350,17 @@ def test_static_bindings_without_an_address_take_the_first_of_the_pool() -> None
     assert codes(static(client="fd7c:1a2b:3c4d:1000::1")) == {"STATIC_BINDING_CLIENT"}, "the server itself"
     single = static(port=443) | {"server.internet_interface": "eth1"}
     assert "STATIC_BINDING_IN_USE" in codes(single)
+
+
+def test_thousands_of_static_bindings_are_judged_quickly() -> None:
+    client = "fd7c:1a2b:3c4d:1000::"
+    many = [{**BINDING, "client": f"{client}{n + 16:x}", "port": 1024 + n} for n in range(4096)]
+    sockets = tuple(Listener("tcp", ip_address("10.0.0.2"), 10_000 + n % 20_000) for n in range(20_000))
+    settings, facts = load_data(changed({STATIC: many})), machine(connections=sockets, listeners=sockets)
+    started = time.process_time()
+    assert {problem.code for problem in verify(settings, facts)} <= {"NAT64_POOL_BUSY"}
+    compare(load_data(PLAIN), settings)
+    assert time.process_time() - started < 2.0
 
 
 def test_manage_out_of_ipv4_hosts_goes_through_static_bindings() -> None:
