@@ -89,12 +89,12 @@ impl Tables {
     /// Moves the bindings of `stays` to their places in `pool`; what is left of the others goes.
     fn move_to(&mut self, mut pool: Pool, stays: &[bool]) {
         self.fixed.clear();
-        for place in 0..self.bindings.places() {
+        for (place, stays) in stays.iter().enumerate() {
             let id = place as u32;
             if self.bindings.get(place).is_none() {
                 continue;
             }
-            if !stays[place] {
+            if !stays {
                 self.bindings.remove(id);
                 continue;
             }
