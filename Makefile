@@ -7,6 +7,7 @@
 #   make coverage  how much of them the committed fuzz corpora execute, held against a floor
 #   make lint    formatting, types, import rules
 #   make bench   measures the gateway beside others and rewrites docs/performance.md (ROUNDS=5, ONLY=ping,small)
+#   make bench-capacity  clients and Mbit/s a core beside DirectAccess's own figures; rewrites docs/capacity.md
 #   make soak    an hour at full load with churn, then a verdict (SOAK_SECONDS=3600; results in build/soak)
 #   make wheel   dist/portico-*.whl: everything a server or a client needs, for machines without compilers
 #   make install installs it on this machine (PREFIX, default /opt/portico); make uninstall removes it
@@ -40,7 +41,7 @@ PYTHON_SOURCES := $(shell find portico -name '*.py')
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench soak clean requirements sudo fuzz coverage
+.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -95,6 +96,12 @@ bench: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/bench-programs $(STAMPS)/native |
 	$(call say,Measuring: the machine should do nothing else)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) $(BENCH_ARGS)
 
+# Goes on where it was interrupted; CAPACITY_ARGS=--again measures everything anew.
+bench-capacity: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo
+	$(call say,Measuring capacity: the machine should do nothing else)
+	@$(AS_ROOT) $(PYTHON) -m benchmarks.capacity $(CAPACITY_ARGS)
+
+CAPACITY_ARGS ?=
 SOAK_SECONDS ?= 3600
 
 soak: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo

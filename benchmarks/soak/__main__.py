@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks.soak.deployment import Deployment, deployed, flat, process_figures
+from benchmarks.deployment import Deployment, deployed, flat, process_figures
 from benchmarks.soak.load import Diary, Load, Size
 from benchmarks.soak.plot import plot
 from benchmarks.soak.verdict import judge

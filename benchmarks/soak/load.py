@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.soak.deployment import APP4_THROUGH_NAT64, APP6, IN_TUNNEL, SERVER, SOURCES, TARGET, Deployment
+from benchmarks.deployment import APP4_THROUGH_NAT64, APP6, IN_TUNNEL, SERVER, SOURCES, TARGET, Deployment
 from portico.errors import PorticoError
 from portico.lab.hosts import LabFailure
 from tests.peers.crowd import Crowd, CrowdFailed, Responder

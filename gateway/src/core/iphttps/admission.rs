@@ -19,25 +19,36 @@ const SILENT_OWN: Duration = Duration::from_secs(3);
 /// seconds pass between two messages, and a client that is turned away stays away for half a minute
 /// (\[MS-IPHTTPS\] 3.1.2.1).
 const SLOW: Duration = Duration::from_secs(5);
+/// And it keeps it while it takes no longer than so many times what others take: when thousands return at once over one
+/// narrow line, everybody is slow, and who is half-way must not begin anew.
+const SLOWER_THAN_OTHERS: u32 = 4;
 
 /// A connection that is not up yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub id: SessionId,
     pub peer: IpAddr,
+    /// When it came, and later by as much as it has waited for us since.
     pub began: Now,
     /// Whether TLS has accepted anything from it.
     pub has_spoken: bool,
-    /// Whether the next step is ours: its request was handed up.
+    /// Whether the next step is ours: its request was handed up, or what it sent is not read yet.
     pub waits_for_us: bool,
 }
 
 /// The connection that loses its place to a newcomer, if any has to.
 ///
 /// First anybody silent, the oldest first. Then, of those who take too long, one of the source (an IPv4 address, an
-/// IPv6 /64) that holds the most places, if that is more than the newcomer's source holds: many slow connections from
-/// one place cost the others nothing, and an office that starts all its computers at once waits for itself.
-pub fn gives_way(now: Now, newcomer: IpAddr, places: impl Iterator<Item = Place> + Clone) -> Option<SessionId> {
+/// IPv6 /64) that holds the most places, if these are several and twice those of the newcomer's source: many slow
+/// connections from one place cost the others nothing, and an office that starts all its computers at once waits for
+/// itself. `typical` is what it took those lately who got through.
+pub fn gives_way(
+    now: Now,
+    newcomer: IpAddr,
+    typical: Duration,
+    places: impl Iterator<Item = Place> + Clone,
+) -> Option<SessionId> {
+    let slow = SLOW.max(typical * SLOWER_THAN_OTHERS);
     let idle = |place: &Place, patience| !place.waits_for_us && now.since(place.began) > patience;
     let own = source(newcomer);
     let silent = places
@@ -51,8 +62,9 @@ pub fn gives_way(now: Now, newcomer: IpAddr, places: impl Iterator<Item = Place>
         *held.entry(source(place.peer)).or_default() += 1;
     }
     let of_newcomer = held.get(&own).copied().unwrap_or(0);
+    let crowded = (2 * of_newcomer).max(2);
     places
-        .filter(|place| idle(place, SLOW) && held[&source(place.peer)] > of_newcomer)
+        .filter(|place| idle(place, slow) && source(place.peer) != own && held[&source(place.peer)] >= crowded)
         .min_by_key(|place| (usize::MAX - held[&source(place.peer)], place.began, place.id))
         .map(|place| place.id)
 }
@@ -80,7 +92,12 @@ mod tests {
     }
 
     fn at(seconds: u64, places: &[Place]) -> Option<u64> {
-        gives_way(Now::from_secs(seconds), NEWCOMER.parse().expect("an address"), places.iter().copied()).map(|id| id.0)
+        after(seconds, Duration::ZERO, places)
+    }
+
+    fn after(seconds: u64, typical: Duration, places: &[Place]) -> Option<u64> {
+        let newcomer = NEWCOMER.parse().expect("an address");
+        gives_way(Now::from_secs(seconds), newcomer, typical, places.iter().copied()).map(|id| id.0)
     }
 
     #[test]
@@ -115,6 +132,23 @@ mod tests {
         assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, NEWCOMER, 0)]), None);
         assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, "192.0.2.1", 0)]), None);
         assert_eq!(at(10, &[place(1, NEWCOMER, 0), place(2, "192.0.2.1", 0), place(3, "192.0.2.1", 9)]), Some(2));
+    }
+
+    #[test]
+    fn who_is_as_slow_as_others_keeps_its_place() {
+        let places = [place(1, "192.0.2.1", 0), place(2, "192.0.2.1", 0)];
+        assert_eq!(after(10, Duration::from_secs(3), &places), None);
+        assert_eq!(after(13, Duration::from_secs(3), &places), Some(1));
+    }
+
+    #[test]
+    fn a_source_with_a_few_more_places_than_others_is_no_crowd() {
+        let places: Vec<_> = (0..100).map(|host| place(host, &format!("192.0.2.{host}"), 0)).collect();
+        assert_eq!(at(14, &places), None, "each source has one place, and the newcomer's none");
+        let office: Vec<_> = (0..3).map(|id| place(id, NEWCOMER, 0)).collect();
+        let other: Vec<_> = (10..15).map(|id| place(id, "192.0.2.1", 0)).collect();
+        assert_eq!(at(14, &[office.clone(), other.clone()].concat()), None, "five are less than twice three");
+        assert_eq!(at(14, &[&office[..2], &other[..]].concat()), Some(10));
     }
 
     #[test]

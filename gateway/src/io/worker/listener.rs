@@ -114,6 +114,12 @@ impl Worker {
         });
     }
 
+    /// Somebody got through: what it took, averaged over the last few.
+    pub(super) fn got_through(&self, session: &Session) {
+        let took = self.shared.clock.now().since(session.place().began);
+        self.typical.set((self.typical.get() * 7 + took) / 8);
+    }
+
     pub(super) fn end_of_handshake(&self, session: &Session) {
         if self.handshakes.borrow_mut().remove(&session.id).is_some() {
             self.handshake_ended.notify_one();
@@ -131,10 +137,11 @@ impl Worker {
             if !std::mem::replace(&mut waited, true) {
                 self.handle().counters.admission_waits.add(1);
             }
+            let now = self.shared.clock.now();
             let victim = {
                 let handshakes = self.handshakes.borrow();
                 let victim =
-                    gives_way(self.shared.clock.now(), newcomer, handshakes.values().map(|session| session.place()));
+                    gives_way(now, newcomer, self.typical.get(), handshakes.values().map(|session| session.place()));
                 victim.and_then(|id| handshakes.get(&id).cloned())
             };
             match victim {

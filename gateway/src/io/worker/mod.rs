@@ -95,6 +95,8 @@ pub(super) struct Worker {
     expiries: RefCell<BTreeSet<(i64, SessionId)>>,
     handshake_gate: Semaphore,
     handshake_ended: Notify,
+    /// How long it takes from a connection to its tunnel, lately.
+    typical: Cell<Duration>,
     scratch: RefCell<Scratch>,
     runs: RefCell<Runs>,
     tunnel: Rc<Device>,
@@ -152,6 +154,7 @@ impl Worker {
             expiries: RefCell::default(),
             handshake_gate: Semaphore::new(HANDSHAKES_PER_TURN),
             handshake_ended: Notify::new(),
+            typical: Cell::default(),
             scratch: RefCell::default(),
             runs: RefCell::default(),
             tunnel,

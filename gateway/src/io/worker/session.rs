@@ -130,6 +130,10 @@ pub(super) struct Session {
     has_spoken: Cell<bool>,
     /// Whether a request of it was handed up.
     waits_for_us: Cell<bool>,
+    /// Since when something of the peer's has been waiting to be looked at, if it has.
+    unread_since: Cell<Option<Now>>,
+    /// How long such things have waited in all: the peer is not to blame for it.
+    our_delay: Cell<Duration>,
 }
 
 impl Session {
@@ -144,6 +148,8 @@ impl Session {
             began: now,
             has_spoken: Cell::new(false),
             waits_for_us: Cell::new(false),
+            unread_since: Cell::new(None),
+            our_delay: Cell::default(),
         }
     }
 
@@ -152,9 +158,9 @@ impl Session {
         Place {
             id: self.id,
             peer: self.peer.ip(),
-            began: self.began,
+            began: self.began + self.our_delay.get(),
             has_spoken: self.has_spoken.get(),
-            waits_for_us: self.waits_for_us.get(),
+            waits_for_us: self.waits_for_us.get() || self.unread_since.get().is_some(),
         }
     }
 
@@ -272,8 +278,12 @@ impl Worker {
                 Ok(Ok(true)) => {}
             }
             // Few handshakes compute in one turn of the event loop, so that packets of those who are in wait little.
+            session.unread_since.set(Some(clock.now()));
             let permit = self.handshake_gate.acquire().await;
             let plain = self.read_plain(session, handshaking)?;
+            if let Some(since) = session.unread_since.take() {
+                session.our_delay.set(session.our_delay.get() + clock.now().since(since));
+            }
             session.has_spoken.set(session.has_spoken.get() || session.transport.has_answered());
             if handshaking && !session.transport.is_handshaking() {
                 handshaking = false;
@@ -415,6 +425,7 @@ impl Worker {
         }
         self.shared.events.push("session_up", info.opened());
         self.handle().counters.sessions_opened.add(1);
+        self.got_through(session);
         let format = if segments { Format::Segments } else { Format::Packets };
         let deframer = RefCell::new(Deframer::new(format));
         if let Some(identity) = &info.identity {

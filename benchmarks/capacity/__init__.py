@@ -1,0 +1,1 @@
+"""How many clients and how much traffic a core of a server carries, as Microsoft's capacity report has it."""
