@@ -157,11 +157,11 @@ def test_every_drop_of_a_session_has_its_reason(
     client = start_client(server)
     client.wait_up()
     assert client.tun.quiet(0.1)
-    assert server.sessions()[0]["drops"] == {"queue_full": 0, "unusable": 0}
+    assert server.sessions()[0]["drops"] == {"queue_full": 0, "queue_delay": 0, "unusable": 0}
     for _ in range(3):
         client.tun.send(udp("fd00:9::1", HOST, b"a source that is not of this link"))
     client.tun.send(udp(f"{PREFIX}::1", HOST, b"the server's own"))
-    expected = {"queue_full": 0, "unusable": 0, "foreign_source": 3, "server_source": 1}
+    expected = {"queue_full": 0, "queue_delay": 0, "unusable": 0, "foreign_source": 3, "server_source": 1}
     wait_for(lambda: server.sessions()[0]["drops"] == expected, "the reasons")
     server.gateway.disconnect([server.sessions()[0]["session"]])
     assert server.wait_event("session_down")["drops"] == expected

@@ -5,5 +5,6 @@ pub mod frame;
 pub mod impossible;
 pub mod iphttps;
 pub mod nat64;
+pub mod queue;
 pub mod segments;
 pub mod time;

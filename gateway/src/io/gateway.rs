@@ -21,6 +21,7 @@ use super::dns64;
 use super::dns64::inspect;
 use super::events::Events;
 use super::nat64::Shards;
+use super::outlet::Queues;
 use super::stats::{HostCounters, WorkerCounters};
 use super::tls::identity::RevocationList;
 use super::tls::setup::{self, ServerSetup};
@@ -35,6 +36,8 @@ use crate::core::iphttps::{
 
 /// Packets that may wait at a worker for sessions that others read packets for.
 const HANDOVER_PACKETS: usize = 1024;
+/// Memory for the packets that wait for all sessions together.
+const QUEUES_BYTES: usize = 256 * 1024 * 1024;
 
 /// A configuration with everything derived from it; replaced as a whole.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ pub struct Live {
 pub struct WorkerHandle {
     commands: mpsc::UnboundedSender<Command>,
     pub packets: mpsc::Sender<Foreign>,
-    pub counters: WorkerCounters,
+    pub counters: Arc<WorkerCounters>,
     pub tunnel: Arc<HostCounters>,
     pub nat64: Arc<HostCounters>,
 }
@@ -66,6 +69,7 @@ pub struct Shared {
     pub clock: Clock,
     pub events: Events,
     pub link: Link,
+    pub queues: Queues,
     pub workers: Vec<WorkerHandle>,
     pub registry: Mutex<BTreeMap<u64, Arc<SessionInfo>>>,
     nat64: RwLock<Option<Arc<Shards>>>,
@@ -248,18 +252,13 @@ impl Gateway {
             let (commands, command_inbox) = mpsc::unbounded_channel();
             let (packets, packet_inbox) = mpsc::channel(HANDOVER_PACKETS);
             inboxes.push(Inbox { commands: command_inbox, packets: packet_inbox });
-            WorkerHandle {
-                commands,
-                packets,
-                counters: WorkerCounters::default(),
-                tunnel: Arc::default(),
-                nat64: Arc::default(),
-            }
+            WorkerHandle { commands, packets, counters: Arc::default(), tunnel: Arc::default(), nat64: Arc::default() }
         });
         let shared = Arc::new(Shared {
             clock,
             events: Events::default(),
             link,
+            queues: Queues::new(QUEUES_BYTES),
             workers: workers.collect(),
             registry: Mutex::default(),
             nat64: RwLock::new(shards.map(Arc::new)),
@@ -441,9 +440,10 @@ impl Gateway {
         json!({
             "sessions": shared.link.sessions(),
             "workers": workers.len(),
-            "gateway": WorkerCounters::sums(workers.iter().map(|worker| &worker.counters)),
+            "gateway": WorkerCounters::sums(workers.iter().map(|worker| &*worker.counters)),
             "tunnel": HostCounters::sums(workers.iter().map(|worker| &*worker.tunnel)),
             "nat64_device": HostCounters::sums(workers.iter().map(|worker| &*worker.nat64)),
+            "queues": shared.queues.stats(),
             "link": {"drops": drops, "events": happened},
             "offloads": {
                 "tunnel": offloads.map(|started| started.tunnel.names()),

@@ -1,5 +1,6 @@
 //! Sockets, TLS, TUN devices and worker threads.
 
+mod backlog;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod gateway;
 pub mod host;
 pub mod nat64;
 pub mod outgoing;
+pub mod outlet;
 pub mod scratch;
 pub mod stats;
 pub mod tls;

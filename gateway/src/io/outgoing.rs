@@ -4,6 +4,7 @@ use crate::core::frame::{MAX_PACKET, Offload, SegmentKind};
 use crate::core::iphttps::Format;
 use crate::core::segments::split::Segments;
 use crate::io::scratch::RUN_LEN;
+use crate::wire::ipv6;
 use crate::wire::segment_header::{MAX_SEGMENT_SIZE, SegmentHeader};
 use crate::wire::virtio::headers_len;
 
@@ -83,6 +84,24 @@ impl Run {
             (self.end, self.packets) = start;
         }
         result
+    }
+
+    /// The frames in it, each with its offload.
+    pub fn frames(&self, format: Format) -> impl Iterator<Item = (&[u8], Offload)> {
+        let mut rest = self.bytes();
+        std::iter::from_fn(move || {
+            let mut offload = Offload::default();
+            if format == Format::Segments {
+                let (header, behind) = rest.split_first_chunk::<{ SegmentHeader::LEN }>()?;
+                offload = SegmentHeader::parse(header).ok()?.offload();
+                rest = behind;
+            }
+            let payload = rest.get(4..6)?;
+            let len = ipv6::HEADER_LEN + usize::from(u16::from_be_bytes([payload[0], payload[1]]));
+            let (packet, behind) = rest.split_at_checked(len)?;
+            rest = behind;
+            Some((packet, offload))
+        })
     }
 
     fn split(&mut self, packet: &[u8], offload: Offload) -> Result<(), Unframeable> {

@@ -3,6 +3,7 @@
 
 use crate::core::frame::{BUFFER_SIZE, MAX_PACKET};
 use crate::core::iphttps::SessionId;
+use crate::io::outgoing::Run;
 use crate::io::tls::plain::PlainBuffer;
 use crate::io::tls::records::{MAX_RECORD, sealed_len};
 use crate::wire::segment_header::SegmentHeader;
@@ -22,6 +23,8 @@ pub struct Scratch {
     pub plain_of: Option<SessionId>,
     /// Sealed records on their way to a socket.
     pub cipher_out: Box<[u8]>,
+    /// For packets that have waited.
+    pub sealing: Sealing,
     /// Handshake records and alerts.
     pub control_out: Vec<u8>,
     /// One frame with room to become something else.
@@ -36,8 +39,23 @@ impl Default for Scratch {
             plain_in: PlainBuffer::new(cipher_in + SegmentHeader::LEN + MAX_PACKET),
             plain_of: None,
             cipher_out: vec![0; sealed_len(RUN_LEN)].into_boxed_slice(),
+            sealing: Sealing::default(),
             control_out: Vec::new(),
             frame: vec![0; BUFFER_SIZE].into_boxed_slice(),
         }
+    }
+}
+
+/// What packets go through between the queue and the socket.
+#[derive(Debug)]
+pub struct Sealing {
+    /// The packets that are next.
+    pub run: Run,
+    pub cipher: Box<[u8]>,
+}
+
+impl Default for Sealing {
+    fn default() -> Self {
+        Self { run: Run::default(), cipher: vec![0; sealed_len(RUN_LEN)].into_boxed_slice() }
     }
 }

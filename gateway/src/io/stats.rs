@@ -14,6 +14,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// What was counted elsewhere. One thread only, as `add`.
+    pub fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -72,7 +77,13 @@ counters! {
         packets_out,
         /// Reads of TUN queues that gave a packet or super-segment.
         host_reads,
-        /// A client that reads too slowly: its queue was full.
+        /// Packets and super-segments that had to wait for a client's connection, as the three that follow.
+        queued,
+        /// Sent with a mark that says "congestion" instead of being dropped.
+        marked,
+        /// Their flow had waited too long.
+        drop_queue_delay,
+        /// A client's queue, or the memory for all queues, was full.
         drop_queue_full,
         /// The owner of the packet is at another worker and that worker is behind.
         drop_handover_full,
@@ -110,8 +121,19 @@ counters! {
         bytes_out,
         packets_in,
         packets_out,
+        /// Packets and super-segments that had to wait for the socket, as all that follow.
+        queued,
+        /// Sent with a mark that says "congestion" instead of being dropped.
+        marked,
+        /// Their flow had waited too long.
+        drop_queue_delay,
+        /// The session's queue, or the memory for all queues, was full.
         drop_queue_full,
+        /// Microseconds.
+        longest_wait,
         /// From the host: neither packet nor super-segment that can travel.
         drop_unusable,
+        /// As before, but found out after it had waited.
+        drop_unframeable,
     }
 }

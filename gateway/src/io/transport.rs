@@ -2,8 +2,7 @@
 //! without waiting and keeps a bounded rest when the socket is full.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -13,11 +12,15 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::scratch::{READ_LEN, RUN_LEN, Scratch};
+use super::clock::Clock;
+use super::outgoing::Run;
+use super::outlet::{Outlet, Queues, Totals};
+use super::scratch::{READ_LEN, RUN_LEN, Scratch, Sealing};
 use super::tls::Tls;
+use crate::core::frame::Offload;
+use crate::core::iphttps::Format;
+use crate::core::time::Now;
 
-/// Unsent bytes in the kernel above which the socket stops being writable: a queue in the kernel cannot be managed.
-const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Seconds without an acknowledgement after which the connection is dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Unfinished handshakes hold no more ciphertext than this.
@@ -48,46 +51,12 @@ impl From<io::Error> for Lost {
     }
 }
 
-/// Ciphertext that the socket did not take, in order.
-#[derive(Debug, Default)]
-struct Backlog {
-    chunks: VecDeque<Vec<u8>>,
-    /// Bytes of the first chunk that are sent.
-    sent: usize,
-    len: usize,
-}
-
-impl Backlog {
-    fn push(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.len += bytes.len();
-            self.chunks.push_back(bytes.to_vec());
-        }
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        self.len -= count;
-        while let Some(first) = self.chunks.front() {
-            let left = first.len() - self.sent;
-            if count < left {
-                self.sent += count;
-                return;
-            }
-            count -= left;
-            self.sent = 0;
-            self.chunks.pop_front();
-        }
-        // An idle session owns no memory for it.
-        self.chunks = VecDeque::new();
-    }
-}
-
 #[derive(Debug)]
 struct State {
     tls: Tls,
     /// The start of a record, or in a handshake of a message.
     pending: Vec<u8>,
-    backlog: Backlog,
+    outlet: Outlet,
 }
 
 #[derive(Debug)]
@@ -98,8 +67,7 @@ pub struct Transport {
     wake: Notify,
     /// Told when a backlog has gone.
     drained: Notify,
-    /// Plaintext bytes beyond which nothing more is queued.
-    limit: Cell<usize>,
+    clock: Clock,
     /// Whether TLS took something from the peer and had something to say to it.
     answered: Cell<bool>,
     /// The peer said that it sends nothing more.
@@ -109,39 +77,41 @@ pub struct Transport {
 }
 
 impl Transport {
-    pub fn new(stream: TcpStream, tls: Tls, queue_bytes: usize) -> io::Result<Self> {
+    /// A connection whose queue may hold `queue_bytes`.
+    pub fn new(stream: TcpStream, tls: Tls, clock: Clock, queues: Queues, queue_bytes: usize) -> io::Result<Self> {
         tune(&stream)?;
-        let state = RefCell::new(State { tls, pending: Vec::new(), backlog: Backlog::default() });
+        let outlet = Outlet::new(&stream, queues, queue_bytes)?;
+        let state = RefCell::new(State { tls, pending: Vec::new(), outlet });
         Ok(Self {
             stream,
             state,
             wake: Notify::new(),
             drained: Notify::new(),
-            limit: Cell::new(queue_bytes),
+            clock,
             answered: Cell::new(false),
             closed: Cell::new(false),
             failed: Cell::new(false),
         })
     }
 
-    /// Waits until `receive` may find something, after sending what waited. Returns false when woken by `wake`.
-    pub async fn ready(&self) -> Result<bool, Lost> {
+    /// Waits until `receive` may find something, and sends what waits meanwhile. Returns false when woken by `wake`.
+    pub async fn ready(&self, scratch: &RefCell<Scratch>) -> Result<bool, Lost> {
         loop {
             if self.closed.get() {
                 return Err(Lost::Closed);
             }
-            let interest = if self.queued() > 0 { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let interest = if self.waits() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready?,
                 () = self.wake.notified() => {
-                    if self.queued() > 0 && interest == Interest::READABLE {
+                    if self.waits() && interest == Interest::READABLE {
                         continue;
                     }
                     return Ok(false);
                 }
             };
             if ready.is_writable() {
-                self.flush()?;
+                self.flush(&mut scratch.borrow_mut().sealing)?;
             }
             if ready.is_readable() || ready.is_read_closed() {
                 return Ok(true);
@@ -183,7 +153,7 @@ impl Transport {
         }
         if !scratch.control_out.is_empty() {
             self.answered.set(self.answered.get() || result.is_ok());
-            self.write(&mut state.backlog, &scratch.control_out)?;
+            self.write(&mut state.outlet, &scratch.control_out)?;
         }
         match result {
             Ok(received) if received.closed && scratch.plain_in.is_empty() => Err(Lost::Closed),
@@ -201,7 +171,7 @@ impl Transport {
         scratch.control_out.clear();
         let opened = state.tls.receive(&mut [], &mut scratch.plain_in, &mut scratch.control_out);
         opened.map_err(Lost::Tls)?;
-        self.write(&mut state.backlog, &scratch.control_out)
+        self.write(&mut state.outlet, &scratch.control_out)
     }
 
     /// Seals and sends. Returns false, with nothing done, when too much waits already.
@@ -210,15 +180,54 @@ impl Transport {
             return Err(Lost::Tls(rustls::Error::HandshakeNotComplete));
         }
         let mut state = self.state.borrow_mut();
-        if state.backlog.len > 0 && state.backlog.len + plain.len() > self.limit.get() {
+        if state.outlet.sealed() > 0 && state.outlet.sealed() + plain.len() > state.outlet.limit() {
             return Ok(false);
         }
         for piece in plain.chunks(RUN_LEN) {
-            let State { tls, backlog, .. } = &mut *state;
+            let State { tls, outlet, .. } = &mut *state;
             let len = tls.seal(piece, cipher_out).map_err(Lost::Tls)?;
-            self.write(backlog, &cipher_out[..len])?;
+            self.write(outlet, &cipher_out[..len])?;
         }
         Ok(true)
+    }
+
+    /// The tunnel is up: how its packets travel, and how many bytes of them may wait.
+    pub fn begin(&self, format: Format, queue_bytes: usize) {
+        self.state.borrow_mut().outlet.begin(format, queue_bytes);
+    }
+
+    /// Sends a run of packets at once, or lets them wait if the socket takes no more.
+    pub fn send_run(&self, run: &Run, sealing: &mut Sealing) -> Result<(), Lost> {
+        self.use_outlet(|now, stream, state| state.outlet.send(now, stream, &mut state.tls, run, sealing))
+    }
+
+    /// Lets a packet wait. Only while others do: `waits` says so.
+    pub fn push(&self, packet: &[u8], offload: Offload) {
+        self.state.borrow_mut().outlet.push(self.clock.now(), packet, offload);
+    }
+
+    fn flush(&self, sealing: &mut Sealing) -> Result<(), Lost> {
+        self.use_outlet(|now, stream, state| state.outlet.flush(now, stream, &mut state.tls, sealing))
+    }
+
+    fn use_outlet(&self, act: impl FnOnce(Now, &TcpStream, &mut State) -> Result<(), Lost>) -> Result<(), Lost> {
+        if self.failed.get() {
+            return Err(Lost::Tls(rustls::Error::HandshakeNotComplete));
+        }
+        let mut state = self.state.borrow_mut();
+        let before = state.outlet.waits();
+        let result = act(self.clock.now(), &self.stream, &mut state);
+        self.tell(before, state.outlet.waits());
+        result
+    }
+
+    /// Whoever polls `ready` must watch for room when something begins to wait.
+    fn tell(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => self.wake.notify_one(),
+            (true, false) => self.drained.notify_one(),
+            _ => {}
+        }
     }
 
     /// Tells the peer that nothing follows, unless an alert already said why.
@@ -227,65 +236,26 @@ impl Transport {
             return;
         }
         let mut state = self.state.borrow_mut();
-        let State { tls, backlog, .. } = &mut *state;
+        let State { tls, outlet, .. } = &mut *state;
         if let Ok(len) = tls.close(cipher_out) {
             // The connection ends anyway; whether the alert arrives changes nothing.
-            let _ = self.write(backlog, &cipher_out[..len]);
+            let _ = self.write(outlet, &cipher_out[..len]);
         }
     }
 
-    fn write(&self, backlog: &mut Backlog, bytes: &[u8]) -> Result<(), Lost> {
-        let mut sent = 0;
-        while backlog.len == 0 && sent < bytes.len() {
-            match self.stream.try_write(&bytes[sent..]) {
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if sent < bytes.len() {
-            let first = backlog.len == 0;
-            backlog.push(&bytes[sent..]);
-            if first {
-                self.wake.notify_one();
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<(), Lost> {
-        let backlog = &mut self.state.borrow_mut().backlog;
-        while backlog.len > 0 {
-            let sent = {
-                let mut parts = [IoSlice::new(&[]); 16];
-                let mut skip = backlog.sent;
-                let mut count = 0;
-                for (part, chunk) in parts.iter_mut().zip(&backlog.chunks) {
-                    *part = IoSlice::new(&chunk[skip..]);
-                    skip = 0;
-                    count += 1;
-                }
-                self.stream.try_write_vectored(&parts[..count])
-            };
-            match sent {
-                Ok(count) => {
-                    backlog.advance(count);
-                    if backlog.len == 0 {
-                        self.drained.notify_one();
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+    fn write(&self, outlet: &mut Outlet, bytes: &[u8]) -> Result<(), Lost> {
+        let before = outlet.waits();
+        outlet.write(&self.stream, bytes)?;
+        self.tell(before, outlet.waits());
         Ok(())
     }
 
     /// Sends the rest, says that nothing follows, and waits for the peer to close: a socket closed with unread bytes
     /// would take the last answer with it.
     pub async fn drain(&self) {
-        while self.queued() > 0 {
-            if self.stream.writable().await.is_err() || self.flush().is_err() {
+        while self.state.borrow().outlet.sealed() > 0 {
+            let sent = self.stream.writable().await.map_err(Lost::from);
+            if sent.and_then(|()| self.state.borrow_mut().outlet.flush_sealed(&self.stream)).is_err() {
                 return;
             }
         }
@@ -305,18 +275,38 @@ impl Transport {
 
     /// Waits until nothing waits for the socket. `ready` must be polled meanwhile, it is what sends.
     pub async fn drained(&self) {
-        while self.queued() > 0 {
+        while self.waits() {
             self.drained.notified().await;
         }
     }
 
-    /// Ciphertext bytes that wait for the socket.
-    pub fn queued(&self) -> usize {
-        self.state.borrow().backlog.len
+    /// Whether something waits for the socket: packets that come now have to wait behind it.
+    pub fn waits(&self) -> bool {
+        self.state.borrow().outlet.waits()
     }
 
-    pub fn set_limit(&self, queue_bytes: usize) {
-        self.limit.set(queue_bytes);
+    /// Whether packets wait, and not only the rest of what was sealed.
+    pub fn queues(&self) -> bool {
+        self.state.borrow().outlet.queues()
+    }
+
+    /// Bytes of memory that hold what waits for the socket.
+    pub fn held(&self) -> usize {
+        self.state.borrow().outlet.held()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.state.borrow().outlet.totals()
+    }
+
+    /// Gives back what a queue that is not needed any more holds; returns whether there is one still. Call now and then.
+    pub fn rest(&self) -> bool {
+        self.state.borrow_mut().outlet.rest(self.clock.now())
+    }
+
+    /// Whether a queue has come into being since this was asked: then `rest` must be called until it is gone.
+    pub fn has_new_queue(&self) -> bool {
+        self.state.borrow_mut().outlet.is_news()
     }
 
     pub fn is_handshaking(&self) -> bool {
@@ -376,6 +366,5 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4),
     )?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }

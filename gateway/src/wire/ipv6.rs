@@ -105,6 +105,16 @@ pub fn address_at(bytes: &[u8], at: usize) -> Ipv6Addr {
     Ipv6Addr::from(octets)
 }
 
+/// Says "congestion experienced" on a packet with at least a header's length, if its sender can be told so (RFC 3168
+/// section 5, RFC 8200 section 7). False, with nothing changed, if it cannot.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    let congestible = packet[1] & 0x30 != 0;
+    if congestible {
+        packet[1] |= 0x30;
+    }
+    congestible
+}
+
 /// A Fragment header (RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentHeader {

@@ -11,7 +11,7 @@ mod config;
 mod fragments;
 mod from_v4;
 mod from_v6;
-mod hash;
+pub(super) mod hash;
 mod held;
 mod icmp;
 mod limiter;

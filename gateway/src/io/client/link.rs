@@ -21,6 +21,7 @@ use crate::io::clock::{Clock, jitter};
 use crate::io::events::Events;
 use crate::io::host::{HostWriter, MergingWriter};
 use crate::io::outgoing::Run;
+use crate::io::outlet::{Queues, Totals};
 use crate::io::scratch::Scratch;
 use crate::io::stats::HostCounters;
 use crate::io::tls::Tls;
@@ -30,14 +31,15 @@ use crate::io::tun::{Device, Read};
 
 /// Reads of the TUN queue before others get their turn.
 const READS: usize = 64;
+/// How long packets are left with the host, which has only a queue without fairness for them, until the socket has room.
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(1);
 /// Plaintext that may wait when the socket is full.
 const QUEUE_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Default)]
 struct Counters {
-    bytes_out: u64,
-    packets_out: u64,
-    dropped_queue: u64,
+    /// Of connections that have ended.
+    earlier: Totals,
     dropped_down: u64,
     dropped_unusable: u64,
 }
@@ -54,6 +56,8 @@ struct Client {
     counters: RefCell<Counters>,
     peer: RefCell<Option<String>>,
     tls: RefCell<Option<(&'static str, bool, Format)>>,
+    /// The connection that is up or being made.
+    transport: RefCell<Option<Rc<Transport>>>,
     events: Arc<Events>,
     status: Arc<Mutex<Value>>,
     told: RefCell<Value>,
@@ -96,6 +100,7 @@ pub(super) fn run(
         counters: RefCell::default(),
         peer: RefCell::default(),
         tls: RefCell::default(),
+        transport: RefCell::default(),
         events,
         status,
         told: RefCell::new(Value::Null),
@@ -112,6 +117,9 @@ impl Client {
         let mut life: Option<Life<'_>> = None;
         let mut status = tokio::time::interval(std::time::Duration::from_secs(1));
         loop {
+            if let Some(transport) = &*self.transport.borrow() {
+                transport.rest();
+            }
             self.report();
             let action = self.core.borrow_mut().handle_timeout(self.clock.now(), jitter());
             match action {
@@ -161,6 +169,10 @@ impl Client {
             if life.is_none() {
                 *self.peer.borrow_mut() = None;
                 *self.tls.borrow_mut() = None;
+                if let Some(transport) = self.transport.borrow_mut().take() {
+                    let counters = &mut *self.counters.borrow_mut();
+                    counters.earlier = counters.earlier.and(&transport.totals());
+                }
             }
         }
     }
@@ -209,7 +221,10 @@ impl Client {
         let host = self.prepared.borrow().core.host.clone();
         let name = ServerName::try_from(host).map_err(|_| ClientError::HostNotFound)?;
         let tls = Tls::client(tls_config, name).map_err(|error| of_tls(&error))?;
-        let transport = Transport::new(stream, tls, QUEUE_BYTES).map_err(|error| of_io(&error))?;
+        let queues = Queues::new(2 * QUEUE_BYTES);
+        let transport = Transport::new(stream, tls, self.clock, queues, QUEUE_BYTES).map_err(|error| of_io(&error))?;
+        let transport = Rc::new(transport);
+        *self.transport.borrow_mut() = Some(transport.clone());
         let lost = |lost: Lost| match lost {
             Lost::Closed => ClientError::Disconnected,
             Lost::Tls(error) => of_tls(&error),
@@ -218,7 +233,7 @@ impl Client {
         self.scratch.borrow_mut().plain_in.clear();
         transport.start(&mut self.scratch.borrow_mut()).map_err(lost)?;
         let format = loop {
-            transport.ready().await.map_err(lost)?;
+            transport.ready(&self.scratch).await.map_err(lost)?;
             let scratch = &mut *self.scratch.borrow_mut();
             transport.receive(scratch).map_err(lost)?;
             if transport.is_handshaking() {
@@ -242,6 +257,7 @@ impl Client {
             }
             scratch.plain_in.clear();
         };
+        transport.begin(format, QUEUE_BYTES);
         *self.tls.borrow_mut() = Some((transport.version(), transport.resumed(), format));
         self.report();
         let mut deframer = Deframer::new(format);
@@ -290,7 +306,7 @@ impl Client {
         deframer: &mut Deframer,
     ) -> Result<std::convert::Infallible, End> {
         loop {
-            transport.ready().await?;
+            transport.ready(&self.scratch).await?;
             let more = transport.receive(&mut self.scratch.borrow_mut())?;
             self.deliver(deframer)?;
             if more {
@@ -320,8 +336,10 @@ impl Client {
 
     async fn pump_host(&self, transport: &Transport, format: Format) -> Result<std::convert::Infallible, End> {
         loop {
-            // What does not fit the socket waits in the host, whose own queues slow its senders down without loss.
-            transport.drained().await;
+            if transport.waits() && !transport.queues() {
+                // A fast line has room again sooner than a packet is copied. In the end there is room or there is a queue.
+                let _ = tokio::time::timeout(PATIENCE, transport.drained()).await;
+            }
             if let Err(error) = self.device.readable().await {
                 self.device_lost(&error).await;
                 continue;
@@ -330,7 +348,7 @@ impl Client {
             {
                 let run = &mut *self.run.borrow_mut();
                 for _ in 0..READS {
-                    match self.take(run, format) {
+                    match self.take(transport, run, format) {
                         Ok(true) => {}
                         Ok(false) => break,
                         Err(failure) => {
@@ -340,7 +358,7 @@ impl Client {
                     }
                     if !run.has_room() {
                         self.send(transport, run)?;
-                        if transport.queued() > 0 {
+                        if transport.waits() {
                             break;
                         }
                     }
@@ -354,9 +372,20 @@ impl Client {
         }
     }
 
-    /// Reads one packet into the run; false when there is none.
-    fn take(&self, run: &mut Run, format: Format) -> io::Result<bool> {
-        let (read, framed) = if format == Format::Segments {
+    /// Reads one packet into the run, or into the queue if others wait there; false when there is none.
+    fn take(&self, transport: &Transport, run: &mut Run, format: Format) -> io::Result<bool> {
+        let (read, framed) = if run.is_empty() && transport.waits() {
+            let scratch = &mut *self.scratch.borrow_mut();
+            let read = self.device.read(&mut scratch.frame)?;
+            let framed = match read {
+                Read::Packet(len, offload) if is_ipv6(&scratch.frame[..len]) => {
+                    transport.push(&scratch.frame[..len], offload);
+                    true
+                }
+                _ => false,
+            };
+            (read, framed)
+        } else if format == Format::Segments {
             let read = self.device.read(run.slot())?;
             let framed = match read {
                 Read::Packet(len, offload) if is_ipv6(run.slot_packet(len)) => run.commit(len, offload).is_ok(),
@@ -387,14 +416,7 @@ impl Client {
         if run.is_empty() {
             return Ok(());
         }
-        let sent = transport.send(run.bytes(), &mut self.scratch.borrow_mut().cipher_out)?;
-        let counters = &mut *self.counters.borrow_mut();
-        if sent {
-            counters.bytes_out += run.bytes().len() as u64;
-            counters.packets_out += run.packets();
-        } else {
-            counters.dropped_queue += run.packets();
-        }
+        transport.send_run(run, &mut self.scratch.borrow_mut().sealing)?;
         run.clear();
         Ok(())
     }
@@ -419,11 +441,16 @@ impl Client {
         value["next_attempt_in"] = json!(status.next_attempt_in.map(|wait| wait.as_secs_f64()));
         let counters = self.counters.borrow();
         let host = &self.host_counters;
+        let transport = self.transport.borrow();
+        let out = transport.as_ref().map_or(counters.earlier, |now| counters.earlier.and(&now.totals()));
         value["counters"] = json!({
-            "bytes_out": counters.bytes_out, "packets_out": counters.packets_out,
+            "bytes_out": out.bytes, "packets_out": out.packets,
             "bytes_in": host.bytes.get(), "packets_in": host.packets.get(), "host_writes": host.writes.get(),
-            "drops": {"queue_full": counters.dropped_queue, "link_down": counters.dropped_down,
-                "unusable": counters.dropped_unusable, "host_refused": host.refused.get()},
+            "drops": {"queue_full": out.queue.dropped_full, "queue_delay": out.queue.dropped_delay,
+                "link_down": counters.dropped_down, "unusable": counters.dropped_unusable + out.unusable,
+                "host_refused": host.refused.get()},
+            "queue": {"queued": out.queue.queued, "marked": out.queue.marked,
+                "longest_wait_ms": out.queue.longest.as_micros() as f64 / 1000.0},
         });
         value["offloads"] = json!(self.device.offloads().names());
         if let Some((version, resumed, format)) = *self.tls.borrow() {

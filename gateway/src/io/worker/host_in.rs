@@ -51,12 +51,16 @@ impl Worker {
     fn take_one(&self, reader: &mut [u8]) -> io::Result<bool> {
         let current = self.runs.borrow_mut().take_current();
         let Some(mut entry) = current else { return self.take_indirectly(reader) };
-        if entry.session.format() != Format::Segments {
+        if entry.session.format() != Format::Segments || entry.session.transport.waits() {
             self.runs.borrow_mut().put(entry);
             return self.take_indirectly(reader);
         }
         if !entry.run.has_room() {
             self.runs.borrow_mut().send(&mut entry);
+            if entry.session.transport.waits() {
+                self.runs.borrow_mut().put(entry);
+                return self.take_indirectly(reader);
+            }
         }
         let read = self.tunnel.read(entry.run.slot());
         if let Ok(Read::Packet(len, offload)) = read {

@@ -12,6 +12,7 @@ use super::Worker;
 use super::session::Session;
 use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{CloseReason, gives_way};
+use crate::io::gateway::Shared;
 use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
 use crate::io::transport::Transport;
@@ -95,8 +96,11 @@ impl Worker {
         self.handle().counters.accepted.add(1);
         let live = self.shared.live();
         let tls = Tls::server(live.tls.rustls.clone());
+        let Shared { clock, queues, .. } = &*self.shared;
+        let queues = queues.counted_by(&self.handle().counters);
+        let queue_bytes = live.config.iphttps.queue_bytes;
         let transport =
-            tls.map_err(io::Error::other).and_then(|tls| Transport::new(stream, tls, live.config.iphttps.queue_bytes));
+            tls.map_err(io::Error::other).and_then(|tls| Transport::new(stream, tls, *clock, queues, queue_bytes));
         // A peer that is gone already needs no mention.
         let Ok(transport) = transport else { return };
         let id = self.shared.new_session(self.index);

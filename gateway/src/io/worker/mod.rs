@@ -313,6 +313,7 @@ impl Worker {
             self.end_of_vector();
             if turn.is_multiple_of(4) {
                 self.expire();
+                self.runs.borrow_mut().rest();
             }
         }
     }

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use super::session::Session;
 use crate::core::frame::Offload;
 use crate::io::outgoing::{Run, Unframeable};
-use crate::io::scratch::RUN_LEN;
-use crate::io::tls::records::sealed_len;
+use crate::io::scratch::Sealing;
 
 /// Sessions served by one vector before the oldest run is sent early.
 const MAX_RUNS: usize = 16;
@@ -18,18 +17,14 @@ pub(super) struct Entry {
     pub run: Run,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Runs {
     /// The one used last is at the end.
     entries: Vec<Entry>,
     free: Vec<Run>,
-    cipher_out: Box<[u8]>,
-}
-
-impl Default for Runs {
-    fn default() -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), cipher_out: vec![0; sealed_len(RUN_LEN)].into_boxed_slice() }
-    }
+    sealing: Sealing,
+    /// Sessions that own a queue.
+    queueing: Vec<Rc<Session>>,
 }
 
 impl Runs {
@@ -69,6 +64,17 @@ impl Runs {
 
     /// Adds one frame for `session`.
     pub fn append(&mut self, session: &Rc<Session>, packet: &[u8], offload: Offload) -> Result<(), Unframeable> {
+        if session.transport.waits() {
+            // What was collected before it began to wait came first.
+            if let Some(index) = self.entries.iter().position(|entry| Rc::ptr_eq(&entry.session, session)) {
+                let mut entry = self.entries.swap_remove(index);
+                self.send(&mut entry);
+                self.free.push(entry.run);
+            }
+            session.let_wait(packet, offload);
+            self.remember(session);
+            return Ok(());
+        }
         let format = session.format();
         let run = &mut self.entry_of(session).run;
         if run.append(packet, offload, format).is_ok() {
@@ -88,9 +94,21 @@ impl Runs {
     /// Sends one run and empties it.
     pub fn send(&mut self, entry: &mut Entry) {
         if !entry.run.is_empty() {
-            entry.session.send_run(&entry.run, &mut self.cipher_out);
+            entry.session.send_run(&entry.run, &mut self.sealing);
             entry.run.clear();
+            self.remember(&entry.session);
         }
+    }
+
+    fn remember(&mut self, session: &Rc<Session>) {
+        if session.transport.has_new_queue() {
+            self.queueing.push(session.clone());
+        }
+    }
+
+    /// Frees the queues that are not needed any more. Call now and then.
+    pub fn rest(&mut self) {
+        self.queueing.retain(|session| session.is_up() && session.rest());
     }
 
     /// Sends everything. Call at the end of every vector.

@@ -14,7 +14,7 @@ use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use super::Worker;
-use crate::core::frame::{Frame, HEADROOM};
+use crate::core::frame::{Frame, HEADROOM, Offload};
 use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{
     Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity,
@@ -25,6 +25,8 @@ use crate::io::clock::unix_seconds;
 use crate::io::events::seconds_since_epoch;
 use crate::io::gateway::Live;
 use crate::io::outgoing::{Run, segments};
+use crate::io::outlet::Totals;
+use crate::io::scratch::Sealing;
 use crate::io::stats::Traffic;
 use crate::io::tls::failure::is_flood;
 use crate::io::tls::identity::{identity_json, identity_of, peer_text};
@@ -71,8 +73,11 @@ impl SessionInfo {
     fn drops(&self) -> Value {
         let traffic = &self.traffic;
         let mut drops = serde_json::Map::new();
-        for (name, count) in [("queue_full", traffic.drop_queue_full.get()), ("unusable", traffic.drop_unusable.get())]
-        {
+        for (name, count) in [
+            ("queue_full", traffic.drop_queue_full.get()),
+            ("queue_delay", traffic.drop_queue_delay.get()),
+            ("unusable", traffic.drop_unusable.get() + traffic.drop_unframeable.get()),
+        ] {
             drops.insert(name.to_owned(), count.into());
         }
         for (reason, count) in self.link_drops.lock().iter() {
@@ -93,6 +98,11 @@ impl SessionInfo {
         value["drops"] = self.drops();
         value["since"] = json!(self.since);
         value["queue_bytes"] = json!(self.queue_bytes.load(Ordering::Relaxed));
+        value["queue"] = json!({
+            "queued": traffic.queued.get(),
+            "marked": traffic.marked.get(),
+            "longest_wait_ms": traffic.longest_wait.get() as f64 / 1000.0,
+        });
         value
     }
 }
@@ -189,20 +199,48 @@ impl Session {
         self.tunnel.get().map(|tunnel| &tunnel.info)
     }
 
-    /// Seals and sends one run; what the queue has no room for is dropped and counted.
-    pub fn send_run(&self, run: &Run, cipher_out: &mut [u8]) {
-        let Some(tunnel) = self.tunnel.get().filter(|_| self.closing.get().is_none()) else { return };
-        let traffic = &tunnel.info.traffic;
-        match self.transport.send(run.bytes(), cipher_out) {
-            Ok(true) => {
-                traffic.bytes_out.add(run.bytes().len() as u64);
-                traffic.packets_out.add(run.packets());
-                tunnel.info.queue_bytes.store(self.transport.queued(), Ordering::Relaxed);
-            }
-            Ok(false) => traffic.drop_queue_full.add(run.packets()),
+    /// Sends one run, or lets it wait.
+    pub fn send_run(&self, run: &Run, sealing: &mut Sealing) {
+        if !self.is_up() {
+            return;
+        }
+        match self.transport.send_run(run, sealing) {
+            Ok(()) => {}
             Err(Lost::Tls(_)) => self.close(CloseReason::TlsFailed),
             Err(_) => self.close(CloseReason::PeerClosed),
         }
+        self.publish();
+    }
+
+    /// Queues a packet for a socket that takes no more.
+    pub fn let_wait(&self, packet: &[u8], offload: Offload) {
+        if self.is_up() {
+            self.transport.push(packet, offload);
+            self.publish();
+        }
+    }
+
+    /// Gives an unused queue's memory back; returns whether there is a queue still.
+    pub fn rest(&self) -> bool {
+        let remains = self.transport.rest();
+        self.publish();
+        remains
+    }
+
+    /// Shows others what was sent and what waits.
+    fn publish(&self) {
+        let Some(tunnel) = self.tunnel.get() else { return };
+        let Totals { bytes, packets, unusable, queue } = self.transport.totals();
+        let traffic = &tunnel.info.traffic;
+        traffic.bytes_out.set(bytes);
+        traffic.packets_out.set(packets);
+        traffic.drop_unframeable.set(unusable);
+        traffic.drop_queue_full.set(queue.dropped_full);
+        traffic.drop_queue_delay.set(queue.dropped_delay);
+        traffic.queued.set(queue.queued);
+        traffic.marked.set(queue.marked);
+        traffic.longest_wait.set(queue.longest.as_micros() as u64);
+        tunnel.info.queue_bytes.store(self.transport.held(), Ordering::Relaxed);
     }
 }
 
@@ -268,7 +306,7 @@ impl Worker {
                 return Err(CloseReason::Answered);
             }
             let deadline = core.next_timeout().unwrap_or_else(|| clock.now());
-            match tokio::time::timeout_at(clock.instant(deadline), session.transport.ready()).await {
+            match tokio::time::timeout_at(clock.instant(deadline), session.transport.ready(&self.scratch)).await {
                 Err(_) => match core.handle_timeout(clock.now()) {
                     Some(reason) => return Err(reason),
                     None => continue,
@@ -419,7 +457,6 @@ impl Worker {
             queue_bytes: AtomicUsize::new(0),
             link_drops: Mutex::default(),
         });
-        session.transport.set_limit(live.config.iphttps.queue_bytes);
         if self.shared.registry.lock().insert(session.id.0, info.clone()).is_some() {
             happened(Impossible::SessionTwice);
         }
@@ -427,6 +464,7 @@ impl Worker {
         self.handle().counters.sessions_opened.add(1);
         self.got_through(session);
         let format = if segments { Format::Segments } else { Format::Packets };
+        session.transport.begin(format, live.config.iphttps.queue_bytes);
         let deframer = RefCell::new(Deframer::new(format));
         if let Some(identity) = &info.identity {
             self.expiries.borrow_mut().insert((identity.not_after, session.id));
@@ -450,7 +488,9 @@ impl Worker {
             if let Some(reason) = session.closing.get() {
                 return reason;
             }
-            match session.transport.ready().await {
+            let ready = session.transport.ready(&self.scratch).await;
+            session.publish();
+            match ready {
                 Ok(false) => continue,
                 Ok(true) => {}
                 Err(_) => return CloseReason::PeerClosed,
