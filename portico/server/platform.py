@@ -173,7 +173,11 @@ class Platform:
                 "DNS64's sockets cannot be handed over", why="the gateway was started without a way for it"
             )
         token = self.handover.send([item.fileno() for item in (*dns.udp, *dns.tcp)])
-        await self.gateway.ask("dns_sockets", token=token, udp=len(dns.udp))
+        try:
+            await self.gateway.ask("dns_sockets", token=token, udp=len(dns.udp))
+        except ChildError as error:
+            # It has given up the former ones: only a new process serves DNS64 again.
+            raise Unavailable("The gateway did not take DNS64's sockets", why=error.why) from None
         self._dns_given = dns
 
     def _start(self) -> Start:

@@ -99,6 +99,7 @@ def test_a_second_pool_address_works_from_end_to_end(lab: Lab, client: Host, ser
     pool = f"nat64.ipv4_address_port_pool=['{second_address},40000-49999']"
     client.start_service("who", [PYTHON, "-c", TELLS_WHO_ASKED])
     try:
+        wait.until("the service", lambda: client.output("ss", "-6", "-Hltn", "sport = :2222"))
         with settings(server, pool, binding(client, 2222, 80, address=second_address)):
             assert seen_as(client) == second_address
             assert " 0% packet loss" in client.output("ping", "-6", "-c", "1", "-W", "2", "-s", "3000", APP4)

@@ -182,7 +182,8 @@ fn socket(fd: OwnedFd, kind: Type) -> io::Result<Socket> {
         let name = if kind == Type::DGRAM { "UDP" } else { "TCP" };
         return Err(wrong(format!("not a {name} socket")));
     }
-    if kind == Type::STREAM {
+    // The agent's listen already, and a confined process may not begin to.
+    if kind == Type::STREAM && !socket.is_listener()? {
         socket.listen(BACKLOG).map_err(|error| wrong(format!("cannot listen: {error}")))?;
     }
     socket.set_nonblocking(true)?;
