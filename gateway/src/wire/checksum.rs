@@ -15,6 +15,9 @@ pub const fn fold(mut sum: u64) -> u16 {
 
 /// The folded sum of `data`; an odd last byte counts as the high half of a word.
 pub fn sum(data: &[u8]) -> u16 {
+    if data.len() >= LONG {
+        return sum_of_many(data);
+    }
     // A 32-bit word is congruent to the sum of its two halves modulo 0xffff, so wide words may be added as they are.
     let mut total = 0u64;
     let mut words = data.chunks_exact(4);
@@ -25,6 +28,29 @@ pub fn sum(data: &[u8]) -> u16 {
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
     fold(total + u64::from(u32::from_be_bytes(last)))
+}
+
+/// From here on the wider words of [`sum_of_many`] are worth their folding.
+const LONG: usize = 128;
+
+/// Adds words of 64 bits, with the carry that falls out put back, in this machine's byte order, which is undone in the
+/// result (RFC 1071 section 2 B). Four sums side by side, so that none waits for the carry of another.
+fn sum_of_many(data: &[u8]) -> u16 {
+    let (blocks, rest) = data.as_chunks::<32>();
+    let (mut a, mut b, mut c, mut d) = (0, 0, 0, 0);
+    for block in blocks {
+        if let ([one, two, three, four], _) = block.as_chunks() {
+            (a, b, c, d) = (carried(a, *one), carried(b, *two), carried(c, *three), carried(d, *four));
+        }
+    }
+    let halves = |sum: u64| (sum >> 32) + (sum & 0xffff_ffff);
+    add(u16::from_be(fold(halves(a) + halves(b) + halves(c) + halves(d))), sum(rest))
+}
+
+#[inline]
+const fn carried(sum: u64, word: [u8; 8]) -> u64 {
+    let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(word));
+    sum + carry as u64
 }
 
 /// The sum of two sums.
@@ -122,6 +148,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn words_are_added_as_the_definition_says(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let words = data.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
+            let definition = fold(words.sum());
+            prop_assert!(sum(&data) == definition, "{} {definition}", sum(&data));
+        }
+
         #[test]
         fn an_incremental_update_is_a_full_computation(
             mut data in proptest::collection::vec(any::<u8>(), 8..200), new in any::<[u8; 4]>(), at in 0usize..2,
