@@ -52,12 +52,14 @@ impl std::error::Error for MappingError {}
 pub struct Mappings {
     /// Longest network first.
     list: Vec<Mapping>,
+    /// The prefix of all of IPv4, if there is no other: each packet asks.
+    all: Option<Prefix>,
 }
 
 impl From<Prefix> for Mappings {
     /// One prefix for all of IPv4.
     fn from(prefix: Prefix) -> Self {
-        Self { list: vec![Mapping { prefix, network: Ipv4Addr::UNSPECIFIED, length: 0 }] }
+        Self { list: vec![Mapping { prefix, network: Ipv4Addr::UNSPECIFIED, length: 0 }], all: Some(prefix) }
     }
 }
 
@@ -84,25 +86,36 @@ impl Mappings {
             }
         }
         list.sort_by_key(|mapping| std::cmp::Reverse(mapping.length));
-        Ok(Self { list })
+        let all = match &list[..] {
+            [only] if only.length == 0 => Some(only.prefix),
+            _ => None,
+        };
+        Ok(Self { list, all })
     }
 
     /// The IPv6 address of an IPv4 host; nothing when no network covers it.
     pub fn embed(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        if let Some(prefix) = self.all {
+            return Some(prefix.embed(address));
+        }
         self.list.iter().find(|mapping| mapping.covers(address)).map(|mapping| mapping.prefix.embed(address))
     }
 
     /// The IPv4 host of an IPv6 address; nothing when its answers would come from another address.
     pub fn extract(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
-        let inside = self.list.iter().find_map(|mapping| mapping.prefix.extract(address))?;
-        match &self.list[..] {
-            [only] if only.length == 0 => Some(inside),
-            _ => (self.list.iter().find(|mapping| mapping.covers(inside))?.prefix.contains(address)).then_some(inside),
+        if let Some(prefix) = self.all {
+            return prefix.extract(address);
         }
+        let inside = self.list.iter().find_map(|mapping| mapping.prefix.extract(address))?;
+        (self.list.iter().find(|mapping| mapping.covers(inside))?.prefix.contains(address)).then_some(inside)
     }
 
     /// Whether an IPv6 address is in one of the prefixes.
+    #[inline]
     pub fn contains(&self, address: Ipv6Addr) -> bool {
+        if let Some(prefix) = &self.all {
+            return prefix.contains(address);
+        }
         self.list.iter().any(|mapping| mapping.prefix.contains(address))
     }
 

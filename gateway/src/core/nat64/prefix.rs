@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     bits: u128,
+    /// The bits that `length` covers.
+    mask: u128,
     length: u8,
 }
 
@@ -55,7 +57,7 @@ impl Prefix {
         if bits & RESERVED != 0 {
             return Err(PrefixError::ReservedBits);
         }
-        Ok(Self { bits, length })
+        Ok(Self { bits, mask: u128::MAX << (128 - length), length })
     }
 
     pub const fn length(&self) -> u8 {
@@ -64,11 +66,12 @@ impl Prefix {
 
     /// Whether an address can be in both.
     pub fn overlaps(&self, other: &Self) -> bool {
-        (self.bits ^ other.bits) >> (128 - self.length.min(other.length)) == 0
+        (self.bits ^ other.bits) & self.mask & other.mask == 0
     }
 
+    #[inline]
     pub fn contains(&self, address: Ipv6Addr) -> bool {
-        (u128::from(address) ^ self.bits) >> (128 - self.length) == 0
+        u128::from(address) & self.mask == self.bits
     }
 
     /// The IPv6 address that stands for `address`; the suffix is zero.

@@ -29,6 +29,7 @@ impl<T: Copy> Chunked<T> {
         }
     }
 
+    #[inline]
     pub fn get(&self, place: usize) -> Option<&T> {
         self.chunks.get(place >> CHUNK_BITS).map(|chunk| &chunk[place & (CHUNK - 1)])
     }
@@ -42,12 +43,14 @@ impl<T: Copy> Chunked<T> {
 impl<T> std::ops::Index<usize> for Chunked<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, place: usize) -> &T {
         &self.chunks[place >> CHUNK_BITS][place & (CHUNK - 1)]
     }
 }
 
 impl<T> std::ops::IndexMut<usize> for Chunked<T> {
+    #[inline]
     fn index_mut(&mut self, place: usize) -> &mut T {
         &mut self.chunks[place >> CHUNK_BITS][place & (CHUNK - 1)]
     }
@@ -98,10 +101,15 @@ impl<T: Entry> Table<T> {
     ///
     /// # Panics
     /// When there is none: numbers come from this table.
+    #[inline]
     pub fn entry(&self, id: u32) -> &T {
-        self.get(id as usize).expect("a number in use")
+        match &self.slots[id as usize] {
+            Slot::Taken(entry) => entry,
+            Slot::Free(_) => panic!("no entry has this number"),
+        }
     }
 
+    #[inline]
     pub fn entry_mut(&mut self, id: u32) -> &mut T {
         match &mut self.slots[id as usize] {
             Slot::Taken(entry) => entry,
@@ -109,6 +117,7 @@ impl<T: Entry> Table<T> {
         }
     }
 
+    #[inline]
     pub fn get(&self, place: usize) -> Option<&T> {
         match self.slots.get(place) {
             Some(Slot::Taken(entry)) => Some(entry),
@@ -116,6 +125,7 @@ impl<T: Entry> Table<T> {
         }
     }
 
+    #[inline]
     pub fn find(&self, key: &T::Key) -> Option<u32> {
         let mut id = self.index.heads[self.index.bucket(self.seed.hash_one(key))];
         while id != NONE {
@@ -212,6 +222,7 @@ impl Index {
         Self { heads, buckets: 1, mask: 0 }
     }
 
+    #[inline]
     fn bucket(&self, hash: u64) -> usize {
         let wide = hash as usize & (self.mask << 1 | 1);
         if wide < self.buckets { wide } else { wide & self.mask }
