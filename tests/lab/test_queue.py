@@ -18,7 +18,7 @@ from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 
 RATE = 100e6
-SECONDS = 6
+SECONDS = 4
 SERVER = "fd7c:1a2b:3c4d:1::6"
 """app6, by its address: the load is the packet path's."""
 
@@ -49,9 +49,9 @@ def slow_line(lab: Lab) -> Iterator[None]:
             router.run("tc", "qdisc", "del", "dev", device, "root")
 
 
-def load(client: Host, *options: str) -> subprocess.Popen[str]:
+def load(client: Host, *options: str, seconds: int = SECONDS) -> subprocess.Popen[str]:
     """A transfer as fast as it goes. Reno fills whatever queue there is, and every kernel allows it."""
-    arguments = ["iperf3", "--json", "--client", SERVER, "--congestion", "reno", "--time", str(SECONDS), *options]
+    arguments = ["iperf3", "--json", "--client", SERVER, "--congestion", "reno", "--time", str(seconds), *options]
     return client.popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -100,6 +100,6 @@ def test_ping_stays_low_while_an_upload_fills_a_slow_line(lab: Lab, client: Host
 
 def test_a_queue_ends_with_what_made_it(lab: Lab, client: Host, server: Host, load_server: Host) -> None:
     with slow_line(lab):
-        load(client, "--reverse").wait(30.0)
+        load(client, "--reverse", seconds=2).wait(30.0)
     assert session(server)["queue"]["queued"] > 0
     wait.until("the queue's memory to be given back", lambda: session(server)["queue_bytes"] == 0, timeout=5.0)
