@@ -235,7 +235,11 @@ def start(bind: Server, example: str, tmp_path: Path) -> Iterator[Callable[..., 
     def begin(**settings: Any) -> Dns64:
         upstreams = [{"suffix": "", "servers": [f"127.0.0.1:{bind.port}"]}]
         path = tmp_path / f"dns64-{len(processes)}.json"
-        path.write_text(json.dumps({"prefix": f"{PREFIX}/96", "upstreams": upstreams, **settings}))
+        path.write_text(
+            json.dumps(
+                {"prefix": f"{PREFIX}/96", "upstreams": upstreams, "queries_per_second_per_client": 0, **settings}
+            )
+        )
         command = [example, str(path), "127.0.0.1:0"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)

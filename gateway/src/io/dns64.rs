@@ -1,14 +1,16 @@
 //! DNS64's sockets: one thread with its own runtime over inherited UDP and TCP sockets, around `core::dns64`.
 
+mod batch;
 mod clients;
 pub mod inspect;
+mod lines;
 mod servers;
 mod switch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::mpsc as blocking;
@@ -51,9 +53,19 @@ pub struct ShellStats {
     pub tcp_refused: u64,
     /// Closed because nothing, or too little, came in time.
     pub tcp_idle: u64,
+    /// Closed because an answer was not taken in time.
+    pub tcp_slow: u64,
+    /// Closed, being idle, to make room for another client's.
+    pub tcp_evicted: u64,
     /// Answers that the socket did not take, or whose connection had gone.
     pub replies_dropped: u64,
     pub receive_errors: u64,
+    /// TCP connections to servers now, made since the start, and questions that found one open.
+    pub upstream_connections_open: u64,
+    pub upstream_connections: u64,
+    pub upstream_connections_reused: u64,
+    /// Messages on them that answer nothing that was asked there.
+    pub upstream_unasked: u64,
 }
 
 /// Where the answer to an administrator's query goes; `None` when there are too many.
@@ -193,12 +205,15 @@ fn socket(fd: OwnedFd, kind: Type) -> io::Result<Socket> {
 /// Unpredictable numbers, drawn from the cryptographic generator in blocks.
 fn entropy() -> Entropy {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
+    // Guessable ids would invite forged answers; without a generator there is no service.
+    let refill = move |block: &mut [u8]| provider.secure_random.fill(block).expect("the random generator works");
     let mut block = [0; 512];
-    let mut used = block.len();
+    // A thread's first number takes the generator a good part of a second: not while a client waits.
+    refill(&mut block);
+    let mut used = 0;
     Box::new(move || {
         if used == block.len() {
-            // Guessable ids would invite forged answers; without a generator there is no service.
-            provider.secure_random.fill(&mut block).expect("the random generator works");
+            refill(&mut block);
             used = 0;
         }
         used += 8;
@@ -208,17 +223,23 @@ fn entropy() -> Entropy {
     })
 }
 
+/// How a server is being asked.
+enum Way {
+    Datagram(AbortHandle),
+    Line(Rc<lines::Line>, u16),
+}
+
 /// Everything the thread's tasks share.
 struct Shell {
     engine: RefCell<Engine>,
     origin: Instant,
     udp: Vec<UdpSocket>,
-    /// Where answers for a TCP connection go.
-    connections: RefCell<HashMap<u64, mpsc::UnboundedSender<Vec<u8>>>>,
-    connections_by_client: RefCell<HashMap<IpAddr, usize>>,
-    /// Sockets open towards servers, by attempt.
-    attempts: RefCell<HashMap<u64, AbortHandle>>,
-    last_connection: Cell<u64>,
+    connections: clients::Connections,
+    /// How servers are being asked, by attempt.
+    attempts: RefCell<HashMap<u64, Way>>,
+    lines: lines::Lines,
+    /// Where datagrams from servers are read.
+    datagram: RefCell<[u8; servers::DATAGRAM]>,
     /// Administrators who wait for answers, and since when.
     local: RefCell<HashMap<u64, (Now, LocalReply)>>,
     last_ticket: Cell<u64>,
@@ -230,16 +251,17 @@ struct Shell {
 
 impl Shell {
     fn new(config: Config, udp: Vec<Socket>, tcp: Vec<Socket>) -> io::Result<(Rc<Self>, Vec<TcpListener>)> {
+        udp.iter().for_each(servers::ignore_path_mtu);
         let udp = udp.into_iter().map(|socket| UdpSocket::from_std(socket.into())).collect::<io::Result<_>>()?;
         let tcp = tcp.into_iter().map(|socket| TcpListener::from_std(socket.into())).collect::<io::Result<_>>()?;
         let shell = Self {
             engine: RefCell::new(Engine::new(config, entropy())),
             origin: Instant::now(),
             udp,
-            connections: RefCell::default(),
-            connections_by_client: RefCell::default(),
+            connections: clients::Connections::default(),
             attempts: RefCell::default(),
-            last_connection: Cell::new(0),
+            lines: lines::Lines::default(),
+            datagram: RefCell::new([0; servers::DATAGRAM]),
             local: RefCell::default(),
             last_ticket: Cell::new(0),
             armed: Cell::new(None),
@@ -268,7 +290,8 @@ impl Shell {
                 Command::Stats(reply) => {
                     let mut stats = self.counters.borrow().clone();
                     stats.engine = self.engine.borrow().stats(self.now());
-                    stats.tcp_connections = self.connections.borrow().len() as u64;
+                    stats.tcp_connections = self.connections.len() as u64;
+                    stats.upstream_connections_open = self.lines.len() as u64;
                     let _ = reply.send(stats);
                 }
                 Command::Flush(Flush { name, tree }, reply) => {
@@ -284,8 +307,12 @@ impl Shell {
         Now(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
+    /// Takes a query that did not come by UDP.
     fn query(&self, client: Client, bytes: &[u8]) {
-        self.engine.borrow_mut().handle_query(self.now(), client, bytes);
+        let mut answer = Vec::new();
+        if self.engine.borrow_mut().handle_query(self.now(), client, bytes, &mut answer) {
+            self.reply(client, answer);
+        }
     }
 
     fn local_query(self: &Rc<Self>, query: inspect::Query, reply: LocalReply) {
@@ -316,16 +343,12 @@ impl Shell {
         loop {
             let action = self.engine.borrow_mut().poll_action();
             match action {
-                Some(Action::SendUpstream { attempt, server, tcp, bytes }) => {
-                    let shell = Rc::clone(self);
-                    let task = tokio::task::spawn_local(servers::exchange(shell, attempt, server, tcp, bytes));
-                    self.attempts.borrow_mut().insert(attempt, task.abort_handle());
-                }
-                Some(Action::CancelUpstream { attempt }) => {
-                    if let Some(task) = self.attempts.borrow_mut().remove(&attempt) {
-                        task.abort();
-                    }
-                }
+                Some(Action::SendUpstream { attempt, server, tcp, bytes }) => self.send(attempt, server, tcp, bytes),
+                Some(Action::CancelUpstream { attempt }) => match self.attempts.borrow_mut().remove(&attempt) {
+                    Some(Way::Datagram(task)) => task.abort(),
+                    Some(Way::Line(line, id)) => line.forget(id, attempt),
+                    None => {}
+                },
                 Some(Action::Reply { client, bytes }) => self.reply(client, bytes),
                 Some(Action::Report { ticket, bytes, report }) => {
                     if let Some((since, reply)) = self.local.borrow_mut().remove(&ticket) {
@@ -343,16 +366,31 @@ impl Shell {
         }
     }
 
+    fn send(self: &Rc<Self>, attempt: u64, server: SocketAddr, tcp: bool, bytes: Vec<u8>) {
+        let way = if tcp {
+            lines::Lines::ask(self, server, attempt, bytes).map(|(line, id)| Way::Line(line, id))
+        } else {
+            let task = tokio::task::spawn_local(servers::exchange(Rc::clone(self), attempt, server, bytes));
+            Some(Way::Datagram(task.abort_handle()))
+        };
+        match way {
+            Some(way) => _ = self.attempts.borrow_mut().insert(attempt, way),
+            None => self.engine.borrow_mut().handle_unreachable(self.now(), attempt),
+        }
+    }
+
+    /// A question goes on by another connection.
+    fn moved(&self, attempt: u64, line: Rc<lines::Line>, id: u16) {
+        self.attempts.borrow_mut().insert(attempt, Way::Line(line, id));
+    }
+
     fn reply(&self, client: Client, bytes: Vec<u8>) {
         let sent = match client.transport {
             // A full socket buffer means the client's queries come faster than its line takes answers; it will ask again.
             Transport::Udp { socket } => self.udp[socket].try_send_to(&bytes, client.address).is_ok(),
-            // At most as many answers queue here as the connection may have queries waiting.
-            Transport::Tcp { connection } => {
-                self.connections.borrow().get(&connection).is_some_and(|replies| replies.send(bytes).is_ok())
-            }
-            // Answered by reports.
-            Transport::Local { .. } => false,
+            Transport::Tcp { connection } => self.connections.reply(connection, bytes),
+            // Answered by reports, or not at all.
+            Transport::Local { .. } | Transport::Nobody => true,
         };
         if !sent {
             self.counters.borrow_mut().replies_dropped += 1;

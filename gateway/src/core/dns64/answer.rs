@@ -1,6 +1,7 @@
 //! Answers as they are kept: the server's bytes without the hop's own parts (id, flags, OPT), ready to be sent to anybody.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
@@ -15,14 +16,23 @@ use crate::core::time::Now;
 const MAX_TTL: u32 = 86_400;
 /// The longest a negative answer is kept, seconds (RFC 2308 section 5: one to three hours).
 const MAX_NEGATIVE_TTL: u32 = 10_800;
+/// Answers that live shorter are asked for again when they have expired, seconds.
+const SHORTEST_PREFETCHED: u32 = 10;
+/// The TTL that an expired answer is given out with, seconds (RFC 8767 section 5.2).
+pub const STALE_TTL: u32 = 30;
+/// Extended DNS errors (RFC 8914 section 5.2).
+const STALE_ANSWER: u16 = 3;
+const STALE_NXDOMAIN_ANSWER: u16 = 19;
 /// How long a failure is remembered, seconds (RFC 9520 section 3.2: at least one).
 const FAILURE_TTL: u32 = 1;
 
 /// An answer with everything about it that is asked more than once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Header (id 0), question, records without OPT.
+    /// Header (id 0), question, records without OPT, no TTL with its highest bit set.
     bytes: Box<[u8]>,
+    /// Where the TTLs stand in `bytes`.
+    ttls: Box<[u16]>,
     /// All twelve bits (RFC 6891 section 6.1.3).
     pub rcode: u16,
     authenticated: bool,
@@ -114,6 +124,7 @@ impl Answer {
         let bytes = message::bare_reply(0, 0, rcode, Some(question), None, 0);
         Self {
             bytes: bytes.into(),
+            ttls: Box::default(),
             rcode,
             authenticated: false,
             at: now,
@@ -124,11 +135,17 @@ impl Answer {
         }
     }
 
-    fn examined(now: Now, bytes: Vec<u8>, question: Question, rcode: u16) -> Option<Self> {
+    fn examined(now: Now, mut bytes: Vec<u8>, question: Question, rcode: u16) -> Option<Self> {
         let (_, mut records) = message::question(&bytes)?;
         let (mut lowest, mut matching, mut soa_minimum) = (u32::MAX, false, None);
+        let mut ttls = Vec::new();
         while records.more() {
             let record = records.next(&bytes)?;
+            // No message is longer than 65,535 bytes, so no position is larger.
+            ttls.push(u16::try_from(record.ttl_at).ok()?);
+            if record.ttl != sane_ttl(record.ttl) {
+                bytes[record.ttl_at..record.ttl_at + 4].fill(0);
+            }
             match record.section {
                 Section::Answer => {
                     lowest = lowest.min(sane_ttl(record.ttl));
@@ -146,8 +163,8 @@ impl Answer {
             _ => FAILURE_TTL,
         };
         let authenticated = u16_at(&bytes, 2) & FLAG_AD != 0;
-        let bytes = bytes.into();
-        Some(Self { bytes, rcode, authenticated, at: now, ttl, soa_minimum, server: None, synthesized: false })
+        let (bytes, ttls) = (bytes.into(), ttls.into());
+        Some(Self { bytes, ttls, rcode, authenticated, at: now, ttl, soa_minimum, server: None, synthesized: false })
     }
 
     /// The same answer, with the server it came from.
@@ -155,6 +172,18 @@ impl Answer {
     pub fn told_by(mut self, server: Option<SocketAddr>) -> Self {
         self.server = server;
         self
+    }
+
+    /// The same answer, with what is known of its signatures.
+    #[must_use]
+    pub fn with_authenticated(mut self, authenticated: bool) -> Self {
+        self.authenticated = authenticated;
+        self
+    }
+
+    /// The message as it is kept: without id and OPT.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The same answer, known to hold addresses made here.
@@ -191,6 +220,33 @@ impl Answer {
         self.age(now) < self.ttl
     }
 
+    /// In the last tenth of its life, which is long enough for asking again in time.
+    pub fn is_nearly_expired(&self, now: Now) -> bool {
+        self.ttl >= SHORTEST_PREFETCHED && self.ttl.saturating_sub(self.age(now)) <= self.ttl / 10
+    }
+
+    /// Expired by less than `window`, and worth giving out all the same while nobody knows better (RFC 8767 section 4).
+    pub fn is_stale(&self, now: Now, window: Duration) -> bool {
+        let age = now.since(self.at);
+        let ttl = Duration::from_secs(self.ttl.into());
+        self.is_conclusive() && age >= ttl && age < ttl + window
+    }
+
+    /// A stale answer as it is given out: with short TTLs from now on.
+    pub fn revived(&self, now: Now) -> Self {
+        let mut bytes = self.bytes.clone();
+        self.write_ttls(&mut bytes, |_| STALE_TTL);
+        Self { bytes, ttls: self.ttls.clone(), at: now, ttl: STALE_TTL, authenticated: false, ..*self }
+    }
+
+    fn write_ttls(&self, bytes: &mut [u8], ttl: impl Fn(u32) -> u32) {
+        for &at in &self.ttls {
+            let at = usize::from(at);
+            let ttl = ttl(u32_at(bytes, at));
+            bytes[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -205,7 +261,7 @@ impl Answer {
         let age = self.age(now);
         for section in [&mut message.answers, &mut message.authorities, &mut message.additionals] {
             for record in section {
-                record.ttl = sane_ttl(record.ttl).saturating_sub(age);
+                record.ttl = record.ttl.saturating_sub(age);
             }
         }
         Some(message)
@@ -234,43 +290,41 @@ impl Answer {
         self.data(TYPE_AAAA).any(|data| <[u8; 16]>::try_from(data).is_ok_and(|address| !excluded(address)))
     }
 
-    /// The message for one client: its id, its spelling of the question, current TTLs, at most `limit` bytes.
-    /// A larger one becomes an empty one with TC (the second value), which sends the client to TCP (RFC 2181 section 9).
-    pub fn reply(&self, now: Now, query: &Query, limit: usize) -> (Vec<u8>, bool) {
+    /// Writes the message for one client into `out`: its id, its spelling of the question, current TTLs, at most `limit`
+    /// bytes. A larger one becomes an empty one with TC (the result is true then), which sends the client to TCP (RFC 2181
+    /// section 9). `stale` says that the answer has expired.
+    pub fn reply(&self, now: Now, query: &Query, limit: usize, stale: bool, out: &mut Vec<u8>) -> bool {
+        out.clear();
         let wants_ad = query.dnssec_ok() || query.flags & FLAG_AD != 0;
-        let ad = if self.authenticated && wants_ad { FLAG_AD } else { 0 };
+        let ad = if self.authenticated && wants_ad && !stale { FLAG_AD } else { 0 };
         // An extended code cannot be said to a client without EDNS.
         let rcode = if self.rcode > 0xf && query.edns.is_none() { SERVFAIL } else { self.rcode };
-        let opt_length = if query.edns.is_some() { 11 } else { 0 };
+        let error = stale.then_some(if rcode == NXDOMAIN { STALE_NXDOMAIN_ANSWER } else { STALE_ANSWER });
+        let opt_length = query.edns.map_or(0, |_| message::opt_length(error));
         if self.bytes.len() + opt_length > limit {
-            return (
-                message::bare_reply(query.id, query.flags, rcode, Some(&query.question), query.edns, ad | FLAG_TC),
-                true,
-            );
+            let question = Some(&query.question);
+            message::bare_reply_into(out, query.id, query.flags, rcode, question, query.edns, ad | FLAG_TC);
+            return true;
         }
-        let mut bytes = Vec::with_capacity(self.bytes.len() + opt_length);
-        bytes.extend_from_slice(&self.bytes);
+        out.extend_from_slice(&self.bytes);
         let flags = FLAG_QR | FLAG_RA | ad | (query.flags & (FLAG_RD | message::FLAG_CD)) | (rcode & 0xf);
-        bytes[..2].copy_from_slice(&query.id.to_be_bytes());
-        bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+        out[..2].copy_from_slice(&query.id.to_be_bytes());
+        out[2..4].copy_from_slice(&flags.to_be_bytes());
         let name = query.question.name.wire();
         let end = HEADER + name.len();
         // The kept question differs at most in case and, where an A answer serves an AAAA question, in its type.
-        debug_assert!(bytes[HEADER..end].eq_ignore_ascii_case(name));
-        bytes[HEADER..end].copy_from_slice(name);
-        bytes[end..end + 2].copy_from_slice(&query.question.kind.to_be_bytes());
-        let age = self.age(now);
-        if let (1.., Some((_, mut records))) = (age, message::question(&self.bytes)) {
-            while records.more() {
-                let Some(record) = records.next(&self.bytes) else { break };
-                let ttl = sane_ttl(record.ttl).saturating_sub(age);
-                bytes[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
-            }
+        debug_assert!(out[HEADER..end].eq_ignore_ascii_case(name));
+        out[HEADER..end].copy_from_slice(name);
+        out[end..end + 2].copy_from_slice(&query.question.kind.to_be_bytes());
+        if stale {
+            self.write_ttls(out, |_| STALE_TTL);
+        } else if let age @ 1.. = self.age(now) {
+            self.write_ttls(out, |ttl| ttl.saturating_sub(age));
         }
         if let Some(edns) = query.edns {
-            message::push_opt(&mut bytes, edns.dnssec_ok, rcode);
+            message::push_opt(out, edns.dnssec_ok, rcode, error);
         }
-        (bytes, false)
+        false
     }
 }
 

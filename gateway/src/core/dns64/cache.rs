@@ -1,7 +1,11 @@
 //! Answers kept for later, positive, negative and failed alike: bounded in entries and bytes, the least recently used leaves.
+//!
+//! Expired answers stay as long as they may stand in for servers that do not answer (RFC 8767).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use slab::Slab;
 
@@ -14,12 +18,23 @@ use crate::core::time::Now;
 const MAX_ANSWER: usize = 8192;
 /// Bytes of answers per entry, on average; the bound of the whole is this times the entries.
 const BYTES_PER_ENTRY: usize = 1024;
+/// How long an answer that was reported as nearly expired is not reported again.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(5);
 const NONE: usize = usize::MAX;
 
 /// What makes two questions the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     name: Box<[u8]>,
+    kind: u16,
+    class: u16,
+    flags: u8,
+}
+
+/// A [`Key`] whose name is kept elsewhere: what is looked up needs no memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRef<'a> {
+    name: &'a [u8],
     kind: u16,
     class: u16,
     flags: u8,
@@ -35,43 +50,113 @@ pub struct KeyFlags {
     pub made_here: bool,
 }
 
-impl Key {
+impl<'a> KeyRef<'a> {
     /// `lower` is the question's name in lower case.
-    pub fn new(lower: &Name, question: &Question, flags: KeyFlags) -> Self {
+    pub fn new(lower: &'a Name, question: &Question, flags: KeyFlags) -> Self {
         let KeyFlags { recursion, checking_disabled, dnssec_ok, made_here } = flags;
         let flags =
             [recursion, checking_disabled, dnssec_ok, made_here].iter().fold(0, |bits, &bit| bits << 1 | u8::from(bit));
-        Self { name: lower.wire().into(), kind: question.kind, class: question.class, flags }
+        Self { name: lower.wire(), kind: question.kind, class: question.class, flags }
+    }
+
+    fn is(&self, key: &Key) -> bool {
+        *self.name == *key.name && (self.kind, self.class, self.flags) == (key.kind, key.class, key.flags)
+    }
+
+    pub fn to_key(self) -> Key {
+        let Self { name, kind, class, flags } = self;
+        Key { name: name.into(), kind, class, flags }
+    }
+
+    fn hash(&self, state: &RandomState) -> u64 {
+        let mut hasher = state.build_hasher();
+        hasher.write(self.name);
+        let numbers = u64::from(self.kind) << 32 | u64::from(self.class) << 16 | u64::from(self.flags);
+        hasher.write_u64(numbers);
+        hasher.finish()
     }
 }
 
+impl Key {
+    /// `lower` is the question's name in lower case.
+    pub fn new(lower: &Name, question: &Question, flags: KeyFlags) -> Self {
+        KeyRef::new(lower, question, flags).to_key()
+    }
+
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { name: &self.name, kind: self.kind, class: self.class, flags: self.flags }
+    }
+}
+
+/// What the cache knows.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Fresh(Arc<Answer>),
+    /// Still good, and time to ask again; said once in a while, not each time.
+    NearlyExpired(Arc<Answer>),
+    /// Expired. `ask` is false when servers are known not to answer.
+    Stale {
+        answer: Arc<Answer>,
+        ask: bool,
+    },
+}
+
 struct Entry {
+    hash: u64,
     key: Key,
     answer: Arc<Answer>,
+    /// Until when it is not reported as nearly expired again.
+    quiet: Now,
+    /// Until when, expired, it is given out without asking again.
+    hold: Now,
     newer: usize,
     older: usize,
 }
 
+/// A hasher for numbers that are hashes already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0 << 8 | u64::from(byte));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
 /// The cache.
 pub struct Cache {
-    index: HashMap<Key, usize>,
+    state: RandomState,
+    /// By the keyed hash of the question. Two questions with one hash share a place; nobody can find such a pair.
+    index: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
     entries: Slab<Entry>,
     newest: usize,
     oldest: usize,
     capacity: usize,
+    /// How long expired answers are kept.
+    stale: Duration,
     bytes: usize,
     pub evicted: u64,
     pub too_large: u64,
 }
 
 impl Cache {
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, stale: Duration) -> Self {
         Self {
-            index: HashMap::new(),
+            state: RandomState::new(),
+            index: HashMap::default(),
             entries: Slab::new(),
             newest: NONE,
             oldest: NONE,
             capacity,
+            stale,
             bytes: 0,
             evicted: 0,
             too_large: 0,
@@ -91,23 +176,54 @@ impl Cache {
         self.bytes
     }
 
-    /// The answer, unless it has expired.
-    pub fn get(&mut self, now: Now, key: &Key) -> Option<Arc<Answer>> {
-        let at = *self.index.get(key)?;
-        if !self.entries[at].answer.is_fresh(now) {
+    /// What is known about a question.
+    pub fn get(&mut self, now: Now, key: &KeyRef<'_>) -> Option<Found> {
+        let at = self.find(key)?;
+        let entry = &mut self.entries[at];
+        let answer = &entry.answer;
+        let found = if answer.is_fresh(now) {
+            if answer.is_nearly_expired(now) && now >= entry.quiet {
+                entry.quiet = now + REFRESH_PATIENCE;
+                Found::NearlyExpired(Arc::clone(answer))
+            } else {
+                Found::Fresh(Arc::clone(answer))
+            }
+        } else if answer.is_stale(now, self.stale) {
+            Found::Stale { answer: Arc::clone(answer), ask: now >= entry.hold }
+        } else {
             self.remove(at);
             return None;
-        }
+        };
         if self.newest != at {
             self.unlink(at);
             self.link(at);
         }
-        Some(Arc::clone(&self.entries[at].answer))
+        Some(found)
+    }
+
+    /// The answer, unless it has expired, or with `refresh` unless it soon will have.
+    pub fn fresh(&mut self, now: Now, key: &KeyRef<'_>, refresh: bool) -> Option<Arc<Answer>> {
+        let answer = &self.entries[self.find(key)?].answer;
+        (answer.is_fresh(now) && !(refresh && answer.is_nearly_expired(now))).then(|| Arc::clone(answer))
+    }
+
+    /// The answer, if it has expired and may be given out all the same.
+    pub fn stale(&self, now: Now, key: &KeyRef<'_>) -> Option<Arc<Answer>> {
+        let answer = &self.entries[self.find(key)?].answer;
+        answer.is_stale(now, self.stale).then(|| Arc::clone(answer))
+    }
+
+    /// Servers do not answer this question: until `until` nobody asks them again on behalf of the answer kept.
+    pub fn hold(&mut self, key: &KeyRef<'_>, until: Now) {
+        if let Some(at) = self.find(key) {
+            self.entries[at].hold = until;
+        }
     }
 
     /// Keeps an answer as long as its TTL says; one with TTL 0 not at all.
     pub fn insert(&mut self, key: Key, answer: Arc<Answer>) {
-        if let Some(&at) = self.index.get(&key) {
+        let hash = key.as_ref().hash(&self.state);
+        if let Some(&at) = self.index.get(&hash) {
             self.remove(at);
         }
         if answer.ttl == 0 || self.capacity == 0 {
@@ -118,24 +234,31 @@ impl Cache {
             return;
         }
         self.bytes += answer.len();
-        let at = self.entries.insert(Entry { key: key.clone(), answer, newer: NONE, older: NONE });
-        self.index.insert(key, at);
+        let at =
+            self.entries.insert(Entry { hash, key, answer, quiet: Now(0), hold: Now(0), newer: NONE, older: NONE });
+        self.index.insert(hash, at);
         self.link(at);
         self.trim();
     }
 
-    pub fn set_capacity(&mut self, capacity: usize) {
-        self.capacity = capacity;
+    /// Other bounds; what they do not allow leaves.
+    pub fn configure(&mut self, capacity: usize, stale: Duration) {
+        (self.capacity, self.stale) = (capacity, stale);
         self.trim();
     }
 
     /// Forgets everything and returns how many answers that were.
     pub fn flush(&mut self) -> usize {
         let count = self.entries.len();
-        self.index = HashMap::new();
+        self.index = HashMap::default();
         self.entries = Slab::new();
         (self.newest, self.oldest, self.bytes) = (NONE, NONE, 0);
         count
+    }
+
+    fn find(&self, key: &KeyRef<'_>) -> Option<usize> {
+        let at = *self.index.get(&key.hash(&self.state))?;
+        key.is(&self.entries[at].key).then_some(at)
     }
 
     /// Forgets the answers about a name in lower case, with `tree` also those about all names below it, and returns how many
@@ -164,7 +287,7 @@ impl Cache {
         self.unlink(at);
         let entry = self.entries.remove(at);
         self.bytes -= entry.answer.len();
-        self.index.remove(&entry.key);
+        self.index.remove(&entry.hash);
     }
 
     fn link(&mut self, at: usize) {
@@ -204,20 +327,48 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_and_the_expired_are_not_found() {
-        let mut cache = Cache::new(2);
+        let mut cache = Cache::new(2, Duration::ZERO);
         cache.insert(key("a"), failure());
         cache.insert(key("b"), failure());
-        assert!(cache.get(Now(0), &key("a")).is_some());
+        assert!(cache.get(Now(0), &key("a").as_ref()).is_some());
         cache.insert(key("c"), failure());
         assert_eq!((cache.len(), cache.evicted), (2, 1));
-        assert!(cache.get(Now(0), &key("b")).is_none());
-        assert!(cache.get(Now(0), &key("a")).is_some());
-        assert!(cache.get(Now::from_secs(1), &key("a")).is_none());
+        assert!(cache.get(Now(0), &key("b").as_ref()).is_none());
+        assert!(cache.get(Now(0), &key("a").as_ref()).is_some());
+        assert!(cache.get(Now::from_secs(1), &key("a").as_ref()).is_none());
         assert_eq!(cache.len(), 1);
-        cache.set_capacity(0);
+        cache.configure(0, Duration::ZERO);
         assert_eq!((cache.len(), cache.bytes()), (0, 0));
         cache.insert(key("a"), failure());
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn what_expires_is_refreshed_and_then_kept_for_bad_days() {
+        let mut cache = Cache::new(2, Duration::from_secs(100));
+        let question = Question { name: Name::ROOT, kind: 1, class: 1 };
+        let none = Answer::failure(Now(0), &question, 3).kept_for(20);
+        cache.insert(key("a"), Arc::new(none));
+        let look = |cache: &mut Cache, seconds| match cache.get(Now::from_secs(seconds), &key("a").as_ref()) {
+            Some(Found::Fresh(_)) => "fresh",
+            Some(Found::NearlyExpired(_)) => "nearly expired",
+            Some(Found::Stale { ask: true, .. }) => "stale",
+            Some(Found::Stale { ask: false, .. }) => "held",
+            None => "none",
+        };
+        assert_eq!(look(&mut cache, 17), "fresh");
+        assert_eq!(look(&mut cache, 18), "nearly expired");
+        assert_eq!(look(&mut cache, 19), "fresh");
+        assert_eq!(look(&mut cache, 20), "stale");
+        cache.hold(&key("a").as_ref(), Now::from_secs(50));
+        assert_eq!(look(&mut cache, 49), "held");
+        assert_eq!(look(&mut cache, 119), "stale");
+        assert!(cache.stale(Now::from_secs(119), &key("a").as_ref()).is_some());
+        assert_eq!(look(&mut cache, 120), "none");
+        assert!(cache.is_empty());
+        // Failures are not worth keeping.
+        cache.insert(key("a"), failure());
+        assert_eq!(look(&mut cache, 1), "none");
     }
 
     #[test]

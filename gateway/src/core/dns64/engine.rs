@@ -1,97 +1,58 @@
-//! DNS64's decisions: what is asked for a client's question, and what the client is told.
+//! DNS64's front: which queries are answered at once, which become jobs (`jobs`), and which are refused.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::Answer;
-use super::cache::{Cache, Key, KeyFlags};
+use super::cache::{Cache, Found, KeyFlags, KeyRef};
 use super::config::{Config, Exclusion};
+use super::jobs::{Job, Role};
 use super::message::{
-    self, BADVERS, CLASS_IN, Edns, FLAG_RD, FLAG_TC, FORMERR, NOERROR, NOTIMP, NXDOMAIN, Query, QueryError, Question,
-    REFUSED, SERVFAIL, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_OPT,
+    self, BADVERS, CLASS_IN, Edns, FLAG_RD, FLAG_TC, FORMERR, NOERROR, NOTIMP, Query, QueryError, Question, REFUSED,
+    SERVFAIL, TYPE_A, TYPE_AAAA, TYPE_ANY, TYPE_OPT,
 };
 use super::name::Name;
+use super::rate::{Allowance, Limiter};
 pub use super::resolver::Entropy;
-use super::resolver::{Resolver, Waiter};
+use super::resolver::Resolver;
 use super::reverse::{self, Subject};
 use super::stats::{ServerStats, Stats};
-use super::synthesis::{self, ExcludedRanges, TTL_WITHOUT_SOA};
-use super::{Action, Asked, Client, Output, Report, Source, Transport};
+use super::synthesis::ExcludedRanges;
+use super::{Action, Client, Output, Report, Source, Transport};
 use crate::core::time::Now;
 
-/// How long an answer is kept that was made although the servers' word on AAAA is missing, seconds: they may find it again.
-const KEPT_ON_SUSPICION: u32 = 30;
 /// The largest message TCP can carry.
 const MAX_TCP: usize = 65_535;
+/// How long expired answers are given out before servers that did not answer are asked again (RFC 8767 section 5).
+pub(super) const RECHECK: Duration = Duration::from_secs(30);
 
 /// What becomes of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
+pub(super) enum Plan {
     /// The servers' answer is the client's.
     Forward,
     /// AAAA, native or made from A.
     Synthesize,
-    /// A reverse name under the prefix: an alias, then the answer about this address' own name.
+    /// A reverse name under a prefix: an alias, then the answer about this address' own name.
     Reverse(Ipv4Addr),
-}
-
-/// Which of a job's two questions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Aaaa,
-    /// The A question of [`Plan::Synthesize`], the only question of the other plans.
-    Main,
-}
-
-#[derive(Clone, Debug)]
-enum Slot {
-    NotAsked,
-    Waiting,
-    Done(Arc<Answer>),
-}
-
-struct Job {
-    client: Client,
-    query: Query,
-    lower: Name,
-    plan: Plan,
-    aaaa: Slot,
-    main: Slot,
-    started: Now,
-    timer: Option<Now>,
-    /// False while everything came from the cache.
-    waited: bool,
-    /// Questions that ended, for the administrator's query alone.
-    asked: Vec<Asked>,
-}
-
-/// What to do next about a [`Plan::Synthesize`].
-enum Step {
-    Wait,
-    AskA,
-    Pass(Arc<Answer>),
-    /// The AAAA answer without excluded addresses.
-    Native(Arc<Answer>),
-    Synthesize {
-        a: Arc<Answer>,
-        cap: u32,
-        keep: u32,
-    },
 }
 
 /// The DNS64 engine.
 pub struct Engine {
-    config: Config,
-    excluded: ExcludedRanges,
+    pub(super) config: Config,
+    pub(super) excluded: ExcludedRanges,
     unsynthesized: HashSet<Box<[u8]>>,
-    cache: Cache,
-    resolver: Resolver<Role>,
-    jobs: HashMap<u64, Job>,
-    per_client: HashMap<IpAddr, usize>,
-    timers: BTreeSet<(Now, u64)>,
-    last_job: u64,
-    out: Output,
+    pub(super) cache: Cache,
+    pub(super) resolver: Resolver<Role>,
+    pub(super) jobs: HashMap<u64, Job>,
+    pub(super) per_client: HashMap<IpAddr, usize>,
+    pub(super) timers: BTreeSet<(Now, u64)>,
+    pub(super) last_job: u64,
+    limiter: Option<Limiter>,
+    tcp_limiter: Option<Limiter>,
+    pub(super) out: Output,
 }
 
 impl Engine {
@@ -100,12 +61,14 @@ impl Engine {
         Self {
             excluded: ExcludedRanges::new(&config.exclusions),
             unsynthesized: suffixes(&config),
-            cache: Cache::new(config.cache_entries),
-            resolver: Resolver::new(&config.upstreams, config.timeout, entropy),
+            cache: Cache::new(config.cache_entries, config.serve_stale),
+            resolver: Resolver::new(&config, entropy),
             jobs: HashMap::new(),
             per_client: HashMap::new(),
             timers: BTreeSet::new(),
             last_job: 0,
+            limiter: config.rate.map(Limiter::new),
+            tcp_limiter: config.rate.map(Limiter::new),
             out: Output::default(),
             config,
         }
@@ -118,14 +81,18 @@ impl Engine {
         let config = &self.config;
         self.excluded = ExcludedRanges::new(&config.exclusions);
         self.unsynthesized = suffixes(config);
-        self.cache.set_capacity(config.cache_entries);
+        self.cache.configure(config.cache_entries, config.serve_stale);
+        if old.rate != config.rate {
+            self.limiter = config.rate.map(Limiter::new);
+            self.tcp_limiter = config.rate.map(Limiter::new);
+        }
         let same_answers = |c: &Config| (c.mappings.clone(), c.only_send_a_query, c.always_synthesize);
         let new_servers = old.upstreams != config.upstreams;
         if new_servers || old.exclusions != config.exclusions || same_answers(&old) != same_answers(config) {
             self.cache.flush();
         }
-        if new_servers || old.timeout != config.timeout {
-            self.resolver.configure(now, &config.upstreams, config.timeout, &mut self.out);
+        if new_servers || (old.timeout, old.server_choice) != (config.timeout, config.server_choice) {
+            self.resolver.configure(now, config, &mut self.out);
         }
         self.settle(now);
     }
@@ -139,69 +106,72 @@ impl Engine {
         }
     }
 
-    /// Takes a message from a client.
-    pub fn handle_query(&mut self, now: Now, client: Client, bytes: &[u8]) {
-        let accepted = self.accepts(client);
+    /// How long a client's next query by TCP must wait for the client to keep to its rate; `None` for not at all, and then
+    /// it has been counted. By UDP queries over the rate are turned away instead, since nothing can hold them back.
+    pub fn tcp_wait(&mut self, now: Now, address: IpAddr) -> Option<Duration> {
+        let wait = self.tcp_limiter.as_mut()?.wait(now, address);
+        self.out.stats.tcp_paced += u64::from(wait.is_some());
+        wait
+    }
+
+    /// Takes a message from a client. When it can be answered at once, the answer is in `out` and the result is true;
+    /// otherwise an [`Action`] follows, now or later, or nothing does.
+    pub fn handle_query(&mut self, now: Now, client: Client, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let stats = &mut self.out.stats;
         stats.queries += 1;
+        let mut allowance = Allowance::Answer;
         match client.transport {
-            Transport::Udp { .. } => stats.queries_udp += 1,
+            Transport::Udp { .. } => {
+                stats.queries_udp += 1;
+                if let Some(limiter) = &mut self.limiter {
+                    allowance = limiter.take(now, client.address.ip());
+                }
+            }
             Transport::Tcp { .. } => stats.queries_tcp += 1,
             Transport::Local { .. } => stats.queries_local += 1,
+            Transport::Nobody => {}
         }
-        if !accepted {
-            return self.refuse_stranger(client, bytes);
+        if allowance == Allowance::Drop {
+            stats.dropped_client_rate += 1;
+            return false;
         }
         let query = match Query::parse(bytes) {
             Ok(query) => query,
             Err(QueryError::Short | QueryError::Response) => {
                 stats.dropped_garbage += 1;
-                return;
+                return false;
             }
             Err(QueryError::Opcode { id, flags }) => {
                 stats.refused_not_implemented += 1;
-                return self.reply(client, message::bare_reply(id, flags, NOTIMP, None, None, 0));
+                message::bare_reply_into(out, id, flags, NOTIMP, None, None, 0);
+                return self.at_once(client, out);
             }
             Err(QueryError::Malformed { id, flags }) => {
                 stats.refused_malformed += 1;
-                return self.reply(client, message::bare_reply(id, flags, FORMERR, None, None, 0));
+                message::bare_reply_into(out, id, flags, FORMERR, None, None, 0);
+                return self.at_once(client, out);
             }
         };
-        if let Some((rcode, extra)) = self.refusal(client, &query) {
+        if let Some((rcode, extra)) = self.refusal(client, &query, allowance) {
             let edns = query.edns.map(|edns| Edns { version: 0, ..edns });
-            let bytes = message::bare_reply(query.id, query.flags, rcode, Some(&query.question), edns, extra);
-            return self.reply(client, bytes);
+            message::bare_reply_into(out, query.id, query.flags, rcode, Some(&query.question), edns, extra);
+            return self.at_once(client, out);
         }
-        self.admit(now, client, query);
+        self.admit(now, client, query, out)
     }
 
-    fn accepts(&self, client: Client) -> bool {
-        let accepted = &self.config.accept_from;
-        accepted.is_empty()
-            || matches!(client.transport, Transport::Local { .. })
-            || accepted.iter().any(|network| network.contains(client.address.ip()))
-    }
-
-    /// Tells somebody who is not served so, in no more bytes than it sent.
-    fn refuse_stranger(&mut self, client: Client, bytes: &[u8]) {
-        match Query::parse(bytes) {
-            Err(QueryError::Short | QueryError::Response) => self.out.stats.dropped_garbage += 1,
-            Err(QueryError::Opcode { id, flags } | QueryError::Malformed { id, flags }) => {
-                self.out.stats.refused_stranger += 1;
-                self.reply(client, message::bare_reply(id, flags, REFUSED, None, None, 0));
-            }
-            Ok(query) => {
-                self.out.stats.refused_stranger += 1;
-                let edns = query.edns.map(|edns| Edns { version: 0, ..edns });
-                let bytes = message::bare_reply(query.id, query.flags, REFUSED, Some(&query.question), edns, 0);
-                self.reply(client, bytes);
-            }
-        }
-    }
-
-    /// Questions answered by a code alone.
-    fn refusal(&mut self, client: Client, query: &Query) -> Option<(u16, u16)> {
+    /// Questions answered by a code alone, in no more bytes than they have.
+    fn refusal(&mut self, client: Client, query: &Query, allowance: Allowance) -> Option<(u16, u16)> {
+        let accepted = self.accepts(client);
         let stats = &mut self.out.stats;
+        if !accepted {
+            stats.refused_stranger += 1;
+            return Some((REFUSED, 0));
+        }
+        if allowance == Allowance::Truncate {
+            stats.answered_client_rate_by_tcp += 1;
+            return Some((NOERROR, FLAG_TC));
+        }
         if query.edns.is_some_and(|edns| edns.version > 0) {
             stats.refused_edns_version += 1;
             return Some((BADVERS, 0));
@@ -229,15 +199,24 @@ impl Engine {
         }
     }
 
-    fn admit(&mut self, now: Now, client: Client, query: Query) {
+    fn accepts(&self, client: Client) -> bool {
+        let accepted = &self.config.accept_from;
+        accepted.is_empty()
+            || matches!(client.transport, Transport::Local { .. })
+            || accepted.iter().any(|network| network.contains(client.address.ip()))
+    }
+
+    fn admit(&mut self, now: Now, client: Client, query: Query, out: &mut Vec<u8>) -> bool {
         let question = query.question;
         let lower = question.name.lower();
         let subject = reverse::subject(&lower, &question, &self.config.mappings);
         let validating = query.dnssec_ok() && query.checking_disabled();
         let plan = match subject {
-            Subject::Ipv4Only | Subject::WellKnownReverse => return self.answer_locally(now, client, &query, subject),
+            Subject::Ipv4Only | Subject::WellKnownReverse => {
+                return self.answer_locally(now, client, &query, subject, out);
+            }
             Subject::Synthesized(_) if matches!(question.kind, message::TYPE_CNAME | TYPE_ANY) => {
-                return self.answer_locally(now, client, &query, subject);
+                return self.answer_locally(now, client, &query, subject, out);
             }
             Subject::Synthesized(address) => Plan::Reverse(address),
             Subject::Other if (question.kind, question.class) != (TYPE_AAAA, CLASS_IN) => Plan::Forward,
@@ -245,53 +224,127 @@ impl Engine {
                 self.out.stats.validating += 1;
                 Plan::Forward
             }
-            Subject::Other if lower.suffixes().any(|suffix| self.unsynthesized.contains(suffix)) => Plan::Forward,
+            Subject::Other if self.is_excluded(&lower) => Plan::Forward,
             Subject::Other => Plan::Synthesize,
         };
-        let made_here = plan != Plan::Forward;
-        let key = Key::new(&lower, &question, KeyFlags { made_here, ..key_flags(&query) });
-        if let Some(answer) = self.cache.get(now, &key) {
-            self.out.stats.answered_cached += 1;
-            self.out.stats.reverse += u64::from(matches!(plan, Plan::Reverse(_)));
-            return self.send(now, client, &query, &answer, Report { source: Source::Cache, ..Report::default() });
-        }
-        let name = if let Plan::Reverse(address) = plan { reverse::in_addr_arpa(address) } else { lower };
-        if self.resolver.upstreams().select(&name).is_none() {
+        let key = client_key(&lower, &query, plan);
+        let stale = match self.cache.get(now, &key) {
+            None => None,
+            Some(Found::Fresh(answer)) => return self.send_cached(now, client, &query, plan, &answer, false, out),
+            Some(Found::NearlyExpired(answer)) => {
+                let sent = self.send_cached(now, client, &query, plan, &answer, false, out);
+                if self.config.prefetch {
+                    self.refresh(now, &query, lower, plan);
+                }
+                return sent;
+            }
+            Some(Found::Stale { answer, ask: false }) => {
+                return self.send_cached(now, client, &query, plan, &answer, true, out);
+            }
+            Some(Found::Stale { answer, ask: true }) => Some(answer),
+        };
+        let name = asked_name(&lower, plan);
+        let refused = |code| Answer::failure(now, &question, code);
+        let Some(group) = self.resolver.upstreams().select(&name) else {
             self.out.stats.refused_policy += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED), Report::default());
-        }
+            return self.send(now, client, &query, &refused(REFUSED), false, Report::default(), out);
+        };
         let waiting = self.per_client.get(&client.address.ip()).copied().unwrap_or(0);
-        if waiting >= self.config.max_queries_per_client {
-            self.out.stats.refused_client_limit += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, REFUSED), Report::default());
-        }
+        let too_many = waiting >= self.config.max_queries_per_client;
         // Questions can outlive the queries that asked them, so they are bounded on their own.
-        if self.jobs.len() >= self.config.max_queries || self.resolver.len() >= 2 * self.config.max_queries {
+        let full = self.jobs.len() >= self.config.max_queries || self.resolver.len() >= 2 * self.config.max_queries;
+        if let Some(answer) =
+            stale.as_ref().filter(|_| too_many || full || self.resolver.upstreams().is_down(now, group))
+        {
+            let sent = self.send_cached(now, client, &query, plan, answer, true, out);
+            self.cache.hold(&key, now + RECHECK);
+            self.refresh(now, &query, lower, plan);
+            return sent;
+        }
+        if too_many {
+            self.out.stats.refused_client_limit += 1;
+            return self.send(now, client, &query, &refused(REFUSED), false, Report::default(), out);
+        }
+        if full {
             self.out.stats.refused_total_limit += 1;
-            return self.send(now, client, &query, &Answer::failure(now, &question, SERVFAIL), Report::default());
+            return self.send(now, client, &query, &refused(SERVFAIL), false, Report::default(), out);
         }
-        *self.per_client.entry(client.address.ip()).or_default() += 1;
-        self.last_job += 1;
-        let number = self.last_job;
-        let (aaaa, main) = (Slot::NotAsked, Slot::NotAsked);
-        let job =
-            Job { client, query, lower, plan, aaaa, main, started: now, timer: None, waited: false, asked: Vec::new() };
-        self.jobs.insert(number, job);
-        match plan {
-            Plan::Forward => self.ask(now, number, Role::Main, lower, question.kind),
-            Plan::Reverse(_) => self.ask(now, number, Role::Main, name, question.kind),
-            Plan::Synthesize if self.config.only_send_a_query => self.ask(now, number, Role::Main, lower, TYPE_A),
-            Plan::Synthesize => self.ask(now, number, Role::Aaaa, lower, TYPE_AAAA),
-        }
-        self.advance(now, number);
-        self.settle(now);
+        self.start(now, client, query, lower, plan, stale);
+        false
     }
 
-    fn answer_locally(&mut self, now: Now, client: Client, query: &Query, subject: Subject) {
+    /// Asks again on nobody's behalf, unless there is enough to do for clients.
+    fn refresh(&mut self, now: Now, query: &Query, lower: Name, plan: Plan) {
+        if self.jobs.len() < self.config.max_queries / 2 && self.resolver.len() < self.config.max_queries {
+            self.out.stats.refreshed += 1;
+            let address = SocketAddr::from(([0; 16], 0));
+            self.start(now, Client { address, transport: Transport::Nobody }, *query, lower, plan, None);
+        }
+    }
+
+    fn is_excluded(&self, lower: &Name) -> bool {
+        !self.unsynthesized.is_empty() && lower.suffixes().any(|suffix| self.unsynthesized.contains(suffix))
+    }
+
+    fn answer_locally(&mut self, now: Now, client: Client, query: &Query, subject: Subject, out: &mut Vec<u8>) -> bool {
         self.out.stats.answered_local += 1;
         let answer = reverse::local_answer(now, &query.question, subject, &self.config.mappings);
         let answer = answer.unwrap_or_else(|| Answer::failure(now, &query.question, SERVFAIL));
-        self.send(now, client, query, &answer, Report::default());
+        self.send(now, client, query, &answer, false, Report::default(), out)
+    }
+
+    #[allow(clippy::too_many_arguments)] // all of them end up in one message
+    fn send_cached(
+        &mut self,
+        now: Now,
+        client: Client,
+        query: &Query,
+        plan: Plan,
+        answer: &Arc<Answer>,
+        stale: bool,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let stats = &mut self.out.stats;
+        stats.reverse += u64::from(matches!(plan, Plan::Reverse(_)));
+        stats.answered_stale += u64::from(stale);
+        stats.answered_cached += 1;
+        let source = if stale { Source::Stale } else { Source::Cache };
+        self.send(now, client, query, answer, stale, Report { source, ..Report::default() }, out)
+    }
+
+    /// Puts an answer into `out`; true when it is to be sent from there.
+    #[allow(clippy::too_many_arguments)] // all of them end up in one message
+    pub(super) fn send(
+        &mut self,
+        now: Now,
+        client: Client,
+        query: &Query,
+        answer: &Answer,
+        stale: bool,
+        report: Report,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let limit = match client.transport {
+            Transport::Udp { .. } => query.udp_limit(),
+            Transport::Tcp { .. } | Transport::Local { .. } | Transport::Nobody => MAX_TCP,
+        };
+        let truncated = answer.reply(now, query, limit, stale, out);
+        let stats = &mut self.out.stats;
+        stats.answered_truncated += u64::from(truncated);
+        stats.servfail += u64::from(answer.rcode == SERVFAIL);
+        stats.synthesized += u64::from(answer.synthesized);
+        let Transport::Local { ticket } = client.transport else { return true };
+        let report = Report { synthesized: answer.synthesized, server: answer.server, ..report };
+        self.out.actions.push_back(Action::Report { ticket, bytes: std::mem::take(out), report });
+        false
+    }
+
+    /// An answer in `out` that is neither cached nor a server's; true when it is to be sent from there.
+    fn at_once(&mut self, client: Client, out: &mut Vec<u8>) -> bool {
+        let Transport::Local { ticket } = client.transport else { return true };
+        let report = Report::default();
+        self.out.actions.push_back(Action::Report { ticket, bytes: std::mem::take(out), report });
+        false
     }
 
     /// Takes what came back on an attempt, and from where.
@@ -313,13 +366,7 @@ impl Engine {
 
     pub fn handle_timeout(&mut self, now: Now) {
         self.resolver.handle_timeout(now, &mut self.out);
-        while let Some(&(at, number)) = self.timers.first().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, number));
-            if let Some(job) = self.jobs.get_mut(&number) {
-                job.timer = None;
-            }
-            self.advance(now, number);
-        }
+        self.wake_jobs(now);
         self.settle(now);
     }
 
@@ -340,11 +387,14 @@ impl Engine {
         stats.cache_bytes = self.cache.bytes() as u64;
         stats.cache_evicted = self.cache.evicted;
         stats.cache_too_large = self.cache.too_large;
+        let limiters = [&self.limiter, &self.tcp_limiter];
+        stats.rate_displaced = limiters.into_iter().flatten().map(|limiter| limiter.displaced).sum();
         for group in self.resolver.upstreams().groups() {
             stats.servers.extend(group.servers.iter().map(|server| ServerStats {
                 suffix: group.suffix.clone(),
                 address: server.address.to_string(),
                 resting: server.is_resting(now),
+                round_trip_ms: server.round_trip_ms(),
                 sent: server.sent,
                 answered: server.answered,
                 failed: server.failed,
@@ -352,233 +402,20 @@ impl Engine {
         }
         stats
     }
+}
 
-    /// Puts one of a job's questions, or finds its answer in the cache.
-    fn ask(&mut self, now: Now, number: u64, role: Role, lower: Name, kind: u16) {
-        let Some(job) = self.jobs.get_mut(&number) else { return };
-        let question = Question { name: lower, kind, class: job.query.question.class };
-        let flags = key_flags(&job.query);
-        let key = Key::new(&lower, &question, flags);
-        let slot = match role {
-            Role::Aaaa => &mut job.aaaa,
-            Role::Main => &mut job.main,
-        };
-        if let Some(answer) = self.cache.get(now, &key) {
-            *slot = Slot::Done(answer);
-            return;
-        }
-        *slot = Slot::Waiting;
-        job.waited = true;
-        self.resolver.ask(now, key, question, flags, Waiter { job: number, role }, &mut self.out);
-    }
+/// The name that servers are asked about.
+pub(super) fn asked_name(lower: &Name, plan: Plan) -> Name {
+    if let Plan::Reverse(address) = plan { reverse::in_addr_arpa(address) } else { *lower }
+}
 
-    /// Hands ended questions to those who wait for them, until nothing ends any more.
-    fn settle(&mut self, now: Now) {
-        while let Some(concluded) = self.resolver.take_concluded() {
-            self.cache.insert(concluded.key, Arc::clone(&concluded.answer));
-            for Waiter { job: number, role } in concluded.waiters {
-                // Some were answered meanwhile without this.
-                let Some(job) = self.jobs.get_mut(&number) else { continue };
-                let slot = match role {
-                    Role::Aaaa => &mut job.aaaa,
-                    Role::Main => &mut job.main,
-                };
-                *slot = Slot::Done(Arc::clone(&concluded.answer));
-                if let Transport::Local { .. } = job.client.transport {
-                    let (server, rcode) = (concluded.answer.server, concluded.answer.rcode);
-                    job.asked.push(Asked {
-                        name: concluded.question.name,
-                        kind: concluded.question.kind,
-                        server,
-                        rcode,
-                    });
-                }
-                self.advance(now, number);
-            }
-        }
-    }
-
-    /// Takes a job as far as it goes: to its answer, or to the next thing to wait for.
-    fn advance(&mut self, now: Now, number: u64) {
-        loop {
-            let Some(job) = self.jobs.get(&number) else { return };
-            let step = match (job.plan, &job.main) {
-                (Plan::Synthesize, _) => self.decide(now, job),
-                (Plan::Forward, Slot::Done(answer)) => Step::Pass(Arc::clone(answer)),
-                (Plan::Reverse(address), Slot::Done(target)) => {
-                    let target = Arc::clone(target);
-                    return self.finish_reverse(now, number, address, &target);
-                }
-                (Plan::Forward | Plan::Reverse(_), _) => Step::Wait,
-            };
-            match step {
-                Step::AskA => {
-                    let lower = job.lower;
-                    self.ask(now, number, Role::Main, lower, TYPE_A);
-                }
-                Step::Wait => return self.wait(now, number),
-                Step::Pass(answer) => return self.finish(now, number, &answer),
-                Step::Native(aaaa) => return self.finish_native(now, number, &aaaa),
-                Step::Synthesize { a, cap, keep } => {
-                    let made = synthesis::synthesize(now, &a, &self.config.mappings, cap);
-                    return self.finish_made(now, number, made.map(|answer| answer.kept_at_most(keep)));
-                }
-            }
-        }
-    }
-
-    /// RFC 6147 section 5.1 as a function of what is known so far.
-    fn decide(&self, now: Now, job: &Job) -> Step {
-        let always = self.config.always_synthesize;
-        let a = if let Slot::Done(a) = &job.main { Some(a) } else { None };
-        let usable = a.filter(|a| a.rcode == NOERROR && synthesis::has_usable_ipv4(a, &self.config.mappings));
-        let aaaa = match &job.aaaa {
-            Slot::NotAsked => {
-                return match a {
-                    Some(a) if usable.is_some() || has_ipv4(a) => {
-                        Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep: u32::MAX }
-                    }
-                    Some(a) => Step::Pass(Arc::clone(a)),
-                    None => Step::Wait,
-                };
-            }
-            Slot::Waiting => {
-                let impatient = now >= job.started + self.config.timeout / 2;
-                return match (usable, &job.main) {
-                    // 5.1.3: silence is treated as emptiness, early enough that the client is still listening.
-                    (Some(a), _) if always || impatient => {
-                        let keep = if always { u32::MAX } else { KEPT_ON_SUSPICION };
-                        Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep }
-                    }
-                    (_, Slot::NotAsked) if now >= job.started + self.config.latency => Step::AskA,
-                    _ => Step::Wait,
-                };
-            }
-            Slot::Done(aaaa) => aaaa,
-        };
-        // 5.1.2: a name that does not exist has no A either.
-        if aaaa.rcode == NXDOMAIN {
-            return Step::Pass(Arc::clone(aaaa));
-        }
-        let native = aaaa.rcode == NOERROR && aaaa.has_address(|address| self.excluded.contains(address));
-        if native && !always {
-            return Step::Native(Arc::clone(aaaa));
-        }
-        match (usable, a) {
-            (Some(a), _) => {
-                let minimum = aaaa.soa_minimum.map(|minimum| minimum.saturating_sub(aaaa.age(now)));
-                let keep = if aaaa.is_conclusive() { u32::MAX } else { KEPT_ON_SUSPICION };
-                Step::Synthesize { a: Arc::clone(a), cap: minimum.unwrap_or(TTL_WITHOUT_SOA), keep }
-            }
-            (None, Some(_)) if native => Step::Native(Arc::clone(aaaa)),
-            // "No AAAA" is the truth only when it is known that nothing could be made of A.
-            (None, Some(a)) if a.is_conclusive() && aaaa.is_conclusive() => Step::Native(Arc::clone(aaaa)),
-            // Addresses that no prefix stands for: an empty answer, for which the missing word on AAAA is no better.
-            (None, Some(a)) if has_ipv4(a) => {
-                Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep: KEPT_ON_SUSPICION }
-            }
-            (None, Some(a)) => Step::Pass(Arc::clone(a)),
-            (None, None) if matches!(job.main, Slot::NotAsked) => Step::AskA,
-            (None, None) => Step::Wait,
-        }
-    }
-
-    /// Sets the timer for the next moment at which [`Engine::decide`] may decide otherwise.
-    fn wait(&mut self, now: Now, number: u64) {
-        let Some(job) = self.jobs.get_mut(&number) else { return };
-        let at = match (job.plan, &job.aaaa, &job.main) {
-            (Plan::Synthesize, Slot::Waiting, Slot::NotAsked) => Some(job.started + self.config.latency),
-            (Plan::Synthesize, Slot::Waiting, _) => Some(job.started + self.config.timeout / 2),
-            _ => None,
-        };
-        let at = at.filter(|&at| at > now);
-        if at != job.timer {
-            job.timer.into_iter().for_each(|at| _ = self.timers.remove(&(at, number)));
-            at.into_iter().for_each(|at| _ = self.timers.insert((at, number)));
-            job.timer = at;
-        }
-    }
-
-    fn finish_native(&mut self, now: Now, number: u64, aaaa: &Arc<Answer>) {
-        let excluded = |data: &[u8]| <[u8; 16]>::try_from(data).is_ok_and(|address| self.excluded.contains(address));
-        if !aaaa.data(TYPE_AAAA).any(excluded) {
-            return self.finish(now, number, aaaa);
-        }
-        self.out.stats.excluded += 1;
-        let made = synthesis::without_excluded(now, aaaa, &self.excluded);
-        self.finish_made(now, number, made);
-    }
-
-    fn finish_reverse(&mut self, now: Now, number: u64, address: Ipv4Addr, target: &Answer) {
-        let Some(job) = self.jobs.get(&number) else { return };
-        self.out.stats.reverse += 1;
-        if target.is_conclusive() {
-            let made = reverse::aliased(now, &job.query.question, address, target);
-            return self.finish_made(now, number, made);
-        }
-        let answer = Answer::failure(now, &job.query.question, target.rcode.min(0xf));
-        self.finish(now, number, &answer);
-    }
-
-    /// Ends a job with an answer made here, which is kept for the next client; `None` when it could not be made.
-    fn finish_made(&mut self, now: Now, number: u64, made: Option<Answer>) {
-        let Some(job) = self.jobs.get(&number) else { return };
-        let question = job.query.question;
-        let Some(made) = made else {
-            self.out.stats.undecodable += 1;
-            return self.finish(now, number, &Answer::failure(now, &question, SERVFAIL));
-        };
-        let key = Key::new(&job.lower, &question, KeyFlags { made_here: true, ..key_flags(&job.query) });
-        let made = Arc::new(made);
-        self.cache.insert(key, Arc::clone(&made));
-        self.finish(now, number, &made);
-    }
-
-    fn finish(&mut self, now: Now, number: u64, answer: &Answer) {
-        let Some(job) = self.jobs.remove(&number) else { return };
-        job.timer.into_iter().for_each(|at| _ = self.timers.remove(&(at, number)));
-        let address = job.client.address.ip();
-        if let Some(waiting) = self.per_client.get_mut(&address) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                self.per_client.remove(&address);
-            }
-        }
-        let source = if job.waited {
-            self.out.stats.answered_resolved += 1;
-            Source::Upstream
-        } else {
-            self.out.stats.answered_cached += 1;
-            Source::Cache
-        };
-        self.send(now, job.client, &job.query, answer, Report { source, asked: job.asked, ..Report::default() });
-    }
-
-    fn send(&mut self, now: Now, client: Client, query: &Query, answer: &Answer, report: Report) {
-        let limit = match client.transport {
-            Transport::Udp { .. } => query.udp_limit(),
-            Transport::Tcp { .. } | Transport::Local { .. } => MAX_TCP,
-        };
-        let (bytes, truncated) = answer.reply(now, query, limit);
-        let stats = &mut self.out.stats;
-        stats.answered_truncated += u64::from(truncated);
-        stats.servfail += u64::from(answer.rcode == SERVFAIL);
-        stats.synthesized += u64::from(answer.synthesized);
-        let Transport::Local { ticket } = client.transport else { return self.reply(client, bytes) };
-        let report = Report { synthesized: answer.synthesized, server: answer.server, ..report };
-        self.out.actions.push_back(Action::Report { ticket, bytes, report });
-    }
-
-    fn reply(&mut self, client: Client, bytes: Vec<u8>) {
-        self.out.actions.push_back(match client.transport {
-            Transport::Local { ticket } => Action::Report { ticket, bytes, report: Report::default() },
-            _ => Action::Reply { client, bytes },
-        });
-    }
+/// Where the answer that clients get is kept.
+pub(super) fn client_key<'a>(lower: &'a Name, query: &Query, plan: Plan) -> KeyRef<'a> {
+    KeyRef::new(lower, &query.question, KeyFlags { made_here: plan != Plan::Forward, ..key_flags(query) })
 }
 
 /// The bits of a query that its servers see. AD is always asked for and taken out of answers to those who did not ask.
-fn key_flags(query: &Query) -> KeyFlags {
+pub(super) fn key_flags(query: &Query) -> KeyFlags {
     KeyFlags {
         recursion: query.flags & FLAG_RD != 0,
         checking_disabled: query.checking_disabled(),
@@ -587,7 +424,7 @@ fn key_flags(query: &Query) -> KeyFlags {
     }
 }
 
-fn has_ipv4(answer: &Answer) -> bool {
+pub(super) fn has_ipv4(answer: &Answer) -> bool {
     answer.data(TYPE_A).next().is_some()
 }
 
@@ -597,4 +434,9 @@ fn suffixes(config: &Config) -> HashSet<Box<[u8]>> {
         Exclusion::Range { .. } => None,
     };
     config.exclusions.iter().filter_map(suffix).collect()
+}
+
+/// The question asked of servers for a client's question.
+pub(super) fn server_question(name: Name, kind: u16, query: &Query) -> Question {
+    Question { name, kind, class: query.question.class }
 }

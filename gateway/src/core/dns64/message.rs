@@ -12,8 +12,12 @@ pub const MAX_UDP: usize = 1232;
 pub const MIN_UDP: usize = 512;
 /// The OPT record without options.
 const OPT_LENGTH: usize = 11;
+/// The option for an extended error without text, and its code.
+const ERROR_LENGTH: usize = 6;
+const EDNS_ERROR: u16 = 15;
 
 pub const TYPE_A: u16 = 1;
+pub const TYPE_NS: u16 = 2;
 pub const TYPE_CNAME: u16 = 5;
 pub const TYPE_SOA: u16 = 6;
 pub const TYPE_PTR: u16 = 12;
@@ -146,7 +150,7 @@ pub fn upstream_query(
     }
     push_question(&mut bytes, question);
     if let Some(dnssec_ok) = edns {
-        push_opt(&mut bytes, dnssec_ok, NOERROR);
+        push_opt(&mut bytes, dnssec_ok, NOERROR, None);
     }
     bytes
 }
@@ -161,17 +165,31 @@ pub fn bare_reply(
     extra: u16,
 ) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MIN_UDP);
+    bare_reply_into(&mut bytes, id, query_flags, rcode, question, edns, extra);
+    bytes
+}
+
+/// The same, in place of what `bytes` held.
+pub fn bare_reply_into(
+    bytes: &mut Vec<u8>,
+    id: u16,
+    query_flags: u16,
+    rcode: u16,
+    question: Option<&Question>,
+    edns: Option<Edns>,
+    extra: u16,
+) {
+    bytes.clear();
     let flags = FLAG_QR | FLAG_RA | (query_flags & (OPCODE | FLAG_RD | FLAG_CD)) | extra | (rcode & 0xf);
     for field in [id, flags, u16::from(question.is_some()), 0, 0, 0] {
         bytes.extend_from_slice(&field.to_be_bytes());
     }
     if let Some(question) = question {
-        push_question(&mut bytes, question);
+        push_question(bytes, question);
     }
     if let Some(edns) = edns {
-        push_opt(&mut bytes, edns.dnssec_ok, rcode);
+        push_opt(bytes, edns.dnssec_ok, rcode, None);
     }
-    bytes
 }
 
 fn push_question(bytes: &mut Vec<u8>, question: &Question) {
@@ -180,14 +198,26 @@ fn push_question(bytes: &mut Vec<u8>, question: &Question) {
     bytes.extend_from_slice(&question.class.to_be_bytes());
 }
 
-/// Appends an OPT record and counts it.
-pub fn push_opt(bytes: &mut Vec<u8>, dnssec_ok: bool, rcode: u16) {
+/// Bytes of an OPT record with or without an extended error.
+pub fn opt_length(error: Option<u16>) -> usize {
+    OPT_LENGTH + if error.is_some() { ERROR_LENGTH } else { 0 }
+}
+
+/// Appends an OPT record, with an extended error (RFC 8914) when there is one, and counts it.
+pub fn push_opt(bytes: &mut Vec<u8>, dnssec_ok: bool, rcode: u16, error: Option<u16>) {
     let ttl = (u32::from(rcode >> 4) << 24) | if dnssec_ok { EDNS_DO } else { 0 };
     bytes.push(0);
     bytes.extend_from_slice(&TYPE_OPT.to_be_bytes());
     bytes.extend_from_slice(&(MAX_UDP as u16).to_be_bytes());
     bytes.extend_from_slice(&ttl.to_be_bytes());
-    bytes.extend_from_slice(&[0, 0]);
+    match error {
+        None => bytes.extend_from_slice(&[0, 0]),
+        Some(code) => {
+            for field in [ERROR_LENGTH as u16, EDNS_ERROR, 2, code] {
+                bytes.extend_from_slice(&field.to_be_bytes());
+            }
+        }
+    }
     let count = u16_at(bytes, 10) + 1;
     bytes[10..12].copy_from_slice(&count.to_be_bytes());
 }

@@ -5,12 +5,15 @@
 
 pub mod answer;
 pub mod cache;
+mod chain;
 pub mod config;
 pub mod engine;
 mod forms;
+mod jobs;
 pub mod message;
 pub mod name;
 pub mod prefix;
+mod rate;
 mod resolver;
 pub mod reverse;
 pub mod servers;
@@ -37,6 +40,8 @@ pub enum Transport {
     Local {
         ticket: u64,
     },
+    /// Nobody: an answer is asked for before it expires.
+    Nobody,
 }
 
 /// Who asked.

@@ -40,6 +40,36 @@ impl Name {
         Some(name)
     }
 
+    /// Reads the name at `at` of a message, compressed or not; `None` when it is cut off, longer than 255 bytes, or when a
+    /// pointer does not lead backwards (which is how loops are made).
+    pub fn read(message: &[u8], mut at: usize) -> Option<Self> {
+        let mut name = Self { length: 0, bytes: [0; MAX_NAME] };
+        let (mut end, mut before) = (0, at);
+        loop {
+            let label = usize::from(*message.get(at)?);
+            match label {
+                0 => {
+                    name.length = u8::try_from(end + 1).ok().filter(|_| end < MAX_NAME)?;
+                    return Some(name);
+                }
+                1..=63 => {
+                    let bytes = message.get(at..=at + label)?;
+                    name.bytes.get_mut(end..=end + label)?.copy_from_slice(bytes);
+                    end += 1 + label;
+                    at += 1 + label;
+                }
+                0xc0.. => {
+                    at = (label & 0x3f) << 8 | usize::from(*message.get(at + 1)?);
+                    if at >= before {
+                        return None;
+                    }
+                    before = at;
+                }
+                _ => return None,
+            }
+        }
+    }
+
     /// Reads `corp.example.net`, with or without a final dot; the empty text is the root. `None` for empty or long labels,
     /// long names, and characters that need escapes in presentation form.
     pub fn from_text(text: &str) -> Option<Self> {
@@ -136,6 +166,22 @@ impl Name {
         })
     }
 
+    /// True when `other` lies below this name; both in lower case.
+    pub fn is_above(&self, other: &Self) -> bool {
+        other.wire().len() > self.wire().len() && other.suffixes().any(|suffix| suffix == self.wire())
+    }
+
+    /// This name, which lies below `from`, in the same place below `to` (RFC 6672 section 2.2); `None` when it would be
+    /// too long.
+    pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+        let labels = self.wire().len().checked_sub(from.wire().len())?;
+        let end = labels + to.wire().len();
+        let mut name = Self { length: u8::try_from(end).ok()?, bytes: [0; MAX_NAME] };
+        name.bytes.get_mut(..labels)?.copy_from_slice(&self.wire()[..labels]);
+        name.bytes.get_mut(labels..end)?.copy_from_slice(to.wire());
+        Some(name)
+    }
+
     /// The encoded name and every suffix of it, longest first, the root last.
     pub fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
         Self::suffixes_of(self.wire())
@@ -224,6 +270,22 @@ mod tests {
         for text in ["a..b", ".a", "a b", "a\\", "a\\25", "a\\256", &"a".repeat(64), &format!("{longest}a"), "ä"] {
             assert_eq!(Name::from_presentation(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn names_in_messages_are_read_backwards_only() {
+        let message = b"\x03net\x00\x04corp\xc0\x00\x01a\xc0\x05\xc0\x0e\x01b\xc0\x12";
+        assert_eq!(Name::read(message, 5), Name::from_text("corp.net"));
+        assert_eq!(Name::read(message, 12), Name::from_text("a.corp.net"));
+        assert_eq!(Name::read(message, 16), Name::from_text("corp.net"));
+        // A pointer to where the name began, one past the end.
+        assert_eq!(Name::read(message, 18), None);
+        assert_eq!(Name::read(b"\xc0\xff", 0), None);
+        let corp = Name::from_text("corp.net").expect("a name");
+        let net = Name::from_text("net").expect("a name");
+        assert!(net.is_above(&corp) && !corp.is_above(&corp) && !corp.is_above(&net));
+        assert!(!Name::from_text("orp.net").expect("a name").is_above(&corp));
+        assert_eq!(corp.moved(&net, &Name::from_text("x.org").expect("a name")), Name::from_text("corp.x.org"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::cache::{Key, KeyFlags};
-use super::config::Upstream;
+use super::chain;
+use super::config::Config;
 use super::message::{self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, u16_at};
 use super::name::Name;
 use super::servers::Upstreams;
@@ -20,6 +21,10 @@ use crate::core::time::Now;
 
 /// Messages sent for one question at most.
 const MAX_ATTEMPTS: u32 = 16;
+/// Aliases followed from one suffix to another.
+const MAX_HOPS: u8 = 8;
+/// Messages that come for an attempt and are not its answer, after which the question goes to TCP: somebody is guessing.
+const MAX_GUESSES: u8 = 3;
 /// The bounds of the wait before the first retry; each round through the servers doubles it.
 const RETRY: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(1000));
 
@@ -44,6 +49,9 @@ pub struct Concluded<R> {
 struct Attempt {
     number: u64,
     server: u8,
+    sent: Now,
+    /// Messages that were not its answer.
+    guesses: u8,
     id: u16,
     spelled: Name,
     tcp: bool,
@@ -64,6 +72,12 @@ struct Lookup<R> {
     error: Option<Answer>,
     attempts: Vec<Attempt>,
     waiters: Vec<Waiter<R>>,
+    /// Other questions whose aliases led to this one.
+    led_here: Vec<u64>,
+    /// The aliases that led from this question to another, and that other.
+    aliases: Option<(Arc<Answer>, u64)>,
+    /// Aliases that led here from the question a client asked.
+    hops: u8,
     deadline: Now,
     timer: Now,
 }
@@ -72,6 +86,8 @@ struct Lookup<R> {
 pub struct Resolver<R> {
     upstreams: Upstreams,
     timeout: Duration,
+    /// Questions at once, those that aliases lead to included.
+    capacity: usize,
     lookups: HashMap<u64, Lookup<R>>,
     by_key: HashMap<Key, u64>,
     by_attempt: HashMap<u64, u64>,
@@ -82,10 +98,11 @@ pub struct Resolver<R> {
 }
 
 impl<R: Copy> Resolver<R> {
-    pub fn new(upstreams: &[Upstream], timeout: Duration, entropy: Entropy) -> Self {
+    pub fn new(config: &Config, entropy: Entropy) -> Self {
         Self {
-            upstreams: Upstreams::new(upstreams),
-            timeout,
+            upstreams: Upstreams::new(&config.upstreams, config.server_choice),
+            timeout: config.timeout,
+            capacity: 3 * config.max_queries,
             lookups: HashMap::new(),
             by_key: HashMap::new(),
             by_attempt: HashMap::new(),
@@ -115,18 +132,17 @@ impl<R: Copy> Resolver<R> {
     }
 
     /// Takes other servers: questions on their way start anew with them, their deadlines stay.
-    pub fn configure(&mut self, now: Now, upstreams: &[Upstream], timeout: Duration, out: &mut Output) {
-        self.timeout = timeout;
-        self.upstreams = Upstreams::new(upstreams);
+    pub fn configure(&mut self, now: Now, config: &Config, out: &mut Output) {
+        self.timeout = config.timeout;
+        self.capacity = 3 * config.max_queries;
+        self.upstreams = Upstreams::new(&config.upstreams, config.server_choice);
         let mut numbers: Vec<u64> = self.lookups.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
+            self.end_attempts(number, out);
             let Some(lookup) = self.lookups.get_mut(&number) else { continue };
-            for attempt in lookup.attempts.drain(..) {
-                self.by_attempt.remove(&attempt.number);
-                out.actions.push_back(Action::CancelUpstream { attempt: attempt.number });
-            }
-            (lookup.tries, lookup.errors, lookup.error) = (0, 0, None);
+            (lookup.tries, lookup.errors, lookup.error, lookup.aliases) = (0, 0, None, None);
+            lookup.led_here.clear();
             match self.upstreams.select(&lookup.question.name) {
                 Some(group) => {
                     lookup.group = group;
@@ -135,7 +151,7 @@ impl<R: Copy> Resolver<R> {
                 }
                 None => {
                     let answer = Answer::failure(now, &lookup.question, REFUSED);
-                    self.conclude(number, answer, out);
+                    self.conclude(now, number, answer, out);
                 }
             }
         }
@@ -156,18 +172,35 @@ impl<R: Copy> Resolver<R> {
             lookup.waiters.push(waiter);
             return;
         }
-        let Some(group) = self.upstreams.select(&question.name) else {
-            let answer = Arc::new(Answer::failure(now, &question, REFUSED));
-            self.concluded.push(Concluded { key, question, answer, waiters: vec![waiter] });
-            return;
-        };
+        match self.open(now, key.clone(), question, flags, 0, out) {
+            Some(number) => {
+                if let Some(lookup) = self.lookups.get_mut(&number) {
+                    lookup.waiters.push(waiter);
+                }
+            }
+            None => {
+                let answer = Arc::new(Answer::failure(now, &question, REFUSED));
+                self.concluded.push(Concluded { key, question, answer, waiters: vec![waiter] });
+            }
+        }
+    }
+
+    /// Begins to ask a question that is not on its way; `None` when no server is responsible.
+    fn open(
+        &mut self,
+        now: Now,
+        key: Key,
+        question: Question,
+        flags: KeyFlags,
+        hops: u8,
+        out: &mut Output,
+    ) -> Option<u64> {
+        let group = self.upstreams.select(&question.name)?;
         let order = self.upstreams.order(now, group);
         let number = self.number();
         let deadline = now + self.timeout;
         self.by_key.insert(key.clone(), number);
         self.timers.insert((deadline, number));
-        let waiters = vec![waiter];
-        let (attempts, timer) = (Vec::new(), deadline);
         let lookup = Lookup {
             key,
             question,
@@ -177,13 +210,17 @@ impl<R: Copy> Resolver<R> {
             tries: 0,
             errors: 0,
             error: None,
-            attempts,
-            waiters,
+            attempts: Vec::new(),
+            waiters: Vec::new(),
+            led_here: Vec::new(),
+            aliases: None,
+            hops,
             deadline,
-            timer,
+            timer: deadline,
         };
         self.lookups.insert(number, lookup);
         self.try_next(now, number, out);
+        Some(number)
     }
 
     /// Takes what came back on an attempt.
@@ -193,11 +230,10 @@ impl<R: Copy> Resolver<R> {
             return;
         };
         let lookup = &self.lookups[&number];
-        let Attempt { id, server: index, tcp, edns, spelled, .. } = lookup.attempts[at];
+        let Attempt { id, server: index, sent, tcp, edns, spelled, .. } = lookup.attempts[at];
         let asked = self.upstreams.group(lookup.group).servers[usize::from(index)].address;
         if server != asked || bytes.len() < HEADER || u16_at(bytes, 0) != id || u16_at(bytes, 2) & 0xf800 != FLAG_QR {
-            out.stats.upstream_unexpected += 1;
-            return;
+            return self.guessed(now, number, at, out);
         }
         let flags = u16_at(bytes, 2);
         let rcode = flags & 0xf;
@@ -209,11 +245,14 @@ impl<R: Copy> Resolver<R> {
                 == (lookup.question.name, lookup.question.kind, lookup.question.class)
         });
         if !right && !bare {
-            out.stats.upstream_unexpected += 1;
-            return;
+            return self.guessed(now, number, at, out);
         }
         let group = lookup.group;
-        self.upstreams.server(group, usize::from(index)).alive();
+        let known = self.upstreams.server(group, usize::from(index));
+        known.alive();
+        if !tcp {
+            known.measured(now.since(sent));
+        }
         self.retire(number, at, out);
         if right && echoed.is_some_and(|echoed| echoed.name != spelled) && !tcp {
             out.stats.upstream_wrong_case += 1;
@@ -235,9 +274,9 @@ impl<R: Copy> Resolver<R> {
             Ok(answer) if answer.is_conclusive() => {
                 out.stats.upstream_answers += 1;
                 if !edns {
-                    self.upstreams.server(group, usize::from(index)).edns = false;
+                    self.upstreams.server(group, usize::from(index)).refused_edns(now);
                 }
-                self.conclude(number, answer, out);
+                self.follow(now, number, answer, out);
             }
             Ok(answer) if edns && matches!(answer.rcode, FORMERR | NOTIMP | BADVERS) => {
                 out.stats.upstream_without_edns += 1;
@@ -250,6 +289,92 @@ impl<R: Copy> Resolver<R> {
                 }
                 self.refused_by(now, number, index, other.ok(), out);
             }
+        }
+    }
+
+    /// A message that is not the attempt's answer: late, damaged, or somebody's guess at its id and spelling. After a few the
+    /// question is asked by TCP, where guessing takes more than a datagram.
+    fn guessed(&mut self, now: Now, number: u64, at: usize, out: &mut Output) {
+        out.stats.upstream_unexpected += 1;
+        let Some(attempt) = self.lookups.get_mut(&number).and_then(|lookup| lookup.attempts.get_mut(at)) else {
+            return;
+        };
+        attempt.guesses += 1;
+        let (index, tcp, edns) = (attempt.server, attempt.tcp, attempt.edns);
+        if attempt.guesses >= MAX_GUESSES && !tcp {
+            out.stats.upstream_guessed += 1;
+            self.retire(number, at, out);
+            self.attempt(now, number, index, true, edns, out);
+        }
+    }
+
+    /// Takes a server's answer: leaves out what does not belong to the question, and asks other servers where an alias leads
+    /// to them.
+    fn follow(&mut self, now: Now, number: u64, answer: Answer, out: &mut Output) {
+        let Some(lookup) = self.lookups.get(&number) else { return };
+        let (question, group, flags, hops) = (lookup.question, lookup.group, lookup.flags, lookup.hops);
+        let elsewhere = |name: &Name| self.upstreams.select(name).is_some_and(|other| other != group);
+        let walk = chain::walk(answer.bytes(), &question, elsewhere);
+        let Some(walk) = walk else {
+            out.stats.upstream_malformed += 1;
+            return self.conclude(now, number, Answer::failure(now, &question, SERVFAIL), out);
+        };
+        if walk.is_whole() {
+            return self.conclude(now, number, answer, out);
+        }
+        out.stats.upstream_strays += u64::from(walk.has_strays());
+        let server = answer.server;
+        let failure = || Answer::failure(now, &question, SERVFAIL).told_by(server);
+        let Some(kept) = walk.apply(now, &answer) else {
+            out.stats.undecodable += 1;
+            return self.conclude(now, number, failure(), out);
+        };
+        let Some(target) = walk.cut else { return self.conclude(now, number, kept, out) };
+        // The first answers are not needed any more; the others' turn.
+        self.end_attempts(number, out);
+        let question = Question { name: target, ..question };
+        let key = Key::new(&target, &question, flags);
+        let next = match self.by_key.get(&key) {
+            Some(&next) if self.leads_to(next, number) => None,
+            Some(&next) => Some(next),
+            None if hops >= MAX_HOPS || self.lookups.len() >= self.capacity => None,
+            None => self.open(now, key, question, flags, hops + 1, out),
+        };
+        let Some(next) = next else {
+            out.stats.chains_broken += 1;
+            return self.conclude(now, number, failure(), out);
+        };
+        out.stats.chains_followed += 1;
+        if let Some(lookup) = self.lookups.get_mut(&number) {
+            lookup.aliases = Some((Arc::new(kept), next));
+            let deadline = lookup.deadline;
+            self.set_timer(number, deadline);
+        }
+        if let Some(lookup) = self.lookups.get_mut(&next) {
+            lookup.led_here.push(number);
+        }
+    }
+
+    /// True when `number` is the question `from`, or the aliases found so far lead from `from` to it: waiting for `from` would
+    /// be waiting for itself.
+    fn leads_to(&self, mut from: u64, number: u64) -> bool {
+        for _ in 0..=MAX_HOPS {
+            if from == number {
+                return true;
+            }
+            match self.lookups.get(&from).and_then(|lookup| lookup.aliases.as_ref()) {
+                Some(&(_, next)) => from = next,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn end_attempts(&mut self, number: u64, out: &mut Output) {
+        let Some(lookup) = self.lookups.get_mut(&number) else { return };
+        for attempt in lookup.attempts.drain(..) {
+            self.by_attempt.remove(&attempt.number);
+            out.actions.push_back(Action::CancelUpstream { attempt: attempt.number });
         }
     }
 
@@ -324,7 +449,7 @@ impl<R: Copy> Resolver<R> {
             Some(tries) if tries < MAX_ATTEMPTS => {
                 lookup.tries = tries + 1;
                 let index = lookup.order[(tries % count) as usize];
-                let edns = self.upstreams.server(lookup.group, usize::from(index)).edns;
+                let edns = self.upstreams.server(lookup.group, usize::from(index)).takes_edns(now);
                 self.attempt(now, number, index, false, edns, out);
             }
             _ => {
@@ -351,6 +476,7 @@ impl<R: Copy> Resolver<R> {
         }
         let server = self.upstreams.server(lookup.group, usize::from(index));
         server.sent += 1;
+        let known = server.patience();
         let question = Question { name: spelled, ..lookup.question };
         let KeyFlags { recursion, checking_disabled, dnssec_ok, .. } = lookup.flags;
         let bytes = message::upstream_query(id, &question, recursion, checking_disabled, edns.then_some(dnssec_ok));
@@ -360,11 +486,13 @@ impl<R: Copy> Resolver<R> {
         } else {
             out.stats.upstream_udp += 1;
         }
-        lookup.attempts.push(Attempt { number: attempt, server: index, id, spelled, tcp, edns });
+        lookup.attempts.push(Attempt { number: attempt, server: index, sent: now, guesses: 0, id, spelled, tcp, edns });
         self.by_attempt.insert(attempt, number);
         let round = lookup.tries.saturating_sub(1) / lookup.order.len() as u32;
         // A connection takes two round trips more than a datagram.
-        let patience = (self.timeout / 6).clamp(RETRY.0, RETRY.1) * (1 << round.min(4)) * if tcp { 2 } else { 1 };
+        let longest = (self.timeout / 6).clamp(RETRY.0, RETRY.1);
+        let first = known.map_or(longest, |known| known.clamp(RETRY.0, longest));
+        let patience = first * (1 << round.min(4)) * if tcp { 2 } else { 1 };
         let timer = (now + patience).min(lookup.deadline);
         self.set_timer(number, timer);
     }
@@ -379,18 +507,27 @@ impl<R: Copy> Resolver<R> {
     fn give_up(&mut self, now: Now, number: u64, out: &mut Output) {
         let Some(lookup) = self.lookups.get_mut(&number) else { return };
         let answer = lookup.error.take().unwrap_or_else(|| Answer::failure(now, &lookup.question, SERVFAIL));
-        self.conclude(number, answer, out);
+        self.conclude(now, number, answer, out);
     }
 
-    fn conclude(&mut self, number: u64, answer: Answer, out: &mut Output) {
-        let Some(lookup) = self.lookups.remove(&number) else { return };
-        self.by_key.remove(&lookup.key);
-        self.timers.remove(&(lookup.timer, number));
-        for attempt in &lookup.attempts {
-            self.by_attempt.remove(&attempt.number);
-            out.actions.push_back(Action::CancelUpstream { attempt: attempt.number });
+    /// Ends a question, and those whose aliases led to it.
+    fn conclude(&mut self, now: Now, number: u64, answer: Answer, out: &mut Output) {
+        let mut ended = vec![(number, Arc::new(answer))];
+        while let Some((number, answer)) = ended.pop() {
+            self.end_attempts(number, out);
+            let Some(lookup) = self.lookups.remove(&number) else { continue };
+            self.by_key.remove(&lookup.key);
+            self.timers.remove(&(lookup.timer, number));
+            for before in lookup.led_here {
+                let Some(waiting) = self.lookups.get(&before) else { continue };
+                // It may have begun anew since.
+                let Some((aliases, _)) = waiting.aliases.as_ref().filter(|(_, next)| *next == number) else { continue };
+                let failure = || Answer::failure(now, &waiting.question, SERVFAIL).told_by(answer.server);
+                let whole = if answer.is_conclusive() { chain::joined(now, aliases, &answer) } else { None };
+                ended.push((before, Arc::new(whole.unwrap_or_else(failure))));
+            }
+            let Lookup { key, question, waiters, .. } = lookup;
+            self.concluded.push(Concluded { key, question, answer, waiters });
         }
-        let Lookup { key, question, waiters, .. } = lookup;
-        self.concluded.push(Concluded { key, question, answer: Arc::new(answer), waiters });
     }
 }

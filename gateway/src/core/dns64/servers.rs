@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::config::Upstream;
+use super::config::{ServerChoice, Upstream};
 use super::name::Name;
 use crate::core::time::Now;
 
@@ -12,13 +12,21 @@ use crate::core::time::Now;
 const FAILURES_TO_REST: u32 = 3;
 /// The longest a server that keeps silent is passed over.
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// How long a server that refused EDNS is asked without.
+const WITHOUT_EDNS: Duration = Duration::from_secs(900);
+/// One question in so many goes to another server than the fastest, to learn whether that still is the fastest.
+const EXPLORE: u64 = 32;
 
 /// One server and its recent behaviour.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
-    /// False once it refused a query for its EDNS record and answered without one (RFC 6891 section 7).
-    pub edns: bool,
+    /// Until when it is asked without EDNS, as it refused a query for its OPT record and answered without one (RFC 6891
+    /// section 7).
+    without_edns: Now,
+    /// Smoothed time to an answer and its variation, microseconds (RFC 6298 section 2); 0 until it is known.
+    round_trip: u64,
+    variation: u64,
     failures: u32,
     rest_until: Now,
     pub sent: u64,
@@ -29,6 +37,35 @@ pub struct Server {
 impl Server {
     pub fn is_resting(&self, now: Now) -> bool {
         now < self.rest_until
+    }
+
+    pub fn takes_edns(&self, now: Now) -> bool {
+        now >= self.without_edns
+    }
+
+    /// It refused EDNS and answered without.
+    pub fn refused_edns(&mut self, now: Now) {
+        self.without_edns = now + WITHOUT_EDNS;
+    }
+
+    /// It took so long to answer a question by UDP.
+    pub fn measured(&mut self, time: Duration) {
+        let sample = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        if self.round_trip == 0 {
+            (self.round_trip, self.variation) = (sample, sample / 2);
+        } else {
+            self.variation = (3 * self.variation + self.round_trip.abs_diff(sample)) / 4;
+            self.round_trip = (7 * self.round_trip + sample) / 8;
+        }
+    }
+
+    /// How long an answer may take before another attempt is worth it; `None` until it is known.
+    pub fn patience(&self) -> Option<Duration> {
+        (self.round_trip > 0).then(|| Duration::from_micros(self.round_trip + 4 * self.variation))
+    }
+
+    pub fn round_trip_ms(&self) -> f64 {
+        self.round_trip as f64 / 1000.0
     }
 
     /// It answered, whatever it said.
@@ -64,17 +101,22 @@ pub struct Group {
 pub struct Upstreams {
     by_suffix: HashMap<Box<[u8]>, usize>,
     groups: Vec<Group>,
+    choice: ServerChoice,
+    /// Questions so far.
+    questions: u64,
 }
 
 impl Upstreams {
-    pub fn new(upstreams: &[Upstream]) -> Self {
+    pub fn new(upstreams: &[Upstream], choice: ServerChoice) -> Self {
         let mut by_suffix = HashMap::new();
         let mut groups = Vec::with_capacity(upstreams.len());
         for (index, upstream) in upstreams.iter().enumerate() {
             by_suffix.insert(upstream.suffix.0.wire().into(), index);
             let servers = upstream.servers.iter().map(|server| Server {
                 address: server.0,
-                edns: true,
+                without_edns: Now(0),
+                round_trip: 0,
+                variation: 0,
                 failures: 0,
                 rest_until: Now(0),
                 sent: 0,
@@ -83,7 +125,7 @@ impl Upstreams {
             });
             groups.push(Group { suffix: upstream.suffix.to_string(), servers: servers.collect() });
         }
-        Self { by_suffix, groups }
+        Self { by_suffix, groups, choice, questions: 0 }
     }
 
     /// The group of the longest suffix of a name in lower case.
@@ -103,11 +145,25 @@ impl Upstreams {
         &self.groups
     }
 
-    /// The order in which to ask: as configured, servers at rest last. The first question after a server's rest finds it
-    /// in its place again and stands for all: until it answers, the others keep passing it over.
+    /// True while every server of a group is passed over for its silence.
+    pub fn is_down(&self, now: Now, group: usize) -> bool {
+        self.groups[group].servers.iter().all(|server| server.is_resting(now))
+    }
+
+    /// The order in which to ask: as configured or by speed, servers at rest last. The first question after a server's rest
+    /// finds it in its place again and stands for all: until it answers, the others keep passing it over.
     pub fn order(&mut self, now: Now, group: usize) -> Vec<u8> {
+        self.questions += 1;
         let servers = &mut self.groups[group].servers;
         let mut order: Vec<u8> = (0..servers.len() as u8).collect();
+        if self.choice == ServerChoice::Fastest {
+            // Those that are not known yet come first and so become known.
+            order.sort_by_key(|&index| servers[usize::from(index)].round_trip);
+            if self.questions.is_multiple_of(EXPLORE) {
+                let other = (self.questions / EXPLORE) as usize % order.len();
+                order[..=other].rotate_right(1);
+            }
+        }
         order.sort_by_key(|&index| servers[usize::from(index)].is_resting(now));
         let first = &mut servers[usize::from(order[0])];
         if first.failures >= FAILURES_TO_REST {
@@ -129,8 +185,8 @@ mod tests {
 
     #[test]
     fn the_longest_suffix_wins_at_label_borders() {
-        let upstreams =
-            Upstreams::new(&[upstream("corp.example", &["10.0.0.1"]), upstream("lab.corp.example", &["10.0.0.2"])]);
+        let upstreams = [upstream("corp.example", &["10.0.0.1"]), upstream("lab.corp.example", &["10.0.0.2"])];
+        let upstreams = Upstreams::new(&upstreams, ServerChoice::Ordered);
         let select = |text| upstreams.select(&Name::from_text(text).expect("a name"));
         assert_eq!(select("a.corp.example"), Some(0));
         assert_eq!(select("corp.example"), Some(0));
@@ -141,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_silent_server_rests_and_one_question_tries_it_again() {
-        let mut upstreams = Upstreams::new(&[upstream("", &["10.0.0.1", "10.0.0.2"])]);
+        let mut upstreams = Upstreams::new(&[upstream("", &["10.0.0.1", "10.0.0.2"])], ServerChoice::Ordered);
         let second = Now::from_secs(1);
         for _ in 0..3 {
             assert_eq!(upstreams.order(second, 0), [0, 1]);
@@ -154,5 +210,23 @@ mod tests {
         upstreams.server(0, 0).alive();
         assert_eq!(upstreams.order(later, 0), [0, 1]);
         assert_eq!(upstreams.order(later, 0), [0, 1]);
+    }
+
+    #[test]
+    fn the_fastest_is_asked_first_and_the_others_now_and_then() {
+        let servers = [upstream("", &["10.0.0.1", "10.0.0.2", "10.0.0.3"])];
+        let mut upstreams = Upstreams::new(&servers, ServerChoice::Fastest);
+        for (server, millis) in [(0, 20), (1, 5), (2, 50)] {
+            upstreams.server(0, server).measured(Duration::from_millis(millis));
+        }
+        let firsts: Vec<u8> = (0..2 * EXPLORE).map(|_| upstreams.order(Now(1), 0)[0]).collect();
+        let times = |server| firsts.iter().filter(|&&first| first == server).count();
+        assert_eq!((times(1), times(0), times(2)), (62, 1, 1));
+        assert_eq!(upstreams.server(0, 1).patience(), Some(Duration::from_millis(15)));
+        for _ in 0..3 {
+            upstreams.server(0, 1).silent(Now(1));
+        }
+        assert_eq!(upstreams.order(Now(1), 0), [0, 2, 1]);
+        assert!(!upstreams.is_down(Now(1), 0));
     }
 }

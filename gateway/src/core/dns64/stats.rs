@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-/// Counters. Every query ends in exactly one of `answered_*`, `refused_*`, `dropped_*`, or still waits.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// Counters. Every query of a client ends in exactly one of `answered_*`, `refused_*`, `dropped_*`, or still waits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stats {
     /// Queries received, readable or not.
     pub queries: u64,
@@ -21,6 +21,10 @@ pub struct Stats {
     pub answered_truncated: u64,
     /// Told to repeat an ANY query by TCP (RFC 8482): the classic amplifier.
     pub answered_any_by_tcp: u64,
+    /// Told to use TCP because the client sends more than queries_per_second_per_client.
+    pub answered_client_rate_by_tcp: u64,
+    /// Expired answers, given as no server answered in time (also counted in one of the above).
+    pub answered_stale: u64,
     /// Answers with SERVFAIL (also counted in one of the above).
     pub servfail: u64,
     /// Answers whose AAAA records were made here (also counted in one of the above).
@@ -47,6 +51,14 @@ pub struct Stats {
     pub refused_total_limit: u64,
     /// No header, or a response: not answered at all.
     pub dropped_garbage: u64,
+    /// Not answered: the client sends more than queries_per_second_per_client.
+    pub dropped_client_rate: u64,
+    /// Times that reading a TCP connection paused for the same reason.
+    pub tcp_paced: u64,
+    /// Clients whose count was forgotten because the table of clients was full.
+    pub rate_displaced: u64,
+    /// Questions asked again before their answers expired, or while an expired answer was given.
+    pub refreshed: u64,
     /// Questions that joined one already asked.
     pub joined: u64,
     /// Messages sent to servers.
@@ -65,6 +77,13 @@ pub struct Stats {
     pub upstream_without_edns: u64,
     /// Right in all but the case of the question's letters: asked again by TCP.
     pub upstream_wrong_case: u64,
+    /// Asked again by TCP after several messages that were not the answer: somebody was guessing.
+    pub upstream_guessed: u64,
+    /// Answers with records about other names than the question's, which were left out.
+    pub upstream_strays: u64,
+    /// Aliases followed to the servers of another suffix, and those that led in circles or too far.
+    pub chains_followed: u64,
+    pub chains_broken: u64,
     /// Messages that answer nothing that was asked: late, duplicate or forged.
     pub upstream_unexpected: u64,
     /// Answers that could not be decoded for synthesis.
@@ -80,12 +99,14 @@ pub struct Stats {
 }
 
 /// One server as its suffix's questions see it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ServerStats {
     pub suffix: String,
     pub address: String,
     /// It kept silent several times in a row and is asked last until it answers.
     pub resting: bool,
+    /// Smoothed time between question and answer; 0 until it is known.
+    pub round_trip_ms: f64,
     pub sent: u64,
     pub answered: u64,
     pub failed: u64,

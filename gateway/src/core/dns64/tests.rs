@@ -2,6 +2,7 @@
 
 mod dialogue;
 mod hostile;
+mod lifetime;
 mod settings;
 
 use std::net::Ipv4Addr;

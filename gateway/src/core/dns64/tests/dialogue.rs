@@ -85,21 +85,26 @@ impl Dialogue {
 
     pub fn query_tcp(&mut self, message: &Message) {
         let client = Client { address: Self::client(1), transport: Transport::Tcp { connection: 1 } };
-        self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
-        self.collect();
+        self.take(client, &message.to_vec().expect("encodes"));
     }
 
     pub fn query_from(&mut self, address: &str, message: &Message) {
         let address = SocketAddr::new(address.parse().expect("an address"), 40_000);
         let client = Client { address, transport: Transport::Udp { socket: 0 } };
-        self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
-        self.collect();
+        self.take(client, &message.to_vec().expect("encodes"));
     }
 
     pub fn query_locally(&mut self, message: &Message) {
         let address = SocketAddr::from(([0; 16], 0));
         let client = Client { address, transport: Transport::Local { ticket: 1 } };
-        self.engine.handle_query(self.now, client, &message.to_vec().expect("encodes"));
+        self.take(client, &message.to_vec().expect("encodes"));
+    }
+
+    fn take(&mut self, client: Client, bytes: &[u8]) {
+        let mut answer = Vec::new();
+        if self.engine.handle_query(self.now, client, bytes, &mut answer) {
+            self.replies.push_back(answer);
+        }
         self.collect();
     }
 
@@ -110,8 +115,7 @@ impl Dialogue {
 
     pub fn raw_query(&mut self, host: u16, bytes: &[u8]) {
         let client = Client { address: Self::client(host), transport: Transport::Udp { socket: 0 } };
-        self.engine.handle_query(self.now, client, bytes);
-        self.collect();
+        self.take(client, bytes);
     }
 
     pub fn answer(&mut self, asked: &Sent, message: &Message) {
@@ -161,6 +165,10 @@ impl Dialogue {
 
     pub fn reply(&mut self) -> Message {
         Message::from_vec(&self.raw_reply()).expect("decodes")
+    }
+
+    pub fn try_reply(&mut self) -> Option<Message> {
+        self.replies.pop_front().map(|bytes| Message::from_vec(&bytes).expect("decodes"))
     }
 
     pub fn no_reply(&self) {
@@ -217,12 +225,13 @@ pub fn answer(asked: &Sent, records: Vec<Record>) -> Message {
     message
 }
 
-/// NXDOMAIN or no data, with an SOA whose TTL and MINIMUM are `minimum`.
+/// NXDOMAIN or no data, with the SOA of the name's last label, its TTL and MINIMUM `minimum`.
 pub fn negative(asked: &Sent, code: ResponseCode, minimum: Option<u32>) -> Message {
     let mut message = error(asked, code);
+    let zone = asked.message.queries[0].name().trim_to(1);
     message.authorities.extend(minimum.map(|minimum| {
         let soa = SOA::new(name("ns.example"), name("root.example"), 1, 3600, 600, 86_400, minimum);
-        Record::from_rdata(name("example"), minimum, RData::SOA(soa))
+        Record::from_rdata(zone, minimum, RData::SOA(soa))
     }));
     message
 }

@@ -47,25 +47,48 @@ fn forged_answers_are_not_believed() {
     d.query(&query("target.example", RecordType::A));
     let asked = d.sent();
     let real = answer(&asked, vec![a("target.example", 60, [10, 0, 0, 4].into())]).to_vec().expect("encodes");
-    let mut wrong_id = real.clone();
-    wrong_id[0] ^= 1;
-    d.raw_answer(asked.attempt, asked.server, &wrong_id);
-    let mut wrong_name = real.clone();
-    wrong_name[13] ^= 1;
-    d.raw_answer(asked.attempt, asked.server, &wrong_name);
-    d.raw_answer(asked.attempt, "10.0.0.99:53".parse().expect("an address"), &real);
     d.raw_answer(asked.attempt + 77, asked.server, &real);
-    d.raw_answer(asked.attempt, asked.server, &asked.bytes);
-    d.raw_answer(asked.attempt, asked.server, &real[..11]);
     d.no_reply();
-    assert_eq!(d.stats().upstream_unexpected, 6);
     // The right id with the wrong letters: asked again where nobody can forge blindly.
     let mut wrong_case = real.clone();
     wrong_case[13] ^= 0x20;
     d.raw_answer(asked.attempt, asked.server, &wrong_case);
     d.no_reply();
-    assert!(d.sent().tcp);
-    assert_eq!(d.stats().upstream_wrong_case, 1);
+    let again = d.sent();
+    assert!(again.tcp);
+    assert_eq!((d.stats().upstream_wrong_case, d.stats().upstream_unexpected), (1, 1));
+    d.answer(&again, &answer(&again, vec![a("target.example", 60, [10, 0, 0, 5].into())]));
+    assert_eq!(d.reply().answers.len(), 1);
+}
+
+#[test]
+fn whoever_guesses_ids_drives_the_question_to_tcp() {
+    let mut d = Dialogue::new("{}");
+    d.query(&query("target.example", RecordType::A));
+    let asked = d.sent();
+    let real = answer(&asked, vec![a("target.example", 60, [10, 0, 0, 4].into())]).to_vec().expect("encodes");
+    let mut wrong_id = real.clone();
+    wrong_id[0] ^= 1;
+    let mut wrong_name = real.clone();
+    wrong_name[13] ^= 1;
+    d.raw_answer(asked.attempt, asked.server, &wrong_id);
+    d.raw_answer(asked.attempt, "10.0.0.99:53".parse().expect("an address"), &real);
+    d.nothing_sent();
+    d.raw_answer(asked.attempt, asked.server, &wrong_name);
+    let again = d.sent();
+    assert!(again.tcp && again.server == asked.server);
+    // Even the right answer comes too late by UDP now.
+    d.raw_answer(asked.attempt, asked.server, &real);
+    d.no_reply();
+    let stats = d.stats();
+    assert_eq!((stats.upstream_unexpected, stats.upstream_guessed), (4, 1));
+    // What is no response at all counts as well: too short, or a query.
+    for bytes in [&asked.bytes[..], &real[..11]] {
+        d.raw_answer(again.attempt, again.server, bytes);
+    }
+    d.no_reply();
+    d.answer(&again, &answer(&again, vec![a("target.example", 60, [10, 0, 0, 5].into())]));
+    assert_eq!(super::texts(&d.reply()), ["60 A 10.0.0.5"]);
 }
 
 #[test]
