@@ -165,7 +165,7 @@ $(STAMPS)/venv: requirements/development.txt | $(STAMPS)/build
 
 $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
 	$(call say,What the measurements compare with)
-	@$(SETUP)/debian-packages.sh bench
+	@$(SETUP)/debian-packages.sh test bench
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 

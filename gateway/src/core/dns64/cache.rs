@@ -3,7 +3,7 @@
 //! Expired answers stay as long as they may stand in for servers that do not answer (RFC 8767).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use slab::Slab;
 use super::answer::Answer;
 use super::message::Question;
 use super::name::Name;
+use super::secret::Secret;
 use crate::core::time::Now;
 
 /// Answers larger than this are not kept: they are rare, and a few clients could fill the memory with them.
@@ -68,7 +69,7 @@ impl<'a> KeyRef<'a> {
         Key { name: name.into(), kind, class, flags }
     }
 
-    fn hash(&self, state: &RandomState) -> u64 {
+    fn hash(&self, state: &Secret) -> u64 {
         let mut hasher = state.build_hasher();
         hasher.write(self.name);
         let numbers = u64::from(self.kind) << 32 | u64::from(self.class) << 16 | u64::from(self.flags);
@@ -133,7 +134,7 @@ impl Hasher for AsIs {
 
 /// The cache.
 pub struct Cache {
-    state: RandomState,
+    state: Secret,
     /// By the keyed hash of the question. Two questions with one hash share a place; nobody can find such a pair.
     index: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
     entries: Slab<Entry>,
@@ -148,9 +149,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn new(capacity: usize, stale: Duration) -> Self {
+    pub fn new(secret: Secret, capacity: usize, stale: Duration) -> Self {
         Self {
-            state: RandomState::new(),
+            state: secret,
             index: HashMap::default(),
             entries: Slab::new(),
             newest: NONE,
@@ -327,7 +328,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_and_the_expired_are_not_found() {
-        let mut cache = Cache::new(2, Duration::ZERO);
+        let mut cache = Cache::new(Secret::fixed(), 2, Duration::ZERO);
         cache.insert(key("a"), failure());
         cache.insert(key("b"), failure());
         assert!(cache.get(Now(0), &key("a").as_ref()).is_some());
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn what_expires_is_refreshed_and_then_kept_for_bad_days() {
-        let mut cache = Cache::new(2, Duration::from_secs(100));
+        let mut cache = Cache::new(Secret::fixed(), 2, Duration::from_secs(100));
         let question = Question { name: Name::ROOT, kind: 1, class: 1 };
         let none = Answer::failure(Now(0), &question, 3).kept_for(20);
         cache.insert(key("a"), Arc::new(none));

@@ -18,6 +18,7 @@ use super::rate::{Allowance, Limiter};
 pub use super::resolver::Entropy;
 use super::resolver::Resolver;
 use super::reverse::{self, Subject};
+use super::secret::Secret;
 use super::stats::{ServerStats, Stats};
 use super::synthesis::ExcludedRanges;
 use super::{Action, Client, Output, Report, Source, Transport};
@@ -50,6 +51,7 @@ pub struct Engine {
     pub(super) per_client: HashMap<IpAddr, usize>,
     pub(super) timers: BTreeSet<(Now, u64)>,
     pub(super) last_job: u64,
+    secret: Secret,
     limiter: Option<Limiter>,
     tcp_limiter: Option<Limiter>,
     pub(super) out: Output,
@@ -57,18 +59,20 @@ pub struct Engine {
 
 impl Engine {
     /// `entropy` gives 64 unpredictable bits a call; ids and letter case come from it.
-    pub fn new(config: Config, entropy: Entropy) -> Self {
+    pub fn new(config: Config, mut entropy: Entropy) -> Self {
+        let secret = Secret::new(&mut entropy);
         Self {
             excluded: ExcludedRanges::new(&config.exclusions),
             unsynthesized: suffixes(&config),
-            cache: Cache::new(config.cache_entries, config.serve_stale),
+            cache: Cache::new(secret, config.cache_entries, config.serve_stale),
             resolver: Resolver::new(&config, entropy),
+            secret,
             jobs: HashMap::new(),
             per_client: HashMap::new(),
             timers: BTreeSet::new(),
             last_job: 0,
-            limiter: config.rate.map(Limiter::new),
-            tcp_limiter: config.rate.map(Limiter::new),
+            limiter: config.rate.map(|rate| Limiter::new(secret, rate)),
+            tcp_limiter: config.rate.map(|rate| Limiter::new(secret, rate)),
             out: Output::default(),
             config,
         }
@@ -83,8 +87,8 @@ impl Engine {
         self.unsynthesized = suffixes(config);
         self.cache.configure(config.cache_entries, config.serve_stale);
         if old.rate != config.rate {
-            self.limiter = config.rate.map(Limiter::new);
-            self.tcp_limiter = config.rate.map(Limiter::new);
+            self.limiter = config.rate.map(|rate| Limiter::new(self.secret, rate));
+            self.tcp_limiter = config.rate.map(|rate| Limiter::new(self.secret, rate));
         }
         let same_answers = |c: &Config| (c.mappings.clone(), c.only_send_a_query, c.always_synthesize);
         let new_servers = old.upstreams != config.upstreams;

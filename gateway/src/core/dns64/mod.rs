@@ -16,6 +16,7 @@ pub mod prefix;
 mod rate;
 mod resolver;
 pub mod reverse;
+mod secret;
 pub mod servers;
 pub mod stats;
 pub mod synthesis;

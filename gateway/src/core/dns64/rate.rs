@@ -1,10 +1,11 @@
 //! What one client may send: a token bucket per address, in a table of fixed size.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::config::Rate;
+use super::secret::Secret;
 use crate::core::time::Now;
 
 /// Buckets: at most 3 MiB, in blocks that are made when a client falls into them, since one allocation of that size holds up
@@ -43,14 +44,14 @@ struct Bucket {
 pub struct Limiter {
     rate: Rate,
     blocks: Vec<Option<Box<Block>>>,
-    hasher: RandomState,
+    hasher: Secret,
     /// Buckets in use that a new client took over because its set was full.
     pub displaced: u64,
 }
 
 impl Limiter {
-    pub fn new(rate: Rate) -> Self {
-        Self { rate, blocks: vec![None; BLOCKS], hasher: RandomState::new(), displaced: 0 }
+    pub fn new(secret: Secret, rate: Rate) -> Self {
+        Self { rate, blocks: vec![None; BLOCKS], hasher: secret, displaced: 0 }
     }
 
     /// Counts one query of a client.
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     fn limiter() -> Limiter {
-        Limiter::new(Rate { per_second: 10, burst: 3 })
+        Limiter::new(Secret::fixed(), Rate { per_second: 10, burst: 3 })
     }
 
     #[test]

@@ -253,10 +253,13 @@ fn illegal(_: IllegalTransition) -> CloseReason {
 impl Worker {
     /// The life of one connection.
     pub(super) async fn serve(self: Rc<Self>, session: Rc<Session>, listener: Rc<str>) {
-        let live = self.shared.live();
-        let core = Box::pin(self.negotiate(&session, &live, &listener)).await;
+        let negotiated = {
+            // Not longer: a tunnel would keep the configuration it was admitted under.
+            let live = self.shared.live();
+            Box::pin(self.negotiate(&session, &live, &listener)).await
+        };
         self.end_of_handshake(&session);
-        let reason = match core {
+        let reason = match negotiated {
             Ok(()) => self.pump(&session).await,
             Err(reason) => reason,
         };
