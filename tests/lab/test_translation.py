@@ -35,6 +35,7 @@ import socket, sys
 tcp = socket.create_server(("::", 2222), family=socket.AF_INET6)
 while True:
     end, sender = tcp.accept()
+    end.recv(65536)  # closing with unread bytes would reset the connection, and may take the answer with it
     end.send(sender[0].encode())
     end.close()
 """
