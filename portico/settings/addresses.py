@@ -55,10 +55,10 @@ def parse_host_address(text: str) -> IPv4Interface | IPv6Interface:
     Raises:
         ValueError: with what is wrong about it.
     """
+    if "%" in text:
+        raise ValueError(f"'{text}' has a scope")
     interface = parse_interface(text)
     address, network = interface.ip, interface.network
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"'{text}' has a scope")
     if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
         raise ValueError(f"{address} is not a unicast address that other hosts can reach")
     whole = network.max_prefixlen - network.prefixlen
