@@ -27,7 +27,7 @@ from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
 from portico.naming.nrpt import Rule, Table
 from portico.paths import client_state
-from portico.settings.model import HostName, Ipv6Prefix, Namespace
+from portico.settings.kinds import HostName, Ipv6Prefix, Namespace
 
 log = logging.getLogger("portico.client.identity")
 

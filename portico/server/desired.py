@@ -15,6 +15,7 @@ from portico.server.reconcile.wanted import (
     Device,
     DeviceAddress,
     Filter,
+    HostAddresses,
     Pool,
     Route,
     StaticPort,
@@ -22,6 +23,7 @@ from portico.server.reconcile.wanted import (
 )
 from portico.settings.addresses import Network
 from portico.settings.effective import Effective
+from portico.settings.localise import LOOPBACK, dedicated_by_interface, host_address, virtual_addresses
 from portico.settings.model import ManageOut, Settings
 from portico.transition.addressing import tunnel_addresses
 from portico.transition.iphttps import MTU
@@ -41,6 +43,7 @@ def desired_kernel(
     """What this server's kernel should hold.
 
     Args:
+        settings: as this machine reads them (`portico.settings.localise`).
         closed: families the machine does not forward by itself, see `Filter.closed`.
         accepts_advertisements: interfaces that take their routes from router advertisements now. A forwarding machine
             ignores those unless told otherwise, and would lose its default route.
@@ -68,6 +71,11 @@ def desired_kernel(
             # Only these two interfaces forward; the machine as a whole need not.
             f"net/ipv4/conf/{internal}/forwarding": "1",
         }
+    moved = host_addresses(settings)
+    # Without it an interface that loses the first address of a network loses all others of that network too.
+    sysctls |= {
+        f"net/ipv4/conf/{item.interface}/promote_secondaries": "1" for item in moved if item.interface != LOOPBACK
+    }
     pools = tuple(Pool(p.address, p.first, p.last) for p in values.nat64_pool) if nat64 else ()
     statics = tuple(StaticPort(b.address, b.protocol, b.port) for b in values.static_bindings) if nat64 else ()
     reserved = {*((pool.first, pool.last) for pool in pools), *((static.port, static.port) for static in statics)}
@@ -88,11 +96,28 @@ def desired_kernel(
             destinations=_destinations(settings),
             sources=_sources(settings),
             client_to_client=settings.access.client_to_client,
+            other_clients=values.client_prefix if settings.load_balancing is not None else None,
             closed=closed,
             statics=tuple(sorted(statics)),
             openers=_openers(settings),
             dns64_interfaces=tuple(dict.fromkeys(settings.dns64.accept_interface)),
         ),
+        host_addresses=moved,
+    )
+
+
+def host_addresses(settings: Settings) -> tuple[HostAddresses, ...]:
+    """The VIPs on `lo` and the DIPs on the interfaces; nothing without load balancing.
+
+    On `lo` no server answers the whole network's questions for them by itself, and they are local on every server.
+    """
+    virtual = virtual_addresses(settings)
+    if not virtual:
+        return ()
+    interfaces = dedicated_by_interface(settings)
+    return (
+        HostAddresses(LOOPBACK, tuple(host_address(address) for address in virtual)),
+        *(HostAddresses(name, tuple(dedicated), virtual) for name, dedicated in interfaces.items()),
     )
 
 

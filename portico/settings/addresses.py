@@ -49,6 +49,26 @@ def parse_interface(text: str) -> IPv4Interface | IPv6Interface:
     return ip_interface(tidy)
 
 
+def parse_host_address(text: str) -> IPv4Interface | IPv6Interface:
+    """As `parse_interface`, for an address that one host can have.
+
+    Raises:
+        ValueError: with what is wrong about it.
+    """
+    if "%" in text:
+        raise ValueError(f"'{text}' has a scope")
+    interface = parse_interface(text)
+    address, network = interface.ip, interface.network
+    if address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local:
+        raise ValueError(f"{address} is not a unicast address that other hosts can reach")
+    whole = network.max_prefixlen - network.prefixlen
+    if address == network.network_address and whole > 1:
+        raise ValueError(f"{address} is the address of the network {network} itself")
+    if address.version == 4 and address == network.broadcast_address and whole > 1:
+        raise ValueError(f"{address} is the broadcast address of {network}")
+    return interface
+
+
 def format_interface(interface: IPv4Interface | IPv6Interface) -> str:
     """The form the cmdlets print: a mask for IPv4, a length for IPv6."""
     if isinstance(interface, IPv4Interface):

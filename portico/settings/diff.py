@@ -153,6 +153,10 @@ def _walk(path: str, before: Any, after: Any) -> Iterator[Change]:
                 yield from _walk(here, before[key], after[key])
     elif isinstance(before, list) and isinstance(after, list):
         yield from _lists(path, before, after)
+    elif before is None and isinstance(after, dict):
+        yield from _leaves(path, after)
+    elif after is None and isinstance(before, dict):
+        yield from (Change(leaf.path, "removed", leaf.after, None) for leaf in _leaves(path, before))
     elif before != after or type(before) is not type(after):
         yield Change(path, "changed", before, after)
 

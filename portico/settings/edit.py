@@ -14,6 +14,8 @@ from portico.settings.document import known_keys, load_value
 _FORM = re.compile(r"\s*([a-z0-9_.\[\]]+?)\s*([+-]?=)(.*)", flags=re.ASCII | re.DOTALL)
 _PART = re.compile(r"([a-z0-9_]+)((?:\[[0-9]{1,6}\])*)", flags=re.ASCII)
 
+_MAKES = {"load_balancing": "Enable load balancing first: portico lb enable"}
+
 Path = list[str | int]
 
 
@@ -81,6 +83,12 @@ def _holder(data: Any, path: Path, text: str) -> tuple[Any, str | int]:
                     code="SETTINGS_UNKNOWN_KEY",
                 )
             names.append(part)
+        if data is None:
+            raise InvalidInput(
+                f"{text} cannot be set",
+                why=f"{'.'.join(names[:-1])} is null, so there is nothing in it",
+                resolution=_MAKES.get(names[0], f"Set {'.'.join(names[:-1])} as a whole"),
+            )
         if follows is None:
             return data, part
         data = data[part] if isinstance(part, int) else data.get(part) if isinstance(data, dict) else None

@@ -1,7 +1,11 @@
-"""The settings with every derived value filled in, and where each came from. Pure."""
+"""The settings with every derived value filled in, and where each came from. Pure.
+
+With load balancing this is about one server: the document has been localised (`portico.settings.localise`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, Literal
@@ -16,6 +20,7 @@ from portico.settings.addresses import (
     server_prefix,
 )
 from portico.settings.facts import Facts
+from portico.settings.localise import balanced_facts, default_client_prefix, own_server
 from portico.settings.model import Settings
 
 
@@ -52,7 +57,8 @@ class Effective:
     """What the server really uses.
 
     Attributes:
-        client_prefix: the whole client prefix, /64 or /59; `link_prefix` the /64 of it this server advertises.
+        client_prefix: the whole client prefix, /64 or /59; `link_prefix` the /64 of it this server advertises, which
+            all servers share when client addresses roam.
         routes: what clients are told to send through the tunnel (RFC 4191 route information).
         gateway_addresses: this server's own addresses on the IP-HTTPS link.
         nat64_mappings: which prefix stands for which IPv4 addresses; empty while NAT64 is disabled.
@@ -96,7 +102,7 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
         ValueError: a prefix has a length nothing can be derived from (not /48, not /59 or /64); `verify` reports it as
             a problem and never raises.
     """
-    facts = facts if facts is not None else Facts()
+    facts = balanced_facts(settings, facts if facts is not None else Facts())
     plan = AddressPlan.of(settings.deployment.organisation_prefix)
     derived: list[Derived] = []
 
@@ -107,9 +113,9 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
 
     of_organisation = "from deployment.organisation_prefix"
     client_prefix: IPv6Network = pick(
-        "ip_https.client_prefix", settings.ip_https.client_prefix, plan.client, of_organisation
+        "ip_https.client_prefix", settings.ip_https.client_prefix, default_client_prefix(settings), of_organisation
     )
-    link_prefix = server_prefix(client_prefix, 0)
+    link_prefix = _link_prefix(settings, client_prefix, pick)
     intranet = tuple(
         pick("addresses.intranet_prefixes", settings.addresses.intranet_prefixes, [plan.intranet], of_organisation)
     )
@@ -211,6 +217,19 @@ def _routes(
         if not any(network != other and network.subnet_of(other) for other in wanted)
     ]
     return tuple(kept)
+
+
+def _link_prefix(
+    settings: Settings, client_prefix: IPv6Network, pick: Callable[[str, Any, Any, str], Any]
+) -> IPv6Network:
+    own, balancing = own_server(settings), settings.load_balancing
+    if balancing is None or own is None:
+        return server_prefix(client_prefix, 0)
+    per_server = balancing.client_addresses == "per-server"
+    prefix = server_prefix(client_prefix, own.prefix_index if per_server else 0)
+    origin = "this server's /64 of the client prefix" if per_server else "shared by all servers: addresses roam"
+    pick("ip_https.server_prefix", None, prefix, origin)
+    return prefix
 
 
 def _internal_ipv4(settings: Settings, facts: Facts) -> IPv4Address | None:

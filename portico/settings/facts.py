@@ -24,6 +24,8 @@ class Interface:
     up: bool = True
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     mtu: int = 1500
+    temporary: frozenset[Address] = frozenset()
+    """Those that DHCP or a router gave and may take back."""
 
     @property
     def ipv4(self) -> tuple[IPv4Address, ...]:
@@ -84,7 +86,9 @@ class Facts:
 
     Attributes:
         now: UTC; needed for rules about certificates' lifetimes.
-        interfaces: by name; None when not looked at.
+        own_name: what this machine is called within its cluster; None when not known.
+        interfaces: by name, as the administrator has them, without what load balancing moves; None when not looked at.
+        in_use: addresses that another machine on the link answers for, and its MAC address.
         resolved: addresses that public or intranet names resolve to; a name that was looked up and has none maps to ().
         routes: prefixes that the machine routes to somewhere else than Portico's own interfaces.
         connections: local ends of TCP connections.
@@ -92,6 +96,8 @@ class Facts:
     """
 
     now: datetime | None = None
+    own_name: str | None = None
+    in_use: Mapping[Address, str] = field(default_factory=dict)
     interfaces: Mapping[str, Interface] | None = None
     listeners: tuple[Listener, ...] = ()
     connections: tuple[Listener, ...] = ()

@@ -6,191 +6,39 @@ Unknown keys are refused: a misspelt setting that is silently ignored is a setti
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Annotated, Any, Final, Literal, TypeVar
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import Field
 
-from portico.settings.addresses import Address, AddressPortPool, DnsServer, Network, PrefixMapping, parse_network
+from portico.settings.kinds import (
+    AnyAddress,
+    AnyPrefix,
+    Destination,
+    Exclusion,
+    FilePath,
+    HostName,
+    InterfaceName,
+    Ipv4,
+    Ipv6,
+    Ipv6Prefix,
+    Mapping,
+    Namespace,
+    PortPool,
+    PublicHost,
+    Section,
+    ShortName,
+    State,
+    Suffix,
+    TlsVersion,
+    Upstream,
+)
+from portico.settings.load_balancing import LoadBalancing
 
 SCHEMA_VERSION: Final = 1
 
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", flags=re.ASCII)
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text was expected")
-    return value.strip()
-
-
-def host_name(value: object) -> str:
-    """A DNS name in lower case, without the final dot; raises ValueError for anything that cannot be one."""
-    name = _text(value).lower().removesuffix(".")
-    if not name:
-        raise ValueError("a name was expected")
-    if not name.isascii():
-        raise ValueError(f"'{name}' is not ASCII; write an international name in its xn-- form")
-    if len(name) > 253:
-        raise ValueError("a name has at most 253 characters")
-    for label in name.split("."):
-        if not _LABEL.fullmatch(label):
-            raise ValueError(
-                f"'{label or name}' is not a label of a name (1 to 63 letters, digits, hyphens; no hyphen at an end)"
-            )
-    return name
-
-
-def _qualified_name(value: object) -> str:
-    name = host_name(value)
-    if "." not in name:
-        raise ValueError(f"'{name}' has one label only; give the full domain name")
-    return name
-
-
-def _single_label(value: object) -> str:
-    name = host_name(value)
-    if "." in name:
-        raise ValueError(f"'{name}' has a dot; give the short name")
-    return name
-
-
-def _host(value: object) -> str:
-    """A public name or an address in its canonical form."""
-    text = _text(value)
-    candidate = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        address = ip_address(candidate)
-    except ValueError:
-        name = _qualified_name(text)
-        if name.rpartition(".")[2].isdigit():
-            raise ValueError(f"'{text}' is neither a name nor an address") from None
-        return name
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"'{text}' has a scope; a client elsewhere cannot use it")
-    return str(address)
-
-
-def _namespace(value: object) -> str:
-    """An NRPT namespace: a leading dot makes it a suffix, without it it is one exact name."""
-    text = _text(value)
-    if text == ".":
-        return text
-    return f".{host_name(text[1:])}" if text.startswith(".") else host_name(text)
-
-
-def _exclusion(value: object) -> str:
-    text = _text(value)
-    return str(_ipv6_network(text)) if "/" in text else _namespace(text)
-
-
-def _suffix(value: object) -> str:
-    """A domain and all below it, as a zone is called: without a dot in front."""
-    return host_name(_text(value).removeprefix("."))
-
-
-def _interface_name(value: object) -> str:
-    name = _text(value)
-    if (
-        not name
-        or len(name) > 15
-        or name in (".", "..")
-        or any(c in "/:" or c.isspace() or not c.isprintable() for c in name)
-    ):
-        raise ValueError(f"'{name}' is not the name of a network interface (1 to 15 characters, no blank, '/' or ':')")
-    if not name.isascii():
-        raise ValueError(f"'{name}' is not ASCII")
-    return name
-
-
-_T = TypeVar("_T")
-
-
-def _parsed(kind: type[_T], parse: Callable[[str], _T]) -> BeforeValidator:
-    def validate(value: object) -> _T:
-        return value if isinstance(value, kind) else parse(_text(value))
-
-    return BeforeValidator(validate)
-
-
-def _ipv6_network(value: object) -> IPv6Network:
-    network = value if isinstance(value, IPv6Network) else parse_network(_text(value))
-    if not isinstance(network, IPv6Network):
-        raise ValueError(f"{network} is an IPv4 prefix; an IPv6 prefix was expected")
-    return network
-
-
-def _network(value: object) -> Network:
-    return value if isinstance(value, IPv4Network | IPv6Network) else parse_network(_text(value))
-
-
-def _destination(value: object) -> Network | str:
-    if isinstance(value, str) and value.strip().lower() == "any":
-        return "any"
-    return _network(value)
-
-
-def _ipv4_address(value: object) -> IPv4Address:
-    return value if isinstance(value, IPv4Address) else IPv4Address(_text(value))
-
-
-def _ipv6_address(value: object) -> IPv6Address:
-    address = value if isinstance(value, IPv6Address) else IPv6Address(_text(value))
-    if address.scope_id is not None:
-        raise ValueError(f"'{address}' has a scope")
-    return address
-
-
-def _address(value: object) -> Address:
-    address = value if isinstance(value, IPv4Address | IPv6Address) else ip_address(_text(value))
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise ValueError(f"'{address}' has a scope")
-    return address
-
-
-def _tls_version(value: object) -> object:
-    # An unquoted 1.2 is a number in YAML; there is only one thing it can mean.
-    return str(value) if isinstance(value, float) else value
-
-
-_as_text = PlainSerializer(str, return_type=str, when_used="json")
-
-HostName = Annotated[str, BeforeValidator(_qualified_name)]
-ShortName = Annotated[str, BeforeValidator(_single_label)]
-PublicHost = Annotated[str, BeforeValidator(_host)]
-Namespace = Annotated[str, BeforeValidator(_namespace)]
-Suffix = Annotated[str, BeforeValidator(_suffix)]
-Exclusion = Annotated[str, BeforeValidator(_exclusion)]
-InterfaceName = Annotated[str, BeforeValidator(_interface_name)]
-Ipv6Prefix = Annotated[IPv6Network, BeforeValidator(_ipv6_network), _as_text]
-AnyPrefix = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), _as_text]
-Destination = Annotated[
-    IPv4Network | IPv6Network | Literal["any"], BeforeValidator(_destination), PlainSerializer(str, when_used="json")
-]
-Ipv4 = Annotated[IPv4Address, BeforeValidator(_ipv4_address), _as_text]
-Ipv6 = Annotated[IPv6Address, BeforeValidator(_ipv6_address), _as_text]
-AnyAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(_address), _as_text]
-PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.parse), _as_text]
-Mapping = Annotated[PrefixMapping, _parsed(PrefixMapping, PrefixMapping.parse), _as_text]
-Upstream = Annotated[DnsServer, _parsed(DnsServer, DnsServer.parse), _as_text]
-FilePath = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
-State = Literal["enabled", "disabled"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        arbitrary_types_allowed=True,
-        populate_by_name=True,
-        validate_default=True,
-    )
-
-
-class Deployment(_Section):
+class Deployment(Section):
     """What the deployment is called and where its addresses come from."""
 
     domain: HostName = Field(description="DNS domain of the intranet; names in it are resolved through the tunnel")
@@ -200,7 +48,7 @@ class Deployment(_Section):
     )
 
 
-class Server(_Section):
+class Server(Section):
     """This server's name and network interfaces."""
 
     name: ShortName = Field(description="name of the server")
@@ -216,7 +64,7 @@ class Server(_Section):
     )
 
 
-class IpHttps(_Section):
+class IpHttps(Section):
     """The IP-HTTPS listener."""
 
     port: int = Field(default=443, ge=1, le=65535, description="TCP port of the listener and in the clients' URL")
@@ -228,9 +76,7 @@ class IpHttps(_Section):
         default=10_000, ge=1, le=1_000_000, description="tunnels at once; one more is disconnected"
     )
     segments: bool = Field(default=True, description="whole super-segments between two Portico ends")
-    minimum_tls: Annotated[Literal["1.2", "1.3"], BeforeValidator(_tls_version)] = Field(
-        default="1.2", description="lowest TLS version that is accepted"
-    )
+    minimum_tls: TlsVersion = Field(default="1.2", description="lowest TLS version that is accepted")
     route_lifetime: int = Field(
         default=1800,
         ge=60,
@@ -239,13 +85,13 @@ class IpHttps(_Section):
     )
 
 
-class Addresses(_Section):
+class Addresses(Section):
     """The IPv6 prefixes of the intranet."""
 
     intranet_prefixes: list[Ipv6Prefix] | None = Field(default=None, description="InternalIPv6Prefix; null: P:1::/64")
 
 
-class StaticBinding(_Section):
+class StaticBinding(Section):
     """An IPv4 address and port that always stand for one port of one client."""
 
     protocol: Literal["tcp", "udp"] = Field(description="protocol of both ports")
@@ -255,7 +101,7 @@ class StaticBinding(_Section):
     port: int = Field(ge=1, le=65_535, description="port of that address; it may lie outside the pool's ranges")
 
 
-class Nat64(_Section):
+class Nat64(Section):
     """Access to intranet servers that have only IPv4."""
 
     state: State = Field(default="enabled", description="whether clients reach servers that have only IPv4")
@@ -321,14 +167,14 @@ class Nat64(_Section):
     )
 
 
-class ConditionalForwarding(_Section):
+class ConditionalForwarding(Section):
     """DNS servers of their own for one domain and all below it."""
 
     suffix: Suffix = Field(description="the domain, as branch.example.net; the longest that fits a name decides")
     servers: list[Upstream] = Field(max_length=8, description="its DNS servers, in order of preference")
 
 
-class Dns64(_Section):
+class Dns64(Section):
     """The DNS server that clients ask for intranet names."""
 
     state: State = Field(
@@ -377,14 +223,14 @@ class Dns64(_Section):
     )
 
 
-class NrptRule(_Section):
+class NrptRule(Section):
     """Where clients resolve one namespace."""
 
     namespace: Namespace = Field(description="a leading dot makes a suffix rule; without it one exact name")
     dns_servers: list[AnyAddress] | None = Field(default=None, description="null: the DNS64 address; []: an exemption")
 
 
-class Nrpt(_Section):
+class Nrpt(Section):
     """The Name Resolution Policy Table of the clients."""
 
     rules: list[NrptRule] = Field(
@@ -396,7 +242,7 @@ class Nrpt(_Section):
     )
 
 
-class ManageOut(_Section):
+class ManageOut(Section):
     """Who on the intranet may open connections to clients."""
 
     sources: list[AnyPrefix] = Field(alias="from", description="intranet prefixes that may")
@@ -406,7 +252,7 @@ def _anywhere() -> list[IPv4Network | IPv6Network | Literal["any"]]:
     return ["any"]
 
 
-class Access(_Section):
+class Access(Section):
     """What clients may reach, and who may reach clients."""
 
     intranet: list[Destination] = Field(
@@ -417,7 +263,7 @@ class Access(_Section):
     client_to_client: bool = Field(default=False, description="whether clients reach each other through the server")
 
 
-class Certificates(_Section):
+class Certificates(Section):
     """Where the server's and the clients' certificates come from."""
 
     mode: Literal["built-in", "imported"] = Field(
@@ -438,7 +284,7 @@ class Certificates(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole document."""
 
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of the document's form")
@@ -451,6 +297,7 @@ class Settings(_Section):
     nrpt: Nrpt = Field(default_factory=Nrpt)
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
+    load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

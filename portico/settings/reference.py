@@ -10,28 +10,30 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import model
+from portico.settings import kinds, load_balancing, model
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
 _NAMES: Final = (
-    (model.HostName, "DNS name"),
-    (model.ShortName, "name without a dot"),
-    (model.PublicHost, "DNS name or address"),
-    (model.Namespace, "name or .suffix"),
-    (model.Suffix, "DNS name"),
-    (model.Exclusion, "name, .suffix or IPv6 prefix"),
-    (model.InterfaceName, "interface"),
-    (model.Ipv6Prefix, "IPv6 prefix"),
-    (model.AnyPrefix, "prefix"),
-    (model.Destination, "`any` or prefix"),
-    (model.Ipv4, "IPv4 address"),
-    (model.Ipv6, "IPv6 address"),
-    (model.AnyAddress, "address"),
-    (model.PortPool, "address and ports"),
-    (model.Mapping, "IPv6 /96 and IPv4 prefix"),
-    (model.Upstream, "address, or [address]:port"),
-    (model.FilePath, "file"),
+    (kinds.HostName, "DNS name"),
+    (kinds.ShortName, "name without a dot"),
+    (kinds.PublicHost, "DNS name or address"),
+    (kinds.Namespace, "name or .suffix"),
+    (kinds.Suffix, "DNS name"),
+    (kinds.Exclusion, "name, .suffix or IPv6 prefix"),
+    (kinds.InterfaceName, "interface"),
+    (kinds.Ipv6Prefix, "IPv6 prefix"),
+    (kinds.AnyPrefix, "prefix"),
+    (kinds.Destination, "`any` or prefix"),
+    (kinds.Ipv4, "IPv4 address"),
+    (kinds.Ipv6, "IPv6 address"),
+    (kinds.AnyAddress, "address"),
+    (kinds.HostAddress, "address/length"),
+    (kinds.VirtualAddress, "`all` or address"),
+    (kinds.PortPool, "address and ports"),
+    (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
+    (kinds.Upstream, "address, or [address]:port"),
+    (kinds.FilePath, "file"),
 )
 
 _WINDOWS: Final = {
@@ -57,6 +59,27 @@ _WINDOWS: Final = {
     "nrpt.rules[].namespace": "`Add-DAClientDnsConfiguration -DnsSuffix`",
     "nrpt.rules[].dns_servers": "`Add-DAClientDnsConfiguration -DnsIPAddress`",
     "nrpt.exemptions": "`Add-DAClientDnsConfiguration` without `-DnsIPAddress`",
+    "load_balancing.internet_virtual_addresses": "`Set-RemoteAccessLoadBalancer -InternetVirtualIPAddress`",
+    "load_balancing.internal_virtual_addresses": "`Set-RemoteAccessLoadBalancer -InternalVirtualIPAddress`",
+    "load_balancing.mode": "`Set-NlbCluster -OperationMode`",
+    "load_balancing.port_rules[].first_port": "`Add-NlbClusterPortRule -StartPort`",
+    "load_balancing.port_rules[].last_port": "`Add-NlbClusterPortRule -EndPort`",
+    "load_balancing.port_rules[].virtual_address": "`Add-NlbClusterPortRule -IP`",
+    "load_balancing.port_rules[].protocol": "`Add-NlbClusterPortRule -Protocol`",
+    "load_balancing.port_rules[].mode": "`Add-NlbClusterPortRule -Mode`",
+    "load_balancing.port_rules[].affinity": "`Add-NlbClusterPortRule -Affinity`",
+    "load_balancing.port_rules[].timeout_minutes": "`Add-NlbClusterPortRule -Timeout`",
+    "load_balancing.servers[].name": "`Add-RemoteAccessLoadBalancerNode -RemoteAccessServer`",
+    "load_balancing.servers[].priority": "`Set-NlbClusterNode -HostPriority`",
+    "load_balancing.servers[].weight": "`Set-NlbClusterPortRuleNodeWeight -LoadWeight`",
+    "load_balancing.servers[].internet_interface": "`Add-RemoteAccessLoadBalancerNode -InternetInterface`",
+    "load_balancing.servers[].internal_interface": "`Add-RemoteAccessLoadBalancerNode -InternalInterface`",
+    "load_balancing.servers[].internet_dedicated_addresses": (
+        "`Set-RemoteAccessLoadBalancer -InternetDedicatedIPAddress`"
+    ),
+    "load_balancing.servers[].internal_dedicated_addresses": (
+        "`Set-RemoteAccessLoadBalancer -InternalDedicatedIPAddress`"
+    ),
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }
@@ -110,6 +133,22 @@ certificates:
 drift: repair
 """
 
+BALANCED_EXAMPLE: Final = """\
+load_balancing:
+  mode: unicast
+  internet_virtual_addresses: [203.0.113.11/24]
+  internal_virtual_addresses: [10.0.0.2/24, "fd7c:1a2b:3c4d:1::2/64"]
+  servers:
+    - name: da1
+      priority: 1
+      internet_dedicated_addresses: [203.0.113.12/24]
+      internal_dedicated_addresses: [10.0.0.12/24, "fd7c:1a2b:3c4d:1::12/64"]
+    - name: da2
+      priority: 2
+      internet_dedicated_addresses: [203.0.113.13/24]
+      internal_dedicated_addresses: [10.0.0.13/24, "fd7c:1a2b:3c4d:1::13/64"]
+"""
+
 _HEAD = """\
 # Settings
 
@@ -139,6 +178,8 @@ def reference_markdown() -> str:
         lines += [f"## {name}", "", _sentence(section.__doc__), "", *_table(name, section)]
         if name == "access":
             lines += _manage_out()
+        if name == "load_balancing":
+            lines += _load_balancing()
     lines += ["## The document", "", *_rows(top, "")]
     lines += ["## A full example", "", "```yaml", EXAMPLE.rstrip(), "```", "", *_smallest()]
     return "\n".join(lines)
@@ -176,6 +217,25 @@ def _manage_out() -> list[str]:
     ]
 
 
+def _load_balancing() -> list[str]:
+    return [
+        "The section is null while one server serves alone; `portico lb enable` makes it. It is the same on every",
+        "server, and each reads its own part: what `server` says of name, interfaces and addresses is replaced by its",
+        "entry of `servers`. Its DIPs are on its interfaces; the VIPs are on `lo` of every server.",
+        "",
+        "Shared by all servers: the VIPs, the ConnectTo name, the DNS64 address (`P:3333::1`; each server answers its",
+        "own clients) and, with `client_addresses: roaming`, the first /64 of the client prefix with the tunnel",
+        "endpoints `P:1000::1` and `P:1000::2`. Of each server alone: its DIPs, NAT64's addresses (its first internal",
+        "IPv4 DIP; a VIP in `nat64.ipv4_address_port_pool` stands for that DIP) and, with `per-server`, one /64 of the",
+        "client prefix with the endpoints `::1` and `::2` in it.",
+        "",
+        "```yaml",
+        BALANCED_EXAMPLE.rstrip(),
+        "```",
+        "",
+    ]
+
+
 def _table(path: str, section: type[BaseModel]) -> list[str]:
     lines = _rows(list(_fields(section)), f"{path}.")
     for name, _, annotation in _fields(section):
@@ -201,6 +261,10 @@ def _fields(section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, Any]]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation stands for, also where there may be none (null)."""
+    if get_origin(annotation) in (Union, UnionType):
+        sections = [_section(part) for part in get_args(annotation) if part is not NoneType]
+        return sections[0] if len(sections) == 1 else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -226,8 +290,10 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "`true` or `false`"
     if annotation is int:
         return _range(info)
-    if annotation in (model.NrptRule, model.StaticBinding, model.ConditionalForwarding):
-        return "rule, see below" if annotation is model.NrptRule else "entry, see below"
+    if annotation in (model.NrptRule, load_balancing.PortRule):
+        return "rule, see below"
+    if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
+        return "entry, see below"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")
@@ -251,6 +317,8 @@ def _default(info: FieldInfo) -> str:
         return "`null`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if value == [load_balancing.PortRule()]:
+        return "one rule for everything"
     if isinstance(value, list):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{value}`"

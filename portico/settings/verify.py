@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterable
 
 from portico.settings import document as _document  # defines the problems of reading a document
 from portico.settings.facts import Facts
+from portico.settings.localise import balanced_facts, localise
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, errors
-from portico.settings.rules import addresses, certificates, machine, mappings, naming, nat64
+from portico.settings.rules import (
+    addresses,
+    certificates,
+    dedicated,
+    load_balancing,
+    machine,
+    mappings,
+    naming,
+    nat64,
+)
 
 Rule = Callable[[Settings, Facts], Iterable[Problem]]
 
@@ -20,6 +30,10 @@ RULES: tuple[Rule, ...] = (
     *certificates.RULES,
     *machine.RULES,
 )
+"""Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
+
+CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES)
+"""Rules about all servers: they see the document itself, and the machine as the administrator has it."""
 
 
 def verify(settings: Settings, facts: Facts | None = None) -> list[Problem]:
@@ -29,7 +43,12 @@ def verify(settings: Settings, facts: Facts | None = None) -> list[Problem]:
         facts: what is known about the machine; without it only the document itself is judged.
     """
     known = facts if facts is not None else Facts()
-    problems = [problem for rule in RULES for problem in rule(settings, known)]
+    local = settings
+    if (name := dedicated.own_name(settings, known)) is not None:
+        local = localise(settings, name)
+    as_balanced = balanced_facts(local, known)
+    problems = [problem for rule in RULES for problem in rule(local, as_balanced)]
+    problems += [problem for rule in CLUSTER_RULES for problem in rule(settings, known)]
     return sorted(problems, key=lambda problem: problem.severity != "error")
 
 

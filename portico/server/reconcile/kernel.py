@@ -6,7 +6,7 @@ Everything here blocks (netlink, nft, files) and runs in one worker thread at a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,17 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from portico.errors import PorticoError, Unavailable
-from portico.server.reconcile import addresses, nftables, routes, rules, sysctls, tun
+from portico.server.reconcile import addresses, host_addresses, nftables, routes, rules, sysctls, tun
 from portico.server.reconcile.ledger import Ledger
-from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, DeviceAddress, Wanted
+from portico.server.reconcile.wanted import (
+    TRANSLATOR,
+    TUNNEL,
+    Change,
+    DeviceAddress,
+    HostAddress,
+    HostAddresses,
+    Wanted,
+)
 
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
 
@@ -33,6 +41,7 @@ class State:
     rules: frozenset[rules.Rule] = frozenset()
     sysctls: dict[str, str] = field(default_factory=dict)
     table: list[str] | None = None
+    interfaces: dict[str, host_addresses.Observed] = field(default_factory=dict)
 
 
 class Kernel:
@@ -66,6 +75,7 @@ class Kernel:
                 rules.observe(ip),
                 sysctls.observe([*wanted.sysctls, sysctls.RESERVED_PORTS, sysctls.PORT_RANGE]),
                 nftables.observe(),
+                self._interfaces(ip, wanted.host_addresses),
             )
 
     def plan(self, wanted: Wanted, state: State) -> list[Change]:
@@ -75,6 +85,7 @@ class Kernel:
         changes += sysctls.plan(wanted.sysctls, state.sysctls)
         installed = self._installed if wanted.filter == self._filter else None
         changes += nftables.plan(installed, state.table)
+        changes += host_addresses.plan(wanted.host_addresses, state.interfaces, host_addresses.entries_of(self.ledger))
         changes += addresses.plan(wanted.addresses, state.addresses)
         changes += routes.plan(wanted.routes, state.routes)
         changes += rules.plan(wanted.steer, state.rules, self.ledger.local_rule_moved)
@@ -83,8 +94,9 @@ class Kernel:
     def reconcile(self, wanted: Wanted) -> list[Change]:
         """Observes, plans and applies; returns what was done. Applying what is already so does nothing.
 
-        Devices come first, then the packet filter before anything can be forwarded, then sysctls, addresses and routes,
-        the rules last. What a former revision wanted and this one does not is put back.
+        Devices come first, then the packet filter before anything can be forwarded, then sysctls, the addresses of the
+        machine's interfaces, those of our devices and routes, the rules last. What a former revision wanted and this
+        one does not is put back.
 
         Raises:
             Unavailable: the first thing that failed, named; what was done before it stays, and the next call goes on.
@@ -102,6 +114,8 @@ class Kernel:
                     self._installed = nftables.apply(wanted.filter)
                     self._filter = wanted.filter
                 sysctls.apply(by_part.get("sysctls", []), self.ledger)
+                if by_part.get("host_addresses"):
+                    host_addresses.apply(ip, wanted.host_addresses, self.ledger)
                 tun.apply(ip, by_part.get("devices", []), state.links)
                 addresses.apply(ip, by_part.get("addresses", []), state.links)
                 # Addresses bring routes of their own: look again, or the same prefix would be there twice.
@@ -114,10 +128,22 @@ class Kernel:
                 raise Unavailable("Cannot put former kernel settings back", why="; ".join(stale))
             return [*done, *(c for c in changes if c not in done)]
 
-    def undo(self) -> list[str]:
+    def administrators(self, state: dict[str, host_addresses.Observed]) -> dict[str, list[HostAddress]]:
+        """The addresses that the administrator gave each of the interfaces, whatever load balancing made of them."""
+        entries = host_addresses.entries_of(self.ledger)
+        return {
+            name: [held.address for held in host_addresses.theirs(entries.get(name), seen)]
+            for name, seen in state.items()
+        }
+
+    def undo(self, keep: Sequence[HostAddresses] = ()) -> list[str]:
         """Removes everything Portico made and puts back what it changed; returns what failed, in words.
 
         The rules go first: without the translator they lead nowhere.
+
+        Args:
+            keep: interfaces that keep the addresses they have in a cluster, because other servers answer for what they
+                had before.
         """
         failures: list[str] = []
         with self._lock:
@@ -127,6 +153,8 @@ class Kernel:
                         rules.undo(ip, self.ledger)
                     with _collect(failures):
                         routes.undo(ip)
+                    with _collect(failures):
+                        host_addresses.apply(ip, keep, self.ledger)
             except Unavailable as error:
                 failures.append(str(error))
             self._close_devices()
@@ -143,6 +171,10 @@ class Kernel:
         return frozenset(
             family for family, name in names.items() if (self.ledger.before(name) or now.get(name, "0")) == "0"
         )
+
+    def _interfaces(self, ip: IPRoute, wanted: Sequence[HostAddresses]) -> dict[str, host_addresses.Observed]:
+        names = {*(item.interface for item in wanted), *self.ledger.host_addresses}
+        return host_addresses.observe(ip, sorted(names)) if names else {}
 
     def _held(self, state: State) -> dict[str, tun.LinkState]:
         """Only links whose queues we hold count as ours."""

@@ -10,7 +10,9 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from portico.errors import PorticoError
 from portico.files import read_file, write_file
@@ -19,7 +21,7 @@ log = logging.getLogger("portico.reconcile")
 
 
 class Ledger:
-    """Former values of sysctls and whether the local routing rule was moved.
+    """Former values of sysctls, whether the local routing rule was moved, former addresses of interfaces.
 
     Attributes:
         damage: why an existing file could not be used; what it held cannot be put back.
@@ -31,6 +33,8 @@ class Ledger:
         self.sysctls: dict[str, tuple[str, str]] = {}
         """Path below /proc/sys to (value before Portico, value Portico wrote)."""
         self.local_rule_moved = False
+        self.host_addresses: dict[str, dict[str, Any]] = {}
+        """By interface, see `host_addresses.Entry.as_data`."""
         self.damage: str | None = None
         self._read()
 
@@ -50,6 +54,14 @@ class Ledger:
             self.local_rule_moved = moved
             self._write()
 
+    def set_host_addresses(self, interface: str, entry: Mapping[str, Any] | None) -> None:
+        """What was done to an interface's addresses; None when everything was given back."""
+        before = self.host_addresses.pop(interface, None)
+        if entry is not None:
+            self.host_addresses[interface] = dict(entry)
+        if before != entry:
+            self._write()
+
     def before(self, name: str) -> str | None:
         """The value a sysctl had before Portico changed it, None when it was not changed."""
         entry = self.sysctls.get(name)
@@ -64,10 +76,11 @@ class Ledger:
                 return
             self.sysctls = {str(name): (str(v[0]), str(v[1])) for name, v in data["sysctls"].items()}
             self.local_rule_moved = data["local_rule_moved"] is True
+            self.host_addresses = {str(name): dict(entry) for name, entry in data.get("host_addresses", {}).items()}
         except PorticoError as error:
             self.damage = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            self.sysctls = {}
+            self.sysctls, self.host_addresses = {}, {}
             self.damage = f"{self.path} is damaged: {type(error).__name__}: {error}"
         if self.damage is not None:
             log.error("ledger=%s damage=%r former kernel values cannot be put back", self.path, self.damage)
@@ -76,7 +89,12 @@ class Ledger:
                 self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
 
     def _write(self) -> None:
-        data = {"boot_id": self.boot_id, "sysctls": self.sysctls, "local_rule_moved": self.local_rule_moved}
+        data = {
+            "boot_id": self.boot_id,
+            "sysctls": self.sysctls,
+            "local_rule_moved": self.local_rule_moved,
+            "host_addresses": self.host_addresses,
+        }
         write_file(self.path, json.dumps(data, indent=1).encode())
 
 

@@ -122,6 +122,9 @@ def _forward(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     if wanted.pools:
         yield "forward", [_meta("iifname", TRANSLATOR), {"goto": {"target": "from_translator"}}], "NAT64 to intranet"
         yield "forward", [_meta("oifname", TRANSLATOR), {"goto": {"target": "to_translator"}}], "intranet to NAT64"
+    if wanted.other_clients is not None:
+        others = _header("ip6", "daddr", _networks([wanted.other_clients]))
+        yield "forward", _drop(others), "clients of other servers, which see this packet too"
     if 6 in wanted.closed:
         yield "forward", _drop(_meta("nfproto", "ipv6")), "the machine forwarded no IPv6 before"
     if 4 in wanted.closed:

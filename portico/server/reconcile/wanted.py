@@ -30,6 +30,7 @@ LOCAL_TABLE = 255
 _ONE = {
     "devices": "device",
     "addresses": "address",
+    "host_addresses": "address",
     "routes": "route",
     "rules": "rule",
     "sysctls": "sysctl",
@@ -90,6 +91,23 @@ class DeviceAddress:
         return f"{self.address} on {self.interface}"
 
 
+HostAddress = IPv4Interface | IPv6Interface
+
+
+@dataclass(frozen=True)
+class HostAddresses:
+    """What load balancing changes of an interface of the machine; its other addresses stay as they are.
+
+    Attributes:
+        present: addresses it has beside those, the first of a family being the source of the server's connections.
+        absent: addresses that are elsewhere (the VIPs on an interface whose DIPs are `present`).
+    """
+
+    interface: str
+    present: tuple[HostAddress, ...]
+    absent: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
 @dataclass(frozen=True, order=True)
 class Route:
     """A route to a device. `destination` in CIDR form; `default` for the whole of the family."""
@@ -147,6 +165,8 @@ class Filter:
     destinations: tuple[IPv4Network | IPv6Network, ...] | None
     sources: tuple[IPv6Network, ...] | None
     client_to_client: bool
+    other_clients: IPv6Network | None = None
+    """The prefix of all servers' clients, when only a part of it is this server's: others serve the rest."""
     closed: frozenset[Literal[4, 6]] = frozenset()
     statics: tuple[StaticPort, ...] = ()
     openers: tuple[IPv4Network, ...] | None = None
@@ -170,3 +190,4 @@ class Wanted:
     """Path below /proc/sys to value."""
     reserved_ports: tuple[tuple[int, int], ...]
     filter: Filter
+    host_addresses: tuple[HostAddresses, ...] = ()

@@ -13,6 +13,7 @@ from portico.settings.addresses import (
     Network,
 )
 from portico.settings.facts import Facts
+from portico.settings.localise import default_client_prefix
 from portico.settings.model import ManageOut, Settings
 from portico.settings.problems import CATALOGUE, Problem
 from portico.settings.rules.mappings import nat64_mappings
@@ -120,7 +121,11 @@ def overlaps(settings: Settings, facts: Facts) -> Iterator[Problem]:
     plan = AddressPlan.of(settings.deployment.organisation_prefix)
     intranet = settings.addresses.intranet_prefixes
     used: list[tuple[str, str, IPv6Network]] = [
-        ("ip_https.client_prefix", "the client prefix", settings.ip_https.client_prefix or plan.client)
+        (
+            "ip_https.client_prefix",
+            "the client prefix",
+            settings.ip_https.client_prefix or default_client_prefix(settings) or plan.client,
+        )
     ]
     if settings.nat64.state == "enabled":
         # Several networks may share one prefix: that is one prefix, named where it comes first.

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from portico.settings.addresses import Address
 from portico.settings.facts import Facts, Interface
+from portico.settings.localise import virtual_addresses
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem
 from portico.settings.rules.nat64 import serves
@@ -93,6 +94,7 @@ def interfaces(settings: Settings, facts: Facts) -> Iterator[Problem]:
 def listener(settings: Settings, facts: Facts) -> Iterator[Problem]:
     internet = facts.interface(settings.server.internet_interface)
     own: set[Address] = {address.ip for address in internet.addresses} if internet is not None else set()
+    own |= set(virtual_addresses(settings))
     for other in facts.listeners:
         if other.protocol == "tcp" and other.port == settings.ip_https.port and serves(other.address, own):
             yield PORT_IN_USE.problem(
@@ -122,7 +124,7 @@ def connect_to(settings: Settings, facts: Facts) -> Iterator[Problem]:
             return
     if internet is None:
         return
-    own = [address.ip for address in internet.addresses]
+    own = [*(address.ip for address in internet.addresses), *virtual_addresses(settings)]
     if not set(addresses) & set(own):
         yield CONNECT_TO_ELSEWHERE.problem(
             "deployment.connect_to",

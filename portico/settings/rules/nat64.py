@@ -7,8 +7,9 @@ from ipaddress import IPv4Address, IPv4Interface
 from itertools import combinations
 from typing import Any
 
-from portico.settings.addresses import DEFAULT_POOL_PORTS, Address, AddressPlan, AddressPortPool
+from portico.settings.addresses import DEFAULT_POOL_PORTS, Address, AddressPortPool
 from portico.settings.facts import Facts, Interface, Listener
+from portico.settings.localise import default_client_prefix
 from portico.settings.model import ManageOut, Settings, StaticBinding
 from portico.settings.problems import CATALOGUE, Problem
 
@@ -242,12 +243,9 @@ def static_bindings(settings: Settings, facts: Facts) -> Iterator[Problem]:
 
 
 def _static_client(settings: Settings, path: str, binding: StaticBinding) -> Iterator[Problem]:
-    organisation = settings.deployment.organisation_prefix
-    prefix = settings.ip_https.client_prefix
+    prefix = settings.ip_https.client_prefix or default_client_prefix(settings)
     if prefix is None:
-        if organisation.prefixlen != 48:
-            return
-        prefix = AddressPlan.of(organisation).client
+        return
     reason = None
     if binding.client not in prefix:
         reason = f"is not in {prefix}"

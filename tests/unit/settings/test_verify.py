@@ -98,6 +98,55 @@ def static(**changes: Any) -> dict[str, Any]:
     return {STATIC: [{**BINDING, **changes}]}
 
 
+BALANCING: dict[str, Any] = {
+    "internet_virtual_addresses": ["203.0.113.11/24"],
+    "internal_virtual_addresses": ["10.0.0.2/24", "fd7c:1a2b:3c4d:1::2/64"],
+    "servers": [
+        {
+            "name": "da1",
+            "priority": 1,
+            "internet_dedicated_addresses": ["203.0.113.12/24"],
+            "internal_dedicated_addresses": ["10.0.0.12/24", "fd7c:1a2b:3c4d:1::12/64"],
+        },
+        {
+            "name": "da2",
+            "priority": 2,
+            "internet_dedicated_addresses": ["203.0.113.13/24"],
+            "internal_dedicated_addresses": ["10.0.0.13/24", "fd7c:1a2b:3c4d:1::13/64"],
+        },
+    ],
+}
+
+
+def balanced(**changes: Any) -> dict[str, Any]:
+    """A cluster of two with changes; `da1__key` and `da2__key` change an entry of a server."""
+    section = copy.deepcopy(BALANCING)
+    for key, value in changes.items():
+        server, _, name = key.partition("__")
+        if name:
+            section["servers"][int(server[-1]) - 1][name] = value
+        else:
+            section[key] = value
+    return {"load_balancing": section}
+
+
+def rule(**changes: Any) -> dict[str, Any]:
+    return balanced(port_rules=[changes])
+
+
+def nine_servers() -> dict[str, Any]:
+    servers = [
+        {
+            "name": f"da{n}",
+            "priority": n,
+            "internet_dedicated_addresses": [f"203.0.113.{20 + n}/24"],
+            "internal_dedicated_addresses": [f"10.0.0.{20 + n}/24", f"fd7c:1a2b:3c4d:1::{20 + n}/64"],
+        }
+        for n in range(1, 10)
+    ]
+    return balanced(servers=servers)
+
+
 IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED}
 
 EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
@@ -181,6 +230,55 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "CERTIFICATE_EXPIRED": (IMPORTED_SETTINGS, with_file(not_after=NOW)),
     "CERTIFICATE_EXPIRES_SOON": (IMPORTED_SETTINGS, with_file(not_after=NOW + timedelta(days=7))),
     "CERTIFICATE_NOT_YET_VALID": (IMPORTED_SETTINGS, with_file(not_before=NOW + timedelta(hours=1))),
+    "LB_CLIENT_PREFIX": (balanced() | {CLIENT: "fd7c:1a2b:3c4d:1000::/64"}, MACHINE),
+    "LB_NO_SERVERS": (balanced(servers=[]), MACHINE),
+    "LB_TOO_MANY_SERVERS": (nine_servers(), MACHINE),
+    "LB_NOT_A_MEMBER": (balanced(), machine(own_name="da7")),
+    "LB_NOT_UNIQUE": (balanced(da2__priority=1), MACHINE),
+    "LB_PREFIX_INDEX": (balanced(client_addresses="per-server", da2__server_prefix_index=0), MACHINE),
+    "LB_NONE_STARTED": (balanced(da1__state="stopped", da2__weight=0), MACHINE),
+    "LB_DETECTION_TOO_FAST": (balanced(missed_heartbeats=3), MACHINE),
+    "LB_RULE_RANGE": (rule(first_port=500, last_port=400), MACHINE),
+    "LB_RULE_OVERLAP": (balanced(port_rules=[{}, {"protocol": "tcp", "first_port": 443, "last_port": 443}]), MACHINE),
+    "LB_RULE_ADDRESS": (rule(virtual_address="203.0.113.99"), MACHINE),
+    "LB_RULE_FRAGMENTS": (rule(affinity="none"), MACHINE),
+    "LB_RULE_TIMEOUT": (rule(protocol="tcp", affinity="none", timeout_minutes=10), MACHINE),
+    "LB_VIP_MISSING": (balanced(internet_virtual_addresses=[]), MACHINE),
+    "LB_DIP_MISSING": (balanced(da2__internal_dedicated_addresses=["10.0.0.13/24"]), MACHINE),
+    "LB_PREFIX_LENGTH": (balanced(da1__internet_dedicated_addresses=["203.0.113.12/25"]), MACHINE),
+    "LB_DIP_WITHOUT_VIP": (balanced(internal_virtual_addresses=["10.0.0.2/24"]), MACHINE),
+    "LB_ADDRESS_TWICE": (balanced(da2__internet_dedicated_addresses=["203.0.113.12/24"]), MACHINE),
+    "LB_DIP_IS_VIP": (balanced(da1__internet_dedicated_addresses=["203.0.113.11/24"]), MACHINE),
+    "LB_DNS64_ADDRESS": (
+        balanced(internal_virtual_addresses=["10.0.0.2/24", "fd7c:1a2b:3c4d:3333::1/64"]),
+        MACHINE,
+    ),
+    "LB_ADDRESS_OF_CLIENTS": (
+        balanced(internal_virtual_addresses=["10.0.0.2/24", "fd7c:1a2b:3c4d:1000::1/64"]),
+        MACHINE,
+    ),
+    "LB_SINGLE_INTERFACE": (balanced() | {"server.internet_interface": "eth1"}, MACHINE),
+    "LB_ADDRESS_IN_USE": (balanced(), machine(in_use={ip_address("203.0.113.12"): "02:00:00:00:00:07"})),
+    "LB_BOTH_ON_INTERFACE": (
+        balanced(),
+        with_interfaces(
+            eth0=Interface("eth0", addresses=(ip_interface("203.0.113.11/24"), ip_interface("203.0.113.12/24")))
+        ),
+    ),
+    "LB_INTERFACE_NETWORK": (
+        balanced(),
+        with_interfaces(eth0=Interface("eth0", addresses=(ip_interface("203.0.113.11/25"),))),
+    ),
+    "LB_VIP_TEMPORARY": (
+        balanced(),
+        with_interfaces(
+            eth0=Interface(
+                "eth0",
+                addresses=(ip_interface("203.0.113.11/24"),),
+                temporary=frozenset({ip_address("203.0.113.11")}),
+            )
+        ),
+    ),
     "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
 }
 
@@ -373,3 +471,74 @@ def test_manage_out_of_ipv4_hosts_goes_through_static_bindings() -> None:
 def test_interfaces_that_dns64_answers_on_exist() -> None:
     assert codes({"dns64.accept_interface": ["eth1"]}) == set()
     assert codes({"dns64.accept_interface": ["eth9"]}) == {"INTERFACE_MISSING"}
+
+
+def test_a_sound_cluster_has_no_problem_on_any_of_its_machines() -> None:
+    assert codes(balanced()) == set()
+    assert codes(balanced() | {"server.internal_ipv4": "10.0.0.2", POOL: ["10.0.0.2,20000-30000"]}) == set()
+    joined = machine(
+        own_name="da2",
+        interfaces={
+            "eth0": Interface("eth0", addresses=(ip_interface("203.0.113.13/24"),)),
+            "eth1": Interface(
+                "eth1", addresses=(ip_interface("10.0.0.13/24"), ip_interface("fd7c:1a2b:3c4d:1::13/64"))
+            ),
+        },
+    )
+    assert codes(balanced(), joined) == set(), "its own addresses are its dedicated ones, the VIPs come to lo"
+    assert codes(balanced() | {CLIENT: "fd7c:1a2b:3c4d:1000::/59"}) == set()
+    assert codes(balanced(client_addresses="per-server")) == set()
+
+
+def single_adapter(*addresses: str) -> dict[str, Any]:
+    server = {"name": "da1", "priority": 1, "internal_dedicated_addresses": list(addresses)}
+    section = {"internal_virtual_addresses": ["10.0.0.2/24"], "servers": [server]}
+    return {"server.internet_interface": "eth1", "load_balancing": section}
+
+
+def test_an_ipv4_only_single_adapter_needs_no_ipv6_address_and_takes_none() -> None:
+    """The known issue of Windows: it asks for an IPv6 DIP because of the DNS64 address, and then refuses it."""
+    eth1 = Interface("eth1", addresses=(ip_interface("10.0.0.2/24"),))
+    facts = replace(with_interfaces(eth1=eth1), resolved={"da.example.net": (ip_address("10.0.0.2"),)})
+    assert codes(single_adapter("10.0.0.12/24"), facts) == set()
+    (problem,) = verify(load_data(changed(single_adapter("10.0.0.12/24", "fd7c:1a2b:3c4d:1::12/64"))), facts)
+    assert problem.code == "LB_DIP_WITHOUT_VIP"
+    assert "has no IPv6 virtual address" in problem.resolution
+    wrong = single_adapter("10.0.0.12/24", "fd7c:1a2b:3c4d:3333::2/64")
+    assert codes(wrong, facts) == {"LB_DIP_WITHOUT_VIP"}
+    assert "LB_DNS64_ADDRESS" in codes(single_adapter("10.0.0.12/24", "fd7c:1a2b:3c4d:3333::1/128"), facts)
+
+
+def test_a_single_adapter_may_repeat_its_addresses_on_the_internet_side() -> None:
+    changes = single_adapter("10.0.0.12/24")
+    changes["load_balancing"]["internet_virtual_addresses"] = ["10.0.0.2/24"]
+    changes["load_balancing"]["servers"][0]["internet_dedicated_addresses"] = ["10.0.0.12/24"]
+    assert codes(changes) <= {"CONNECT_TO_ELSEWHERE"}
+    twice = balanced(da1__internal_dedicated_addresses=["203.0.113.12/24", "10.0.0.12/24", "fd7c:1a2b:3c4d:1::12/64"])
+    assert "LB_ADDRESS_TWICE" in codes(twice), "two adapters"
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        ([], set()),
+        ([{"protocol": "tcp", "affinity": "none"}, {"protocol": "udp"}], set()),
+        ([{"mode": "disabled", "affinity": "none"}], set()),
+        ([{"protocol": "tcp"}, {"protocol": "both", "first_port": 9}], {"LB_RULE_OVERLAP"}),
+        ([{"virtual_address": "10.0.0.2"}, {"virtual_address": "203.0.113.11"}], set()),
+        ([{"virtual_address": "10.0.0.2"}, {}], {"LB_RULE_OVERLAP"}),
+        ([{"last_port": 10}, {"first_port": 11}], set()),
+        ([{"timeout_minutes": 240, "affinity": "network"}], set()),
+        ([{"timeout_minutes": 1, "mode": "single"}], {"LB_RULE_TIMEOUT"}),
+        ([{"affinity": "none", "protocol": "udp"}], {"LB_RULE_FRAGMENTS"}),
+    ],
+)
+def test_port_rules(rules: list[dict[str, Any]], found: set[str]) -> None:
+    assert codes(balanced(port_rules=rules)) == found
+
+
+def test_eight_servers_are_not_too_many() -> None:
+    changes = nine_servers()
+    del changes["load_balancing"]["servers"][0]
+    changes["server.name"] = "da2"
+    assert codes(changes) == set()
