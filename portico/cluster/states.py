@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import Enum, IntFlag, StrEnum
 
+from portico.errors import Conflict
+
 
 class State(Enum):
     """What a member is willing to do; the value is the one on the wire."""
@@ -69,6 +71,9 @@ class Trigger(Enum):
     """Others serve what this member served, or had time to."""
 
 
+COMMANDS = frozenset({Trigger.START, Trigger.STOP, Trigger.DRAIN, Trigger.SUSPEND, Trigger.RESUME})
+"""What an administrator says; the others happen."""
+
 TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (State.STOPPED, Trigger.START): State.JOINING,
     (State.STOPPED, Trigger.STOP): State.STOPPED,
@@ -101,11 +106,17 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
 }
 
 
-class IllegalTransition(Exception):
+class IllegalTransition(Conflict):
     """A trigger that a state does not know: a command that makes no sense now, or a fault of ours."""
 
+    code = "CLUSTER_STATE"
+
     def __init__(self, state: State, trigger: Trigger) -> None:
-        super().__init__(f"{trigger.value} is not possible while {state.name.lower()}")
+        super().__init__(
+            f"The server cannot {trigger.value}" if trigger in COMMANDS else f"A member cannot be {trigger.value}",
+            why=f"it is {state.name.lower()} in its cluster",
+            resolution="Resume it first." if state is State.SUSPENDED else "Look at the cluster's status.",
+        )
         self.state = state
         self.trigger = trigger
 
