@@ -138,9 +138,9 @@ class BucketMap:
         """
         counted = frozenset(members)
         made: dict[Share, Owners] = {}
-        for share, owners in zip(shares, self.owners, strict=True):
+        for share, before in zip(shares, self.owners, strict=True):
             if share not in made:
-                made[share] = share.assign(owners, hosts)
+                made[share] = share.assign(before, hosts)
         owners = tuple(made[share] for share in shares)
         return BucketMap(version, min(counted, default=0), counted, frozenset(hosts), owners)
 

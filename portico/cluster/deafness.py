@@ -109,8 +109,10 @@ class Damping:
 
     def until(self, host: int) -> float:
         """Until when a host has to wait; in the past when it need not."""
-        departures = self._departures.get(host, ())
-        return departures[0] + self._window if len(departures) == self._most else float("-inf")
+        departures = self._departures.get(host)
+        if departures is None or len(departures) < self._most:
+            return float("-inf")
+        return departures[0] + self._window
 
     def waits(self, host: int, now: float) -> bool:
         """Whether a host left as often as allowed within the window."""

@@ -28,7 +28,7 @@ class Freshness(Enum):
 
 
 class ReplayGuard:
-    """The last moment heard of each host, in all and on each path. At most 32 hosts exist, so it never grows further."""
+    """The last moment heard of each host, in all and on each path; at most 32 hosts exist."""
 
     def __init__(self, paths: int) -> None:
         self._paths = paths
