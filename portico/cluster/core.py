@@ -64,6 +64,9 @@ PATIENCE = 30.0
 SETTLING = 10.0
 """Periods that a leader waits for all members to follow a map before it makes the next one by plan."""
 
+LINK_PATIENCE = 2.0
+"""Periods for which a leader watches that members do not hear each other before it leaves one of them out."""
+
 URGENT_GAP = 0.05
 """Periods between a heartbeat and the next that does not wait for its turn."""
 
@@ -133,6 +136,7 @@ class Member:
         self._stalled_since: float | None = None
         self._converged_rank: object = None
         self._able_before: set[int] = set()
+        self._unlinked_since: float | None = None
 
     # What the shell reads
 
@@ -566,6 +570,8 @@ class Member:
             return
         standings = self._standings(trusted, now)
         self._note_departures(standings, now)
+        if not self._links_known(standings, now):
+            return
         version = self._next_version(now)
         made = convergence.planned(self.map, standings, self._shares, version)
         rivals = self._rivals(trusted)
@@ -577,6 +583,16 @@ class Member:
         if rivals:
             self.outbox.put(SplitHealed(ours_stays=True, others=frozenset(rivals)))
         self._adopt(made, now, _difference(self.map, made), made_here=True)
+
+    def _links_known(self, standings: Collection[Standing], now: float) -> bool:
+        """Whether it is sure which members do not hear each other: of a death they learn one after the other."""
+        members = [standing for standing in standings if not standing.joins and standing.state in COUNTED_STATES]
+        if len(convergence.hearing_each_other(members)) == len(members):
+            self._unlinked_since = None
+            return True
+        if self._unlinked_since is None:
+            self._unlinked_since = now
+        return now - self._unlinked_since >= LINK_PATIENCE * self.config.period
 
     def _rivals(self, trusted: Collection[Peer]) -> set[int]:
         """Hosts that hold on to a map which would go before ours, but should give way to it."""
