@@ -1,0 +1,756 @@
+"""One member of a cluster: membership, convergence, hand-over of buckets. No socket, no clock, no random source.
+
+The shell's part of the contract:
+
+- It reads its sockets empty into `receive` before it calls `handle_timeout`, and calls that when `next_timeout` says.
+- It sends what `data_to_send` returns, and only then extends the kernel's lease to `lease_until`; None means that
+  nothing may be extended.
+- It applies each `OwnershipChanged` as a whole and calls `kernel_confirms` with its serial when the kernel runs it.
+- `now` is a monotonic clock in seconds, the same for all calls and for the kernel's lease.
+
+Who decides what: each member judges its own conditions (`conditions`); the death of a member is worked out by every
+survivor at once, everything else by the leader (`convergence`); what a map gives is taken when the others have let go
+(`tenure`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from portico.cluster import convergence
+from portico.cluster.buckets import BucketMap, carried_over, empty_map, shares
+from portico.cluster.conditions import SERVING_STATES, Judge, Rival
+from portico.cluster.config import SLOT_BITMAP_BYTES, MemberConfig
+from portico.cluster.convergence import COUNTED_STATES, UNABLE, Standing
+from portico.cluster.deafness import WINDOW, Damping, FrameWatch
+from portico.cluster.events import (
+    ConditionsChanged,
+    Converged,
+    Deaf,
+    Event,
+    MapChanged,
+    MemberJoined,
+    MemberLeft,
+    OwnershipChanged,
+    SplitHealed,
+    StateChanged,
+)
+from portico.cluster.heartbeat import Echo, FrameCount, Heartbeat, parse
+from portico.cluster.outbox import Outbox
+from portico.cluster.ownership import Ownership
+from portico.cluster.peers import NEVER, Peer, Peers
+from portico.cluster.replay import Freshness, ReplayGuard
+from portico.cluster.states import (
+    HALTING,
+    UNREACHABLE,
+    Condition,
+    State,
+    Trigger,
+    WindowsState,
+    after,
+    windows_state,
+)
+from portico.cluster.tenure import Neighbour, Tenure
+from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason, Sealer
+
+LISTEN = 3.0
+"""Periods for which a joining member listens before it founds a cluster, and is listened to before it is let in."""
+
+PATIENCE = 30.0
+"""Periods after which it founds one although something is heard that it cannot verify, or a lower host id does not."""
+
+SETTLING = 10.0
+"""Periods that a leader waits for all members to follow a map before it makes the next one by plan."""
+
+LINK_PATIENCE = 2.0
+"""Periods for which a leader watches that members do not hear each other before it leaves one of them out."""
+
+URGENT_GAP = 0.05
+"""Periods between a heartbeat and the next that does not wait for its turn."""
+
+
+class Frame(NamedTuple):
+    """Bytes to send on a path: the payload of an Ethernet frame of type 0x886F, or of a UDP datagram."""
+
+    path: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """One host as this member sees it.
+
+    Attributes:
+        buckets: that the map gives it, by rule, the default rule first.
+        paths: path numbers on which it is heard; all of them for this member itself.
+        silence: seconds since its last frame; 0 for this member itself.
+    """
+
+    host: int
+    state: State
+    conditions: Condition
+    windows_state: WindowsState
+    weight: int
+    buckets: tuple[int, ...]
+    paths: tuple[int, ...]
+    silence: float
+
+
+class Member:
+    """This server's half of the cluster protocol; see the head of the file for the contract.
+
+    Args:
+        config: checked when it was made.
+        boot: the wall clock at the start, milliseconds since the epoch; above that of every earlier start of this host.
+        nonce: 64 unpredictable bits drawn at the start.
+    """
+
+    def __init__(self, config: MemberConfig, *, boot: int, nonce: int, now: float) -> None:
+        self.config = config
+        self.state = State.STOPPED
+        self.conditions = Condition(0)
+        self.outbox = Outbox()
+        self.boot = boot
+        self._nonce = nonce
+        self._sequence = -1
+        self._shares = shares(config.rules)
+        self._sealers = _sealers(config)
+        self._guard = ReplayGuard(len(config.paths))
+        self._peers = Peers(config, nonce)
+        self._watch = FrameWatch()
+        self._damping = Damping()
+        self._rival = Rival()
+        self._judge = Judge(config, self._peers, self._watch, self._rival)
+        self._tenure = Tenure(config.host_id, config.rules, empty_map(len(config.rules)))
+        self._frames: tuple[FrameCount, ...] = ()
+        self._slots: bytes | None = None
+        self._last_call = now
+        self._last_sent = NEVER
+        self._next_beat = now
+        self._urgent = False
+        self._said: object = None
+        self._given_serial = 0
+        self._state_since = now
+        self._stalled_since: float | None = None
+        self._converged_rank: object = None
+        self._able_before: set[int] = set()
+        self._unlinked_since: float | None = None
+
+    # What the shell reads
+
+    @property
+    def ownership(self) -> Ownership:
+        """The newest picture for the data plane."""
+        return self._tenure.ownership
+
+    @property
+    def map(self) -> BucketMap:
+        """The distribution of buckets that is followed."""
+        return self._tenure.map
+
+    @property
+    def lease_until(self) -> float | None:
+        """How long the kernel may serve, to be set after sending what `data_to_send` returned; None: no longer."""
+        if not self._tenure.lease_allowed or self._last_sent == NEVER:
+            return None
+        return self._last_sent + self.config.lease_time
+
+    def next_event(self) -> Event | None:
+        """The next event; the newest ownership goes first."""
+        if self._given_serial != self._tenure.ownership.serial:
+            self._given_serial = self._tenure.ownership.serial
+            return OwnershipChanged(self._tenure.ownership)
+        return self.outbox.take()
+
+    def next_timeout(self) -> float:
+        """When `handle_timeout` wants to be called, if nothing else happens."""
+        times = [self._next_beat, self._peers.next_silence(self._last_call)]
+        if self._urgent:
+            times.append(self._last_sent + URGENT_GAP * self.config.period)
+        return min(time for time in times if time is not None)
+
+    def members(self, now: float) -> tuple[MemberView, ...]:
+        """All living hosts, this one among them, by host id."""
+        views = [self._view(self.config.host_id, self.state, self.conditions, self.config.weight, None, now)]
+        for peer in self._peers.all_alive(now):
+            beat = peer.heartbeat
+            views.append(self._view(peer.host, beat.state, beat.conditions, beat.weight, peer, now))
+        return tuple(sorted(views, key=lambda view: view.host))
+
+    def _view(
+        self, host: int, state: State, conditions: Condition, weight: int, peer: Peer | None, now: float
+    ) -> MemberView:
+        paths = range(len(self.config.paths))
+        heard = paths if peer is None else [p for p in paths if now - peer.heard[p] < self.config.detection]
+        return MemberView(
+            host=host,
+            state=state,
+            conditions=conditions,
+            windows_state=windows_state(
+                state, converged=self.is_converged(now), default_host=host == self.map.owners[0][0]
+            ),
+            weight=weight,
+            buckets=tuple(owners.count(host) for owners in self.map.owners),
+            paths=tuple(heard),
+            silence=0.0 if peer is None else now - peer.last_heard,
+        )
+
+    def is_converged(self, now: float) -> bool:
+        """Whether all members of the map follow it, and serve what it gives them."""
+        if self.config.host_id not in self.map.members or self._tenure.settled_version != self.map.version:
+            return False
+        return all(
+            (peer := self._peers.get(host)) is not None
+            and self._peers.verified(peer, now)
+            and peer.heartbeat.map.rank == self.map.rank
+            and peer.heartbeat.confirmed >= self.map.version
+            for host in self.map.members - {self.config.host_id}
+        )
+
+    # What happens to it
+
+    def start(self, now: float) -> None:
+        """Joins the cluster, or takes back a drain or stop."""
+        self._command(Trigger.START, now)
+
+    def stop(self, now: float) -> None:
+        """Gives all buckets away and stops; flows are lost."""
+        self._command(Trigger.STOP, now)
+
+    def drain(self, now: float) -> None:
+        """Takes no new flows and stops when the last has ended."""
+        self._command(Trigger.DRAIN, now)
+
+    def suspend(self, now: float) -> None:
+        """Stops at once, and refuses every command but resume."""
+        self._command(Trigger.SUSPEND, now)
+
+    def resume(self, now: float) -> None:
+        """Ends a suspension; the member is stopped then."""
+        self._command(Trigger.RESUME, now)
+
+    def _command(self, trigger: Trigger, now: float) -> None:
+        self._wake(now)
+        self._trigger(trigger, now)
+        self._evaluate(now)
+
+    def configure(self, config: MemberConfig, now: float) -> None:
+        """Another configuration of the same member: rules, weights, keys, members, timers."""
+        assert config.host_id == self.config.host_id, "a host id is for life"
+        assert len(config.paths) == len(self.config.paths), "paths are for life"
+        self._wake(now)
+        old, self.config = self.config, config
+        self._peers.config = self._judge.config = config
+        self._sealers = _sealers(config)
+        self._shares = shares(config.rules)
+        if config.rules != old.rules:
+            carried = carried_over(self.map, old.rules, config.rules, self._shares)
+            self._tenure.reconfigure(config.rules, carried, now)
+        self._evaluate(now)
+
+    def local_health(self, ok: bool, why: str, now: float) -> None:
+        """A service that clients need, or the carrier of a network card, failed or came back."""
+        self._wake(now)
+        self._judge.health(ok, why)
+        self._evaluate(now)
+
+    def frame_counters(self, frames: Sequence[FrameCount], now: float) -> None:
+        """VIP frames seen and accepted since the start, for each of `MemberConfig.nics`."""
+        assert len(frames) == len(self.config.nics), "one count for each network card"
+        self._frames = tuple(frames)
+        self._watch.add(self.config.host_id, self.boot, self._frames, now)
+
+    def kernel_confirms(self, serial: int, now: float) -> None:
+        """The kernel runs the ownership with this serial."""
+        self._wake(now)
+        self._tenure.kernel_confirms(serial)
+        self._evaluate(now)
+
+    def held_slots(self, slots: bytes | None, now: float) -> None:
+        """Slots outside our buckets in which UDP or ESP flows are kept; to be set before `kernel_confirms`."""
+        assert slots is None or len(slots) == SLOT_BITMAP_BYTES, "one bit for each slot"
+        self._slots = slots
+        self._evaluate(now)
+
+    def flows_gone(self, rule: int, buckets: Collection[int], now: float) -> None:
+        """No flow is left in these dirty buckets of a rule; 0 is the default rule."""
+        self._tenure.flows_gone(rule, buckets)
+        self._evaluate(now)
+
+    def receive(self, path: int, data: bytes, now: float) -> None:
+        """A frame came in. What is not a new one of this cluster is counted and changes nothing."""
+        self._wake(now)
+        host = 0
+        try:
+            envelope = self._sealers[path].open(data)
+            host = envelope.host
+            relevant = self._accept(path, envelope, now)
+        except ProtocolError as error:
+            self.outbox.refuse(error, host, now)
+            return
+        if relevant:
+            self._evaluate(now)
+
+    def handle_timeout(self, now: float) -> None:
+        """Time passed."""
+        self._wake(now)
+        self._evaluate(now)
+
+    def _wake(self, now: float) -> None:
+        """Finds out whether we were away: then the others may have replaced us, and their silence is ours."""
+        gap = now - self._last_call
+        self._last_call = max(now, self._last_call)
+        if gap > 2 * self.config.period:
+            self._peers.excuse(gap, now)
+        lapsed = self._last_sent != NEVER and now >= self._last_sent + self.config.lease_time
+        if lapsed and self._stalled_since is None:
+            self._stalled_since = now
+
+    # Frames
+
+    def _accept(self, path: int, envelope: Envelope, now: float) -> bool:
+        """Takes a frame in and tells whether anything may follow from it."""
+        host, moment = envelope.host, (envelope.boot, envelope.sequence)
+        if host == self.config.host_id:
+            if envelope.boot == self.boot:
+                return False  # a switch gave it back
+            own = (self.boot, self.state, host)
+            self._rival.record(parse(envelope.body), moment, self._nonce, own, now)
+            raise ProtocolError(Reason.DUPLICATE, f"another server, or a recording of this one, has host id {host}")
+        if host not in self.config.members:
+            raise ProtocolError(Reason.STRANGER, f"host {host} is not among the members")
+        if envelope.kind is not Kind.HEARTBEAT:
+            raise ProtocolError(Reason.MALFORMED, "not a heartbeat")
+        heartbeat = parse(envelope.body)
+        freshness = self._guard.check(host, path, moment)
+        peer = self._peers.get(host)
+        if peer is not None and envelope.boot > peer.boot and self._peers.verified(peer, now):
+            raise ProtocolError(Reason.DUPLICATE, f"two servers have host id {host}, or it restarted just now")
+        self._guard.remember(host, path, moment)
+        if freshness is Freshness.LATE:
+            return False
+        if freshness is Freshness.COPY:
+            self._peers.heard_again(host, path, now)
+            return False
+        before = None if peer is None or peer.boot != envelope.boot else peer.heartbeat
+        peer = self._peers.record(host, envelope.boot, envelope.sequence, heartbeat, path, now)
+        self._watch.add(host, envelope.boot, heartbeat.frames, now)
+        if heartbeat.digest != self.config.digest:
+            if not self._judge.rolling_out(peer, now):
+                error = ProtocolError(Reason.CONFLICT, f"host {host} has other settings, revision {heartbeat.revision}")
+                self.outbox.refuse(error, host, now)
+        elif self._peers.verified(peer, now):
+            self._tenure.evidence(host, heartbeat, peer.acknowledged)
+        return before is None or not peer.noticed or _says(before) != _says(heartbeat) or self._waiting(now)
+
+    def _waiting(self, now: float) -> bool:
+        """Whether any frame could be the one that we wait for."""
+        return bool(self.conditions & HALTING) or bool(self._tenure.missing(self._dead(now)))
+
+    def data_to_send(self, now: float) -> list[Frame]:
+        """The frames that are due."""
+        self._wake(now)
+        period = self.config.period
+        urgent = self._urgent and now >= self._last_sent + URGENT_GAP * period
+        if not urgent and now < self._next_beat:
+            return []
+        if self._stalled_since is not None and not self.conditions & Condition.STALLED:
+            self._evaluate(now)
+        self._sequence += 1
+        self._peers.sent.add(self._sequence, now)
+        self._last_sent = now
+        self._urgent = False
+        if now >= self._next_beat:
+            # Kept on a grid, so that a late call does not stretch the period; skipped beats are not made up for.
+            self._next_beat = max(self._next_beat + period, now + period / 2)
+        body = self._heartbeat(now).emit()
+        frames = []
+        for path, sealer in enumerate(self._sealers):
+            envelope = Envelope(
+                Kind.HEARTBEAT,
+                self.config.host_id,
+                self.boot,
+                self._sequence,
+                body,
+                self.config.cluster_address,
+                self.config.host_address,
+            )
+            frames.append(Frame(path, sealer.seal(envelope)))
+        return frames
+
+    def _heartbeat(self, now: float) -> Heartbeat:
+        echoes = self._peers.echoes(now)
+        if self._rival.heartbeat is not None:
+            echoes[self.config.host_id] = Echo(self._rival.heartbeat.nonce, self._rival.sequence & 0xFFFF)
+        return Heartbeat(
+            nonce=self._nonce,
+            state=self.state,
+            conditions=self.conditions,
+            serving=self._tenure.serving,
+            weight=self.config.weight,
+            revision=self.config.revision,
+            digest=self.config.digest,
+            map=self._tenure.told,
+            confirmed=self._tenure.settled_version,
+            heard=tuple(self._peers.heard_on(path, now) for path in range(len(self.config.paths))),
+            confirmers=self._tenure.confirmers,
+            dirty=self._tenure.dirty,
+            frames=self._frames,
+            echoes=echoes,
+            slots=self._slots,
+        )
+
+    # Decisions
+
+    def _evaluate(self, now: float) -> None:
+        """Draws all conclusions from what is known now."""
+        self._notice(now)
+        self._judge_ourselves(now)
+        self._follow(now)
+        self._found(now)
+        self._bury(now)
+        self._lead(now)
+        self._finish(now)
+        self._tenure.settle(self._neighbours(now), self._dead(now))
+        self._announce(now)
+
+    def _dead(self, now: float) -> frozenset[int]:
+        """Hosts that neither we hear nor a member that we believe."""
+        living = {peer.host for peer in self._peers.all_alive(now)} | self._peers.vouched(now)
+        return frozenset(self.config.members | self.map.members) - living - {self.config.host_id}
+
+    def _notice(self, now: float) -> None:
+        """Who came and who went."""
+        for peer in self._peers:
+            alive = self._peers.alive(peer, now)
+            if alive and not peer.noticed and self._peers.verified(peer, now):
+                peer.noticed = True
+                self.outbox.put(MemberJoined(peer.host))
+            elif not alive and peer.noticed:
+                peer.noticed = False
+                said_so = peer.heartbeat.state not in (State.MEMBER, State.DRAINING, State.JOINING)
+                if not said_so:
+                    self._damping.departed(peer.host, now)
+                self.outbox.put(MemberLeft(peer.host, said_so, now - peer.last_heard))
+
+    def _judge_ourselves(self, now: float) -> None:
+        since = now
+        if self._stalled_since is not None and self._awake_again(self._stalled_since, now):
+            since, self._stalled_since = self._stalled_since, None
+        before = self.conditions
+        lag_before = self._judge.lag
+        stalled = self._stalled_since is not None and self.state in SERVING_STATES
+        self.conditions = self._judge.conditions(before, self.state, stalled, now)
+        if self.conditions != before:
+            self.outbox.put(ConditionsChanged(before, self.conditions, self._judge.why))
+        lag = self._judge.lag
+        if lag is not None and lag_before is None:
+            self.outbox.put(Deaf(lag.nic, lag.seen, lag.median, WINDOW))
+        if self.conditions & Condition.REFUSED and self.state in SERVING_STATES:
+            self._trigger(Trigger.EXPELLED, now)
+        if self.conditions & HALTING or self.state in (State.STOPPED, State.SUSPENDED):
+            only_stalled = self.conditions & HALTING == Condition.STALLED
+            self._tenure.halt(keep_flows=only_stalled and self.state in SERVING_STATES)
+        elif self._tenure.resume(since if before & HALTING == Condition.STALLED else now):
+            for peer in self._trusted(now):
+                self._tenure.evidence(peer.host, peer.heartbeat, peer.acknowledged)
+
+    def _awake_again(self, since: float, now: float) -> bool:
+        """Whether everybody who could have replaced us has answered since, or is dead."""
+        if self._last_sent < since:
+            return False
+        hosts = self.map.members - {self.config.host_id} - self._dead(now)
+        return all((peer := self._peers.get(host)) is not None and peer.acknowledged >= since for host in hosts)
+
+    def _trusted(self, now: float) -> list[Peer]:
+        """Verified peers with our settings."""
+        return [peer for peer in self._peers.all_verified(now) if peer.heartbeat.digest == self.config.digest]
+
+    def _follow(self, now: float) -> None:
+        """Takes over a map that goes before ours."""
+        best: Peer | None = None
+        for peer in self._trusted(now):
+            theirs = peer.heartbeat.map
+            serves = peer.heartbeat.state in SERVING_STATES and peer.host in theirs.members
+            if not serves or theirs.rank <= self.map.rank or len(theirs.owners) != len(self._shares):
+                continue
+            if self._outbids(theirs):
+                continue
+            if best is None or theirs.rank > best.heartbeat.map.rank:
+                best = peer
+        if best is not None:
+            self._adopt(best.heartbeat.map, now, f"host {best.host} follows it", made_here=False)
+
+    def _outbids(self, theirs: BucketMap) -> bool:
+        """Whether a map of a part of the cluster that had lost us should give way to ours, because more follow ours."""
+        return (
+            self.state in SERVING_STATES
+            and self.config.host_id not in theirs.members
+            and not self.conditions & HALTING
+            and not theirs.members & self.map.members
+            and len(self.map.members) > len(theirs.members)
+        )
+
+    def _adopt(self, new: BucketMap, now: float, why: str, *, made_here: bool) -> None:
+        old = self.map
+        self._tenure.adopt(new, now)
+        self.outbox.put(MapChanged(new.version, new.members, made_here, why))
+        counted = self.config.host_id in new.members
+        if counted and self.state is State.JOINING:
+            self._trigger(Trigger.ADMITTED, now)
+        elif not counted and self.state in SERVING_STATES:
+            if not made_here and not old.members & new.members:
+                self.outbox.put(SplitHealed(ours_stays=False, others=new.members))
+            self._trigger(Trigger.EXPELLED, now)
+
+    def _found(self, now: float) -> None:
+        """A joining member that hears no cluster makes one."""
+        if self.state is not State.JOINING or self.conditions & HALTING:
+            return
+        waited = now - self._state_since
+        period = self.config.period
+        if waited < LISTEN * period:
+            return
+        if self.config.host_id in self.map.members and not self._serving_peers(now):
+            self._trigger(Trigger.ADMITTED, now)
+            return
+        patient = waited < PATIENCE * period
+        for peer in self._peers.all_alive(now):
+            beat = peer.heartbeat
+            if not self._peers.verified(peer, now):
+                if patient and beat.state in COUNTED_STATES:
+                    return
+            elif beat.state in SERVING_STATES or (
+                patient
+                and beat.state is State.JOINING
+                and peer.host < self.config.host_id
+                and not beat.conditions & HALTING
+            ):
+                return
+        me = self.config.host_id
+        made = self.map.successor(self._shares, [me], {me: self.config.weight}, self._next_version(now))
+        self._adopt(made, now, "no cluster is heard", made_here=True)
+
+    def _serving_peers(self, now: float) -> list[Peer]:
+        return [peer for peer in self._peers.all_verified(now) if peer.heartbeat.state in SERVING_STATES]
+
+    def _next_version(self, now: float) -> int:
+        return max([self.map.version, *(peer.heartbeat.map.version for peer in self._trusted(now))]) + 1
+
+    def _bury(self, now: float) -> None:
+        """Works out the map after deaths, as every survivor does."""
+        if self.state not in SERVING_STATES or self.conditions & HALTING:
+            return
+        dead = self._dead(now) & self.map.members
+        if not dead:
+            return
+        weights = {peer.host: peer.heartbeat.weight for peer in self._peers}
+        weights[self.config.host_id] = self.config.weight
+        made = convergence.without(self.map, dead, weights, self._shares)
+        names = ", ".join(str(host) for host in sorted(dead))
+        self._adopt(made, now, f"host {names} is dead", made_here=True)
+
+    def _lead(self, now: float) -> None:
+        """Makes the next map by plan, if we are the leader."""
+        if self.state not in SERVING_STATES or self.conditions & HALTING:
+            return
+        trusted = self._trusted(now)
+        me = self.config.host_id
+        lower = [
+            peer
+            for peer in trusted
+            if peer.host < me
+            and peer.host in self.map.members
+            and peer.heartbeat.state in SERVING_STATES
+            and not peer.heartbeat.conditions & HALTING
+        ]
+        if lower:
+            return
+        standings = self._standings(trusted, now)
+        self._note_departures(standings, now)
+        if not self._links_known(standings, now):
+            return
+        version = self._next_version(now)
+        made = convergence.planned(self.map, standings, self._shares, version)
+        rivals = self._rivals(trusted)
+        if made.same_assignment(self.map) and not rivals:
+            return
+        urgent = bool(self.map.members - made.members) or bool(self.map.hosts - made.hosts) or bool(rivals)
+        if not urgent and not self._all_follow(trusted, now):
+            return
+        if rivals:
+            self.outbox.put(SplitHealed(ours_stays=True, others=frozenset(rivals)))
+        self._adopt(made, now, _difference(self.map, made), made_here=True)
+
+    def _links_known(self, standings: Collection[Standing], now: float) -> bool:
+        """Whether it is sure which members do not hear each other: of a death they learn one after the other."""
+        members = [standing for standing in standings if not standing.joins and standing.state in COUNTED_STATES]
+        if len(convergence.hearing_each_other(members)) == len(members):
+            self._unlinked_since = None
+            return True
+        if self._unlinked_since is None:
+            self._unlinked_since = now
+        return now - self._unlinked_since >= LINK_PATIENCE * self.config.period
+
+    def _rivals(self, trusted: Collection[Peer]) -> set[int]:
+        """Hosts that hold on to a map which would go before ours, but should give way to it."""
+        return {
+            peer.host
+            for peer in trusted
+            if peer.heartbeat.map.rank > self.map.rank
+            and (
+                peer.heartbeat.state is State.JOINING
+                or (peer.host in peer.heartbeat.map.members and self._outbids(peer.heartbeat.map))
+            )
+        }
+
+    def _all_follow(self, trusted: Collection[Peer], now: float) -> bool:
+        if now - self._tenure.adopted_at >= SETTLING * self.config.period:
+            return True
+        if self._tenure.told.rank != self.map.rank:
+            return False
+        following = {peer.host for peer in trusted if peer.heartbeat.map.rank == self.map.rank}
+        return self.map.members <= following | {self.config.host_id} and not self._tenure.missing(self._dead(now))
+
+    def _standings(self, trusted: Collection[Peer], now: float) -> list[Standing]:
+        me = self.config.host_id
+        hears = frozenset(peer.host for peer in trusted)
+        waits = self._damping.waits
+        found = [Standing(me, self.state, self.conditions, self.config.weight, hears, waits(me, now))]
+        for peer in trusted:
+            beat = peer.heartbeat
+            joins = peer.host not in self.map.members
+            if joins and not self._ready(peer, now):
+                continue
+            found.append(
+                Standing(
+                    peer.host,
+                    beat.state,
+                    beat.conditions,
+                    beat.weight,
+                    beat.heard_anywhere,
+                    waits(peer.host, now),
+                    joins,
+                )
+            )
+        # Others hear it, we do not: whether it is to blame or we are, the map cannot have us both.
+        unheard = self.map.members - {standing.host for standing in found} - self._dead(now)
+        rolling = {peer.host: peer for peer in self._peers.all_verified(now) if self._judge.rolling_out(peer, now)}
+        for host in unheard:
+            differing = rolling.get(host)
+            if differing is not None:
+                beat = differing.heartbeat
+                found[0] = _hearing(found[0], host)
+                found.append(
+                    Standing(host, beat.state, beat.conditions, beat.weight, beat.heard_anywhere, waits(host, now))
+                )
+            else:
+                found.append(Standing(host, State.MEMBER, Condition(0), 0, None))
+        return found
+
+    def _ready(self, peer: Peer, now: float) -> bool:
+        """Whether one that is not counted in can be."""
+        beat = peer.heartbeat
+        return (
+            beat.state is State.JOINING
+            and not beat.conditions & HALTING
+            and beat.map.rank == self._tenure.told.rank
+            and now - peer.since >= LISTEN * self.config.period
+        )
+
+    def _note_departures(self, standings: Collection[Standing], now: float) -> None:
+        """Hosts that became unable to serve count as having left."""
+        able = {standing.host for standing in standings if not standing.conditions & UNABLE}
+        for standing in standings:
+            if standing.host in self._able_before and standing.conditions & UNABLE:
+                self._damping.departed(standing.host, now)
+        self._able_before = able
+
+    def _finish(self, now: float) -> None:
+        """Ends a drain, and a stop."""
+        since = now - self._state_since
+        if self.state is State.DRAINING:
+            given_away = not any(self.config.host_id in owners for owners in self.map.owners)
+            if (given_away and not self._tenure.dirty and self._slots is None) or since >= self.config.drain_timeout:
+                self._trigger(Trigger.EMPTY, now)
+        if self.state is State.LEAVING:
+            given_away = not any(self.config.host_id in owners for owners in self.map.owners)
+            if (given_away and self.is_converged(now)) or now - self._state_since >= 2 * self.config.detection:
+                self._trigger(Trigger.HANDED_OVER, now)
+                self._tenure.halt(keep_flows=False)
+
+    def _neighbours(self, now: float) -> Mapping[int, Neighbour]:
+        living = {peer.host for peer in self._peers.all_alive(now)} | self._peers.vouched(now)
+        found = {}
+        for peer in self._peers:
+            beat = peer.heartbeat
+            if peer.host in living:
+                reachable = not beat.conditions & UNREACHABLE and (beat.state in SERVING_STATES or beat.dirty != 0)
+                dirty = beat.dirty
+                if beat.map.rank != self.map.rank:
+                    # Others say that it has let go, but it has not told us yet in which buckets it keeps flows.
+                    served = frozenset().union(*beat.map.buckets_of(peer.host))
+                    dirty |= sum(1 << bucket for bucket in served)
+                found[peer.host] = Neighbour(reachable, dirty, beat.slots)
+        return found
+
+    def _trigger(self, trigger: Trigger, now: float) -> None:
+        before, self.state = self.state, after(self.state, trigger)
+        if self.state is not before:
+            self._state_since = now
+            self.outbox.put(StateChanged(before, self.state))
+
+    def _announce(self, now: float) -> None:
+        """Tells the others at once when what we have to say has changed."""
+        says = (
+            self.state,
+            self.conditions,
+            self.config.weight,
+            self.config.digest,
+            self._tenure.serving,
+            self._tenure.told.rank,
+            self._tenure.settled_version,
+            self._tenure.dirty,
+            self._slots,
+            [self._peers.heard_on(path, now) for path in range(len(self.config.paths))],
+        )
+        if says != self._said:
+            self._said = says
+            self._urgent = True
+        rank = self.map.rank
+        if rank != self._converged_rank and self.is_converged(now):
+            self._converged_rank = rank
+            self.outbox.put(Converged(self.map.version, self.map.members, self.map.owners[0][0]))
+
+
+def _sealers(config: MemberConfig) -> list[Sealer]:
+    return [Sealer(config.cluster_id, path.name, config.keys) for path in config.paths]
+
+
+def _says(beat: Heartbeat) -> tuple[object, ...]:
+    """What others draw conclusions from at once; counters, echoes and the like are looked at every period."""
+    return (
+        beat.state, beat.conditions, beat.serving, beat.weight, beat.digest, beat.map.rank, beat.confirmed, beat.heard,
+        beat.confirmers, beat.dirty, beat.slots,
+    )  # fmt: skip
+
+
+def _hearing(standing: Standing, host: int) -> Standing:
+    hears = (standing.hears or frozenset()) | {host}
+    return Standing(standing.host, standing.state, standing.conditions, standing.weight, hears, standing.waits)
+
+
+def _difference(old: BucketMap, new: BucketMap) -> str:
+    """What a planned map is for, in a few words."""
+    changes = []
+    for text, hosts in (
+        ("joins", new.members - old.members),
+        ("leaves", old.members - new.members),
+        ("can serve", (new.hosts - old.hosts) & old.members),
+        ("gives its buckets away", (old.hosts - new.hosts) & new.members),
+    ):
+        if hosts:
+            changes.append(f"host {', '.join(str(host) for host in sorted(hosts))} {text}")
+    return "; ".join(changes) or "shares changed"
