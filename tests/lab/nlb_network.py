@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -159,13 +160,14 @@ class Network:
             takeover=takeover,
             **more,
         )
-        if takeover:
-            host.command("ip", "link", "set", "eth0", "address", nic.cluster_mac.hex(":"))
         plan = BalancingPlan((nic,), tuple(rules), SEED, lease_ms=lease_ms)
         owned = Owned(1, tuple(share for _ in rules), share)
         with inside(host):
             filter_ = make()
             filter_.install(plan, owned)
+            if takeover:
+                # Behind the mask only: one frame with the cluster MAC as its source, and the switch has learned it.
+                command("ip", "link", "set", "eth0", "address", nic.cluster_mac.hex(":"))
             presence = Presence(nic, kernel_answers=filter_.answers)
         server = Server(number, host, nic, filter_, presence, plan, owned)
         self.servers.append(server)
@@ -364,6 +366,21 @@ class Sniffer:
                 return found
             if address[2] != 4:
                 found.append(frame)
+
+
+def deliver(send: Callable[[bytes], object], frames: Sequence[bytes], arrived: Callable[[], int]) -> None:
+    """Sends frames, each of which counts once in `arrived`, no faster than they are taken: the backlog of a CPU is
+    1000 packets, and a switch that floods makes several of each."""
+    for start in range(0, len(frames), 100):
+        chunk = frames[start : start + 100]
+        goal = arrived() + len(chunk)
+        for frame in chunk:
+            send(frame)
+        until("every packet's arrival", partial(_reached, arrived, goal))
+
+
+def _reached(count: Callable[[], int], goal: int) -> bool:
+    return count() >= goal
 
 
 def strangers(version: int, count: int, seed: int) -> list[tuple[Address, int]]:

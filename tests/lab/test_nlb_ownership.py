@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from portico.balancing.nlb.bpf import FastFilter
 from portico.balancing.nlb.filter import Filter, PortableFilter
 from portico.balancing.nlb.plan import Affinity, Mode, Rule
 
@@ -16,6 +17,7 @@ from .nlb_network import (
     PORT,
     Service,
     connect,
+    deliver,
     framed,
     network,
     owner_of,
@@ -25,7 +27,6 @@ from .nlb_network import (
     strangers,
     thirds,
     udp,
-    until,
     vip_for,
 )
 
@@ -34,7 +35,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 
-FILTERS: dict[str, Callable[[], Filter]] = {"nftables": PortableFilter}
+FILTERS: dict[str, Callable[[], Filter]] = {"nftables": PortableFilter, "eBPF": FastFilter}
 MODES: list[tuple[Mode, bool]] = [("unicast", False), ("unicast", True), ("multicast", False), ("igmp", False)]
 
 
@@ -54,12 +55,13 @@ def test_every_packet_is_accepted_by_exactly_one_server(
         client_mac, cluster_mac = net.mac(net.client), servers[0].nic.cluster_mac
         for version in (4, 6):
             clients = strangers(version, 10_000, 1)
+            frames = []
+            for source, port in clients:
+                vip = vip_for(source)
+                datagram = udp(source, vip, port, PORT, b"x")
+                frames.append(framed(client_mac, cluster_mac, packet(source, vip, 17, datagram)))
             with sender(net.client) as send:
-                for source, port in clients:
-                    vip = vip_for(source)
-                    datagram = udp(source, vip, port, PORT, b"x")
-                    send(framed(client_mac, cluster_mac, packet(source, vip, 17, datagram)))
-            until("every packet's arrival", lambda: sum(len(s.seen) for s in services) >= 10_000)
+                deliver(send, frames, lambda: sum(len(service.seen) for service in services))
             got = Counter(item for service in services for item in service.seen)
             assert got == Counter(clients), "a packet reached nobody, or two servers"
             wrong = [

@@ -9,9 +9,9 @@ At ingress, before anything of the machine has worked on the packet:
     rule    mark = BASE + rule * 4096 + slot of the client; the map of buckets says what becomes of it:
             own | dirty | dirty_held | quiet | quiet_held, see plan.Verdict; a slot not there is another server's
 
-The mark lives from there to here: the chains clear it before they accept. Only TCP of a dirty or quiet bucket keeps one,
-of another range, as far as `inet portico_nlb`, which asks the kernel for a socket instead of tracking connections: most
-servers balance thousands of flows that never move, and `ct` anywhere makes the kernel track every packet of the
+The mark lives from there to here: the chains clear it before they accept. Only TCP of a dirty or quiet bucket keeps
+one, of another range, as far as `inet portico_nlb`, which asks the kernel for a socket instead of tracking connections:
+most servers balance thousands of flows that never move, and `ct` anywhere makes the kernel track every packet of the
 machine.
 
 An "owner" is one map; replacing it is one transaction, so no packet sees half of a change.
@@ -236,11 +236,10 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
     yield from _hash(plan, n, version, plan.default_rule, "single")
     yield f"chain fragments{version}_{n} {{"
     for i, rule in rules:
-        if rule.mode == "disabled" and rule.ports != ALL_PORTS:
-            continue  # only some of the fragments would be its own, and none says so
-        if protocols := [p for p in ("tcp", "udp") if p in rule.protocols]:
-            target = _name(i, portless(rule.affinity), n, version)
-            yield f"{_to(rule, family)}meta l4proto {_set(protocols)} goto {target}"
+        # Only some of the fragments would be a rule's for some ports, and none says so: the first rule of the protocol
+        # takes them all, so that the fragments of a datagram meet.
+        if rule.mode != "disabled" or rule.ports == ALL_PORTS:
+            yield from _match(rule, i, n, family, fragments=True)
     yield f"goto {_name(plan.default_rule, 'single', n, version)}"
     yield "}"
     yield f"chain {chain}{n} {{"
@@ -255,22 +254,23 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
         yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
         yield f"exthdr frag exists goto fragments6_{n}"
     for i, rule in rules:
-        yield from _match(rule, i, n, family, version)
+        yield from _match(rule, i, n, family)
     yield f"goto {_name(plan.default_rule, 'single', n, version)}"
     yield "}"
 
 
-def _match(rule: Rule, i: int, n: int, family: str, version: int) -> Iterator[str]:
-    to = _to(rule, family)
+def _match(rule: Rule, i: int, n: int, family: str, *, fragments: bool = False) -> Iterator[str]:
+    to, version = _to(rule, family), 4 if family == "ip" else 6
     first, last = rule.ports
+    whole = _name(i, portless(rule.affinity), n, version)
     if protocols := [p for p in ("tcp", "udp") if p in rule.protocols]:
-        ports = "" if rule.ports == ALL_PORTS else f"th dport {first}-{last} "
-        yield f"{to}meta l4proto {_set(protocols)} {ports}goto {_name(i, rule.affinity, n, version)}"
-    target = _name(i, portless(rule.affinity), n, version)
+        ports = "" if fragments or rule.ports == ALL_PORTS else f"th dport {first}-{last} "
+        target = whole if fragments else _name(i, rule.affinity, n, version)
+        yield f"{to}meta l4proto {_set(protocols)} {ports}goto {target}"
     if "udp" in rule.protocols and first <= IKE_PORT <= last:
-        yield f"{to}meta l4proto esp goto {target}"
+        yield f"{to}meta l4proto esp goto {whole}"
     if "other" in rule.protocols:
-        yield f"{to}meta l4proto != {{ tcp, udp, esp }} goto {target}"
+        yield f"{to}meta l4proto != {{ tcp, udp, esp }} goto {whole}"
 
 
 def _hash(plan: BalancingPlan, n: int, version: int, rule: int, affinity: Affinity) -> Iterator[str]:
