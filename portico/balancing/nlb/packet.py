@@ -59,7 +59,11 @@ IGMP: tuple[Instruction, ...] = (
 
 
 class PacketSocket:
-    """An open packet socket, non-blocking."""
+    """An open packet socket, non-blocking.
+
+    Attributes:
+        mac: the interface's own hardware address.
+    """
 
     def __init__(self, interface: str, accept: Sequence[Instruction]) -> None:
         """Opens it with a classic BPF filter.
@@ -75,6 +79,7 @@ class PacketSocket:
                 self._attach(accept)
                 self._socket.setblocking(False)
                 self._socket.bind((interface, 3))  # ETH_P_ALL
+                self.mac: bytes = self._socket.getsockname()[4]
             except BaseException:
                 self._socket.close()
                 raise
