@@ -9,6 +9,7 @@
 #   make bench   measures the gateway beside others and rewrites docs/performance.md (ROUNDS=5, ONLY=ping,small)
 #   make bench-capacity  clients and Mbit/s a core beside DirectAccess's own figures; rewrites docs/capacity.md
 #   make soak    an hour at full load with churn, then a verdict (SOAK_SECONDS=3600; results in build/soak)
+#   make bpf     the eBPF program of load balancing, beside its source
 #   make wheel   dist/portico-*.whl: everything a server or a client needs, for machines without compilers
 #   make install installs it on this machine (PREFIX, default /opt/portico); make uninstall removes it
 #   make clean   removes what the other targets built in this directory
@@ -37,16 +38,17 @@ AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
 CARGO_ENV = PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
 RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find portico -name '*.py')
+BPF := portico/balancing/nlb/bpf/nlb
 
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
+.PHONY: help bpf wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-up: $(STAMPS)/lab $(STAMPS)/native | sudo
+up: $(STAMPS)/lab $(STAMPS)/native $(BPF).o | sudo
 	$(call say,Starting the lab "$(LAB)")
 	@$(AS_ROOT) $(PYTHON) -m portico lab up --name $(LAB) --servers $(SERVERS)
 
@@ -60,7 +62,7 @@ test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients $(BPF).o | sudo
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
@@ -108,6 +110,8 @@ soak: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo
 	$(call say,Soak of $(SOAK_SECONDS) s)
 	@$(AS_ROOT) $(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS)
 
+bpf: $(BPF).o
+
 wheel: $(STAMPS)/wheel
 
 install: $(STAMPS)/wheel $(STAMPS)/runtime | sudo
@@ -121,7 +125,7 @@ clean:
 	   echo "Labs are running ($$(ls /run/portico-lab | tr '\n' ' ')): make down first."; exit 1; fi
 	$(call say,Removing what was built here)
 	@rm -rf $(STAMPS) $(VENV) target build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@rm -f portico/_gateway*.so
+	@rm -f portico/_gateway*.so $(BPF).o
 	@find portico tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Pins every dependency with its hashes. Only for changing them; needs uv.
@@ -146,7 +150,7 @@ $(STAMPS)/build: requirements/debian.txt
 	@touch $@
 
 $(STAMPS)/lab: | $(STAMPS)/runtime
-$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test: $(STAMPS)/%: requirements/debian.txt
+$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bpf: $(STAMPS)/%: requirements/debian.txt
 	$(call say,Debian packages for the $*)
 	@mkdir -p $(STAMPS)
 	@$(SETUP)/debian-packages.sh $*
@@ -183,6 +187,11 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 	   --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# One object for every kernel and processor of this byte order: servers that install the wheel need no compiler.
+$(BPF).o: $(BPF).c $(STAMPS)/bpf
+	$(call say,eBPF program of load balancing)
+	@clang -O2 -g -Wall -Werror -target bpf -I/usr/include/$$(uname -m)-linux-gnu -c $< -o $@
+
 # The crowd of clients for scenarios, as `cargo test` builds it.
 $(STAMPS)/clients: $(STAMPS)/cargo $(RUST_SOURCES)
 	$(call say,Program that plays thousands of clients)
@@ -195,7 +204,7 @@ $(STAMPS)/crowd: $(STAMPS)/cargo $(RUST_SOURCES)
 	@$(CARGO_ENV) cargo build --locked --release --example clients
 	@touch $@
 
-$(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) pyproject.toml README.md
+$(STAMPS)/wheel: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) $(PYTHON_SOURCES) $(BPF).o pyproject.toml README.md
 	$(call say,Wheel in dist/ (release build; the first one takes some minutes))
 	@rm -f dist/portico-*.whl
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(CARGO_ENV) $(VENV)/bin/maturin build --locked --release --out dist

@@ -1,0 +1,1 @@
+"""Spreading clients over the servers of a cluster."""

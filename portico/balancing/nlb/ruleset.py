@@ -1,0 +1,302 @@
+"""The portable filter as nftables text: tables `netdev portico_nlb` and, while TCP connections are being handed over,
+`inet portico_nlb`. Pure.
+
+At ingress, before anything of the machine has worked on the packet:
+
+    in      to a VIP? -> four, six.  To a client, framed for the cluster? -> clients.  Everything else is not touched.
+    four    packet type, lease, ICMP errors (they come from routers, so every server takes them), then the first port
+            rule that fits -> rule
+    rule    mark = BASE + rule * 4096 + slot of the client; the map of buckets says what becomes of it:
+            own | dirty | dirty_held | quiet | quiet_held, see plan.Verdict; a slot not there is another server's
+
+The mark lives from there to here: the chains clear it before they accept. Only TCP of a dirty or quiet bucket keeps
+one, of another range, as far as `inet portico_nlb`, which asks the kernel for a socket instead of tracking connections:
+most servers balance thousands of flows that never move, and `ct` anywhere makes the kernel track every packet of the
+machine.
+
+An "owner" is one map; replacing it is one transaction, so no packet sees half of a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv6Address
+
+from portico.balancing.nlb import mac
+from portico.balancing.nlb.plan import (
+    ALL_PORTS,
+    IKE_PORT,
+    SLOTS,
+    Affinity,
+    BalancingPlan,
+    NicPlan,
+    Owned,
+    Rule,
+)
+
+TABLE = "portico_nlb"
+
+BASE = 0x4E00_0000
+"""Marks of packets on their way through the ingress chains; 0, what unmarked packets carry, is none of them."""
+RULE_STRIDE = 0x1000
+TRACKED = 0x4E40_0000
+"""Marks of TCP packets that need a socket: TRACKED + interface * 16 + _DIRTY or _QUIET."""
+_DIRTY, _QUIET = 1, 2
+
+BEFORE_EVERYTHING = -300
+BEFORE_STEERING = -175
+"""Priority of the prerouting hook: behind connection tracking (-200), should somebody use it, and before routing marks
+(mangle, -150) which others set and which ours must not be taken for."""
+
+COUNTERS = (
+    "seen",
+    "accepted",
+    "errors",
+    "kept",
+    "clients",
+    "foreign",
+    "lease",
+    "disabled",
+    "hushed",
+    "elsewhere",
+    "stray",
+)
+"""Per interface, each with the interface's number behind its name. See filter.Counters for their meaning."""
+
+_KEY: dict[tuple[Affinity, int], str] = {
+    ("single", 4): "ip saddr",
+    ("single", 6): "ip6 saddr",
+    ("network", 4): "ip saddr & 255.255.255.0",
+    ("network", 6): "ip6 saddr & ffff:ffff:ffff:ffff::",
+    ("none", 4): "ip saddr . th sport",
+    ("none", 6): "ip6 saddr . th sport",
+}
+
+
+def render(plan: BalancingPlan, owned: Owned, clients: Iterable[IPv6Address] = ()) -> str:
+    """The transaction that installs or replaces everything. No packet passes between the old and the new."""
+    lines = [
+        f"table netdev {TABLE}",
+        f"delete table netdev {TABLE}",
+        f"table netdev {TABLE} {{",
+        "set alive { type ifname; flags timeout; }",
+    ]
+    if plan.client_prefix is not None and plan.server_prefix is None:
+        lines.append(f"set clients {{ type ipv6_addr; size {plan.max_clients}; }}")
+    for number, nic in enumerate(plan.nics):
+        lines += _interface(plan, number, nic)
+    lines.append("}")
+    lines += tracking(plan, owned, installed=True)
+    lines += ownership(plan, owned, flush=False)
+    lines.append(renewal(plan, flush=False))
+    lines += client_changes(clients, ())
+    return "\n".join(lines) + "\n"
+
+
+def removal() -> str:
+    """The transaction that removes both tables."""
+    return "".join(f"table {f} {TABLE}\ndelete table {f} {TABLE}\n" for f in ("netdev", "inet"))
+
+
+def renewal(plan: BalancingPlan, *, flush: bool = True) -> str:
+    """Extends the lease. The element goes and comes back because older kernels cannot change a timeout in place."""
+    elements = ", ".join(f'"{nic.interface}" timeout {plan.lease_ms}ms' for nic in plan.nics)
+    text = f"add element netdev {TABLE} alive {{ {elements} }}\n"
+    return f"flush set netdev {TABLE} alive\n{text}" if flush else text
+
+
+def surrender() -> str:
+    """Ends the lease now."""
+    return f"flush set netdev {TABLE} alive\n"
+
+
+def ownership(plan: BalancingPlan, owned: Owned, *, flush: bool = True) -> list[str]:
+    """The commands that replace the maps of buckets."""
+    lines = []
+    for number in range(len(plan.nics)):
+        if flush:
+            lines.append(f"flush map netdev {TABLE} buckets{number}")
+        elements = [
+            f"{BASE + rule * RULE_STRIDE + first:#x}-{BASE + rule * RULE_STRIDE + last:#x} : goto {verdict}{number}"
+            for rule, share in enumerate(owned.shares(plan))
+            for first, last, verdict in share.verdicts()
+        ]
+        if elements:
+            lines.append(f"add element netdev {TABLE} buckets{number} {{ {', '.join(elements)} }}")
+    return lines
+
+
+def needs_tracking(owned: Owned) -> bool:
+    """Whether TCP connections are being handed over."""
+    return any(share.dirty or share.quiet for share in (*owned.rules, owned.default))
+
+
+def tracking(plan: BalancingPlan, owned: Owned, *, installed: bool) -> list[str]:
+    """The commands that make `inet portico_nlb` what the shares need: there while anything is handed over."""
+    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}"] if installed else []
+    if not needs_tracking(owned):
+        return lines
+    lines += [
+        f"table inet {TABLE} {{",
+        *(f"counter {name}{n} {{ }}" for n in range(len(plan.nics)) for name in ("kept", "hushed")),
+        f"chain settle {{ type filter hook prerouting priority {BEFORE_STEERING}; policy accept;",
+        f"meta mark & 0xffffff00 != {TRACKED:#x} accept",
+    ]
+    numbers = range(len(plan.nics))
+    lines += [f"meta mark {_tracked(n, kind):#x} goto {name}{n}" for n in numbers for kind, name in _KINDS]
+    lines.append("}")
+    for number in numbers:
+        # A socket with a peer, one that only listens, and what has no full socket: half open, or in TIME-WAIT.
+        found = [
+            f"socket wildcard 0 counter name kept{number} accept",
+            f"socket wildcard 1 counter name hushed{number} drop",
+            f"socket transparent {{ 0, 1 }} counter name kept{number} accept",
+            f"counter name hushed{number} drop",
+            "}",
+        ]
+        begins = "tcp flags & (syn | ack) == syn"
+        lines += [f"chain dirty{number} {{", "meta mark set 0", f"{begins} counter name hushed{number} drop", *found]
+        lines += [f"chain quiet{number} {{", "meta mark set 0", f"{begins} counter name kept{number} accept", *found]
+    lines.append("}")
+    return lines
+
+
+_KINDS = ((_DIRTY, "dirty"), (_QUIET, "quiet"))
+
+
+def client_changes(add: Iterable[IPv6Address], remove: Iterable[IPv6Address]) -> list[str]:
+    """The commands that change the set of held clients. Those to remove must be in it, or the kernel refuses."""
+    lines = []
+    for verb, addresses in (("delete", list(remove)), ("add", list(add))):
+        for start in range(0, len(addresses), 1000):
+            chunk = ", ".join(map(str, addresses[start : start + 1000]))
+            lines.append(f"{verb} element netdev {TABLE} clients {{ {chunk} }}")
+    return lines
+
+
+def portless(affinity: Affinity) -> Affinity:
+    """How packets without ports (ESP, fragments, ICMP) are hashed under a rule."""
+    return "single" if affinity == "none" else affinity
+
+
+def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
+    cluster = mac.text(nic.cluster_mac)
+    yield from (f"counter {name}{n} {{ }}" for name in COUNTERS)
+    yield f"map buckets{n} {{ type mark : verdict; flags interval; }}"
+    versions = [version for version in (4, 6) if nic.has(version)]
+    yield from _verdicts(n)
+    for version in versions:
+        yield from _rules(plan, n, nic, version)
+    yield f"chain clients{n} {{"
+    if plan.client_prefix is not None:
+        yield "meta pkttype set host"
+        yield f"iifname != @alive counter name lease{n} drop"
+        held = "@clients" if plan.server_prefix is None else str(plan.server_prefix)
+        yield f"ip6 daddr {held} counter name clients{n} accept"
+        yield f"counter name elsewhere{n} drop"
+    yield "}"
+    yield f"chain in{n} {{"
+    yield f'type filter hook ingress device "{nic.interface}" priority {BEFORE_EVERYTHING}; policy accept;'
+    for version in versions:
+        family, chain = ("ip", "four") if version == 4 else ("ip6", "six")
+        targets = [item for item in (*nic.vips, *nic.behind) if item.version == version]
+        yield f"{family} daddr vmap {{ {', '.join(f'{target} : goto {chain}{n}' for target in targets)} }}"
+    if plan.client_prefix is not None and nic.side == "internal":
+        yield f"ether daddr {cluster} ip6 daddr {plan.client_prefix} goto clients{n}"
+    if nic.takeover:
+        # All servers have this hardware address. A router among them would pass on what is for another, and the others
+        # what it passed on: one ping came back 128 times.
+        for version, family in ((4, "ip"), (6, "ip6")):
+            own = ", ".join(str(address) for address in nic.own if address.version == version)
+            other = f"{family} daddr != {{ {own} }}" if own else f"meta protocol {family}"
+            yield f"ether daddr {cluster} {other} counter name stray{n} drop"
+    yield "}"
+    if nic.takeover:
+        yield f'chain out{n} {{ type filter hook egress device "{nic.interface}" priority 0; policy accept;'
+        yield f"ether saddr {cluster} ether saddr set {mac.text(nic.source_mac)}"
+        yield "}"
+
+
+def _verdicts(n: int) -> Iterator[str]:
+    dirty, quiet = (f"meta l4proto tcp meta mark set {_tracked(n, kind):#x} accept" for kind in (_DIRTY, _QUIET))
+    foreign = f"counter name foreign{n} drop"
+    yield f"chain own{n} {{ meta mark set 0 counter name accepted{n} accept; }}"
+    yield f"chain dirty{n} {{ {dirty}; {foreign}; }}"
+    yield f"chain dirty_held{n} {{ {dirty}; goto own{n}; }}"
+    yield f"chain quiet{n} {{ {quiet}; goto own{n}; }}"
+    yield f"chain quiet_held{n} {{ {quiet}; {foreign}; }}"
+
+
+def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[str]:
+    family, chain = ("ip", "four") if version == 4 else ("ip6", "six")
+    rules = [(i, rule) for i, rule in enumerate(plan.rules) if rule.vip is None or rule.vip.version == version]
+    for i, rule in rules:
+        for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
+            yield from _hash(plan, n, version, i, affinity)
+    yield from _hash(plan, n, version, plan.default_rule, "single")
+    yield f"chain fragments{version}_{n} {{"
+    for i, rule in rules:
+        # Only some of the fragments would be a rule's for some ports, and none says so: the first rule of the protocol
+        # takes them all, so that the fragments of a datagram meet.
+        if rule.mode != "disabled" or rule.ports == ALL_PORTS:
+            yield from _match(rule, i, n, family, fragments=True)
+    yield f"goto {_name(plan.default_rule, 'single', n, version)}"
+    yield "}"
+    yield f"chain {chain}{n} {{"
+    yield f"ether daddr {mac.text(nic.cluster_mac)} counter name seen{n} meta pkttype set host"
+    yield f"iifname != @alive counter name lease{n} drop"
+    if version == 4:
+        types = "{ destination-unreachable, time-exceeded, parameter-problem }"
+        yield f"icmp type {types} counter name errors{n} accept"
+        yield f"ip frag-off & 0x3fff != 0 goto fragments4_{n}"
+    else:
+        yield f"icmpv6 type {{ 1, 2, 3, 4 }} counter name errors{n} accept"
+        yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
+        yield f"exthdr frag exists goto fragments6_{n}"
+    for i, rule in rules:
+        yield from _match(rule, i, n, family)
+    yield f"goto {_name(plan.default_rule, 'single', n, version)}"
+    yield "}"
+
+
+def _match(rule: Rule, i: int, n: int, family: str, *, fragments: bool = False) -> Iterator[str]:
+    to, version = _to(rule, family), 4 if family == "ip" else 6
+    first, last = rule.ports
+    whole = _name(i, portless(rule.affinity), n, version)
+    if protocols := [p for p in ("tcp", "udp") if p in rule.protocols]:
+        ports = "" if fragments or rule.ports == ALL_PORTS else f"th dport {first}-{last} "
+        target = whole if fragments else _name(i, rule.affinity, n, version)
+        yield f"{to}meta l4proto {_set(protocols)} {ports}goto {target}"
+    if "udp" in rule.protocols and first <= IKE_PORT <= last:
+        yield f"{to}meta l4proto esp goto {whole}"
+    if "other" in rule.protocols:
+        yield f"{to}meta l4proto != {{ tcp, udp, esp }} goto {whole}"
+
+
+def _hash(plan: BalancingPlan, n: int, version: int, rule: int, affinity: Affinity) -> Iterator[str]:
+    yield f"chain {_name(rule, affinity, n, version)} {{"
+    if rule < len(plan.rules) and plan.rules[rule].mode == "disabled":
+        yield f"counter name disabled{n} drop"
+    else:
+        offset = BASE + rule * RULE_STRIDE
+        key = _KEY[affinity, version]
+        yield f"meta mark set jhash {key} mod {SLOTS} seed {plan.seed:#x} offset {offset:#x}"
+        yield f"meta mark vmap @buckets{n}"
+        yield f"counter name foreign{n} drop"
+    yield "}"
+
+
+def _to(rule: Rule, family: str) -> str:
+    return f"{family} daddr {rule.vip} " if rule.vip is not None else ""
+
+
+def _name(rule: int, affinity: Affinity, n: int, version: int) -> str:
+    return f"rule{rule}_{affinity}{version}_{n}"
+
+
+def _set(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
+
+
+def _tracked(n: int, kind: int) -> int:
+    return TRACKED + n * 16 + kind
