@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
+UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 SERVICES = ["portico-server.service", "portico-client.service"]
 
 EXPOSURE = 2.6
