@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ class Parent:
         self.thread = threading.Thread(target=serve, args=arguments)
         self.thread.start()
         self.say(0, "start", config={})
-        assert self.hear() == {"id": 0, "ok": True, "result": None}
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert self.hear() == {"id": 0, "ok": True, "result": {"descriptors": limit}}
 
     def say(self, number: int, op: str, **fields: Any) -> None:
         self._socket.sendall(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
