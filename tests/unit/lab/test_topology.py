@@ -11,9 +11,9 @@ import pytest
 from portico.errors import InvalidInput
 from portico.lab import state as lab_state
 from portico.lab import topology, wait
+from portico.lab.deployment import check
 from portico.lab.links import mac, port
 from portico.lab.services import START
-from portico.lab.deployment import check
 from portico.lab.state import LabState, checked_name
 from portico.lab.summary import path_of
 from portico.lab.topology import Switch, Topology
