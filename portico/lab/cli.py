@@ -17,6 +17,7 @@ from portico.lab.console import console as shell
 from portico.lab.console import replace_with
 from portico.lab.hosts import LabFailure
 from portico.lab.lab import Lab, check_prerequisites, destroy
+from portico.lab.links import SWITCH
 from portico.lab.topology import MAX_CLIENTS, MAX_SERVERS, Switch, build, one_server
 from portico.management.cli import output
 
@@ -145,7 +146,7 @@ def status(name: Name = "portico", as_json: output.Json = False) -> None:
                 "about": computer.about,
             }
         )
-    wrong = switch.faults(lab.state)
+    wrong = switch.faults(lab.state) if lab.host(SWITCH).alive else []
     document = {
         "name": name,
         "started": lab.state.started,

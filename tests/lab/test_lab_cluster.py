@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +148,23 @@ def test_a_frozen_host_can_lose_its_power(three_servers: Lab) -> None:
     assert "frozen" in subprocess.run(status, capture_output=True, text=True, check=True).stdout
     three_servers.restart("da2")
     assert three_servers.host("da2").output("echo", "back") == "back"
+
+
+def test_the_command_line_freezes_thaws_and_loads(three_servers: Lab) -> None:
+    def portico(*words: str) -> Any:
+        command = [sys.executable, "-m", "portico", "lab", *words, "--name", three_servers.name, "--json"]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    da2 = three_servers.host("da2")
+    assert portico("freeze", "da2")["processes"] == len(faults.processes(da2))
+    assert {row["host"]: row["state"] for row in portico("status")["hosts"]}["da2"] == "frozen"
+    portico("thaw", "da2")
+    assert portico("load", "da2", "--seconds", "0.1")["seconds"] == 0.1
+    with switch.partition(three_servers.state, ["da1"], ["da2"], "inet") as fault:
+        assert portico("status")["faults"] == [fault.what]
+    status = portico("status")
+    assert (status["servers"], status["clients"], status["faults"]) == ([*SERVERS], ["client1", "client2"], [])
+    assert "frozen" not in {row["state"] for row in status["hosts"]}
 
 
 def test_a_killed_process_is_started_again_where_the_host_does_so(three_servers: Lab) -> None:

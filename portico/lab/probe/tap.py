@@ -101,7 +101,7 @@ class Tap:
     def _listen(self) -> None:
         try:
             while True:
-                ready, _, _ = select.select([self._socket, self._stop], [], [])
+                ready, _, _ = select.select([self._socket.fileno(), self._stop], [], [])
                 while (received := self._frame()) is not None:
                     self._count(*received)
                 if self._stop in ready:

@@ -68,11 +68,8 @@ def test_only_documentation_and_private_addresses(built: Topology) -> None:
         for card in host.interfaces:
             for parsed in card.parsed():
                 assert any(parsed.ip in network for network in allowed)
-        for prefix in host.owns:
-            assert any(
-                ip_network(prefix).version == network.version and ip_network(prefix).subnet_of(network)
-                for network in allowed
-            )  # type: ignore[arg-type]
+        for owned in map(ip_network, host.owns):
+            assert any(owned[0] in network and owned[-1] in network for network in allowed)
 
 
 def test_a_lab_of_one_server_has_no_more_hosts_than_it_needs() -> None:
