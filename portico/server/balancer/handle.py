@@ -1,0 +1,222 @@
+"""What the agent has of the balancer: settings in, health and tunnels in, events and status out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from portico.child import Begun, Program, Start
+from portico.errors import NotFound, PorticoError, Unavailable
+from portico.server.balancer.plans import Assignment, Secrets, assignment
+from portico.settings.model import Settings
+from portico.spawned import SpawnedChild, child_environment
+from portico.supervisor import ChildState, Supervisor
+
+log = logging.getLogger("portico.balancer")
+
+MODULE = "portico.server.balancer.process"
+START_TIMEOUT = 15.0
+_RESYNC = 30.0
+"""Seconds between full lists of the tunnels: what events lost, this finds."""
+
+
+class Kin:
+    """Starts children under the agent's own account; they give away themselves what they do not need.
+
+    They outlive the agent by the moment that it takes to say goodbye to the other servers, so nothing ends them with
+    it but the end of their channel.
+    """
+
+    awaited = ""
+
+    async def available(self) -> None:
+        """Always."""
+
+    async def begin(self, program: Program, start: Start) -> Begun:
+        """Raises OSError: no process can be had."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    program.module,
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    close_fds=True,
+                    env=child_environment(),
+                    cwd="/",
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return Begun(SpawnedChild(process), ours, start.fds)
+
+
+class Balancer:
+    """The agent's handle. Does nothing while load balancing is not configured.
+
+    Args:
+        sessions: the gateway's tunnels, each {session, addresses, ...}.
+        spawn: runs a coroutine in the background and keeps it from being collected.
+    """
+
+    def __init__(
+        self,
+        sessions: Callable[[], Awaitable[list[dict[str, Any]]]],
+        spawn: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self._sessions = sessions
+        self._spawn = spawn
+        self._told: Assignment | None = None
+        self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=65_536)
+        self._resync = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        program = Program("balancer", MODULE, heartbeat="status", heartbeat_interval=2.0, heartbeat_timeout=5.0)
+        self.supervisor = Supervisor(program, self._prepare, self._event, self._changed, source=Kin())
+
+    @property
+    def configured(self) -> bool:
+        return self._told is not None
+
+    async def apply(self, local: Settings, revision: int, secrets: Secrets | None) -> None:
+        """Balances as the settings say; stops when they do not.
+
+        Raises:
+            PorticoError: it cannot; what was before goes on.
+        """
+        if local.load_balancing is None:
+            await self.stop()
+            return
+        if secrets is None:
+            raise Unavailable(
+                "Load balancing cannot begin",
+                why="this server has no secrets of the cluster",
+                resolution="Join it again: portico server join",
+                code="CLUSTER_SECRETS_MISSING",
+            )
+        told = assignment(local, revision, secrets)
+        former, self._told = self._told, told
+        try:
+            if self.supervisor.state is ChildState.RUNNING:
+                await self.supervisor.request("configure", config=told.as_config())
+            else:
+                self.supervisor.start()
+                await self.supervisor.wait_ready(START_TIMEOUT)
+        except PorticoError:
+            self._told = former
+            raise
+        if self._pump is None:
+            self._pump = asyncio.create_task(self._feed(), name="feed the balancer")
+
+    async def stop(self) -> None:
+        """Gives the buckets away and ends the process."""
+        self._told = None
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+            self._pump = None
+        await self.supervisor.stop()
+
+    async def health(self, ok: bool, why: str = "") -> None:
+        """Whether clients are served here; not told twice."""
+        if (ok, why) == self._health:
+            return
+        self._health = (ok, why)
+        await self._tell("health", ok=ok, why=why)
+
+    def gateway_event(self, event: dict[str, Any]) -> None:
+        """Takes an event of the gateway. Does not block; what does not fit is found by the next full list."""
+        name = event.get("event")
+        if self._told is None or name not in ("session_address", "session_down", "gateway_started"):
+            return
+        if name == "gateway_started":
+            self._resync.set()
+            return
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self._resync.set()
+
+    async def command(self, name: str) -> None:
+        """start, stop, drain, suspend or resume of this server.
+
+        Raises:
+            NotFound: load balancing is not configured.
+            ChildError: it makes no sense now.
+            Unavailable: the process does not run.
+        """
+        self._must_be_configured()
+        await self.supervisor.request("command", name=name)
+
+    async def status(self) -> dict[str, Any]:
+        """Everything about this server's part and the others as seen from here. Raises as `command`."""
+        self._must_be_configured()
+        found = await self.supervisor.request("status")
+        return found if isinstance(found, dict) else {}
+
+    def _must_be_configured(self) -> None:
+        if self._told is None:
+            raise NotFound(
+                "There is no cluster",
+                why="load balancing is not enabled",
+                resolution="Enable it: portico lb enable",
+                code="NO_CLUSTER",
+            )
+
+    def _prepare(self) -> Start:
+        if self._told is None:
+            raise Unavailable("Load balancing cannot begin", why="it is not configured")
+        return Start(self._told.as_config())
+
+    def _changed(self, state: ChildState, reason: str) -> None:
+        log.info("balancer=%s%s", state.value, f" reason={reason!r}" if reason else "")
+        if state is ChildState.RUNNING:
+            ok, why = self._health
+            self._spawn(self._tell("health", ok=ok, why=why))
+            self._resync.set()
+
+    def _event(self, event: dict[str, Any]) -> None:
+        # The process writes its own log; this is for whoever counts.
+        log.debug("event=%s", event)
+
+    async def _tell(self, op: str, **fields: Any) -> None:
+        if self.supervisor.state is not ChildState.RUNNING:
+            return  # its successor is told everything
+        try:
+            await self.supervisor.request(op, **fields)
+        except PorticoError as error:
+            log.warning("balancer op=%s lost: %s", op, error)
+
+    async def _feed(self) -> None:
+        """Tells the balancer of tunnels, one after the other, and of all of them every now and then."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            if self._resync.is_set() or loop.time() >= due:
+                self._resync.clear()
+                while not self._queue.empty():
+                    self._queue.get_nowait()
+                with contextlib.suppress(PorticoError):
+                    found = await self._sessions()
+                    listed = [(int(one["session"]), list(one.get("addresses", ()))) for one in found]
+                    await self._tell("sessions", sessions=listed)
+                due = loop.time() + _RESYNC
+            try:
+                async with asyncio.timeout(0.5):
+                    event = await self._queue.get()
+            except TimeoutError:
+                continue
+            if event["event"] == "session_address":
+                await self._tell("session_address", session=event["session"], address=event["address"])
+            else:
+                await self._tell("session_down", session=event["session"])

@@ -1,0 +1,480 @@
+"""The balancer's loop: sockets, clock and kernel around one member of the cluster.
+
+Everything happens in one thread, on one loop, and nothing in it waits for anything but the loop itself: a heartbeat
+that is late by three periods costs this server its buckets, as it should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from portico.balancing.nlb.bpf import FastFilter
+from portico.balancing.nlb.filter import Filter, PortableFilter
+from portico.balancing.nlb.igmp import Membership
+from portico.balancing.nlb.packet import IGMP, PacketSocket
+from portico.balancing.nlb.plan import BalancingPlan, NicPlan
+from portico.balancing.nlb.presence import Presence
+from portico.cluster.core import Member
+from portico.cluster.events import Event, OwnershipChanged, Refused
+from portico.cluster.heartbeat import FrameCount
+from portico.cluster.states import Condition, IllegalTransition, State
+from portico.errors import Conflict, PorticoError, Unavailable
+from portico.server.balancer import plans
+from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
+from portico.server.balancer.plans import Assignment
+
+log = logging.getLogger("portico.balancer")
+
+COUNT_INTERVAL = 0.2
+"""Seconds between looks at the counters: deafness is found within two seconds."""
+STEPS = 64
+"""Turns of the member's wheel before the loop gets its turn; each has something to say or to do."""
+REMEMBERED_EVENTS = 200
+GOODBYE = 1.0
+"""Seconds in which a server that stops waits for the others to take over what it had."""
+
+_COMMANDS: dict[str, Callable[[Member, float], None]] = {
+    "start": Member.start,
+    "stop": Member.stop,
+    "drain": Member.drain,
+    "suspend": Member.suspend,
+    "resume": Member.resume,
+}
+_WANTED = {"started": "start", "stopped": "stop", "suspended": "suspend"}
+
+
+class Shell:
+    """One server's part in its cluster.
+
+    Args:
+        tell: gets events as JSON data: {"event": "cluster", "kind": ..., ...}.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._told: Assignment | None = None
+        self._plan: BalancingPlan | None = None
+        self._member: Member | None = None
+        self._filter: Filter | None = None
+        self._why_portable = ""
+        self._links: list[PathLink] = []
+        self._presences: list[Presence] = []
+        self._groups: list[tuple[PacketSocket, Membership]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._counting: asyncio.TimerHandle | None = None
+        self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
+        self._clients: dict[int, set[IPv6Address]] = {}
+        self._overflow = 0
+        self._remembered: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_EVENTS)
+        self._counters: dict[str, Any] = {}
+        self._broken: PorticoError | None = None
+        self._left = asyncio.Event()
+        """The others have what this server had, and it has stopped."""
+
+    # What it is told
+
+    def configure(self, told: Assignment) -> None:
+        """Works by this from now on; the first time it begins.
+
+        Raises:
+            PorticoError: it cannot; what was before goes on.
+        """
+        former = self._told
+        now = self._loop.time()
+        config = plans.member_config(told)
+        macs = {interface: _mac(interface) for interface, _ in told.interfaces}
+        plan = plans.balancing_plan(told, macs)
+        moved = former is None or _place(former) != _place(told)
+        if self._member is not None and moved and config.host_id != self._member.config.host_id:
+            raise Conflict(
+                "The host priority of a running server cannot be changed",
+                why=f"it is {self._member.config.host_id} and would be {config.host_id}",
+                resolution="Stop the server first: portico cluster stop",
+            )
+        if self._member is None:
+            self._member = Member(config, boot=int(time.time() * 1000), nonce=secrets.randbits(64), now=now)
+            self._member.local_health(*self._health, now)
+        if moved:
+            self._open(told, plan)
+        elif plan != self._plan:
+            self._reinstall(told, plan)
+        self._told, self._plan = told, plan
+        if config != self._member.config:
+            self._member.configure(config, now)
+        if former is None or former.own.state != told.own.state:
+            # What was commanded since the settings last said something else stands.
+            with suppress(IllegalTransition):
+                self.command(_WANTED[told.own.state])
+        self._turn()
+        if self._counting is None:
+            self._count()
+
+    def command(self, name: str) -> None:
+        """start, stop, drain, suspend or resume. Raises Conflict when that makes no sense now."""
+        member = self._running()
+        if name not in _COMMANDS:
+            raise Conflict(f"There is no command {name}", why=f"there are {', '.join(_COMMANDS)}")
+        try:
+            _COMMANDS[name](member, self._loop.time())
+        except IllegalTransition as error:
+            resolution = "Resume it first" if member.state is State.SUSPENDED else ""
+            raise Conflict("The server does not do that now", why=str(error), resolution=resolution) from None
+        log.info("command=%s state=%s", name, member.state.name)
+        self._turn()
+
+    def health(self, ok: bool, why: str) -> None:
+        """Whether clients are served here, as the agent sees it."""
+        self._health = (ok, why)
+        if self._member is not None:
+            self._member.local_health(ok, why, self._loop.time())
+            self._turn()
+
+    def sessions(self, sessions: Iterable[tuple[int, Iterable[str]]]) -> None:
+        """All tunnels that there are with their addresses, in place of what was known."""
+        before = self._held()
+        self._clients = {number: {IPv6Address(text) for text in addresses} for number, addresses in sessions}
+        after = self._held()
+        self._change_clients(after - before, before - after)
+
+    def session_address(self, session: int, address: str) -> None:
+        """A tunnel has one more address."""
+        client = IPv6Address(address)
+        self._clients.setdefault(session, set()).add(client)
+        self._change_clients({client}, set())
+
+    def session_down(self, session: int) -> None:
+        """A tunnel is gone, and its addresses with it, but those that another tunnel has taken over."""
+        gone = self._clients.pop(session, set())
+        self._change_clients(set(), gone - self._held() if gone else gone)
+
+    async def leave(self, *, remove: bool) -> None:
+        """Gives everything away, waits a moment until others have it, and closes.
+
+        Args:
+            remove: take the filter out of the kernel too. Without it, frames for the VIPs are dropped until a successor
+                installs its own: nothing answers for a service that is not there.
+        """
+        member = self._member
+        if member is not None and self._filter is not None:
+            with suppress(PorticoError):
+                self._filter.surrender()
+            with suppress(IllegalTransition):
+                member.stop(self._loop.time())
+            self._turn()
+            if member.state is State.LEAVING:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GOODBYE):
+                        await self._left.wait()
+        self._close(remove=remove)
+
+    # What it shows
+
+    def status(self) -> dict[str, Any]:
+        """Everything about this server's part, and the others as seen from here."""
+        member, told = self._member, self._told
+        if member is None or told is None:
+            return {"state": "Stopped", "servers": []}
+        now = self._loop.time()
+        names = told.names
+        members = {view.host: view for view in member.members(now)}
+        servers = []
+        for priority, name in sorted(names.items()):
+            view = members.get(priority)
+            servers.append(
+                {
+                    "name": name,
+                    "priority": priority,
+                    "state": view.windows_state.value if view is not None else None,
+                    "conditions": _conditions(view.conditions) if view is not None else [],
+                    "weight": view.weight if view is not None else None,
+                    "buckets": list(view.buckets) if view is not None else [],
+                    "paths": [member.config.paths[number].name for number in view.paths] if view is not None else [],
+                    "silence_seconds": round(view.silence, 3) if view is not None else None,
+                }
+            )
+        ownership = member.ownership
+        return {
+            "name": told.own.name,
+            "priority": told.own.priority,
+            "converged": member.is_converged(now),
+            "map_version": member.map.version,
+            "servers": servers,
+            "rules": [
+                {
+                    "rule": "default" if rule.rule is None else str(rule.rule),
+                    "owners": list(rule.owners),
+                    "owned": len(rule.owned),
+                    "dirty": len(rule.dirty),
+                    "quiet": len(rule.quiet),
+                    "orphaned": len(rule.orphaned),
+                }
+                for rule in ownership.rules
+            ],
+            "mode": told.balancing.mode,
+            "filter": self._filter.name if self._filter is not None else None,
+            "filter_why": self._why_portable,
+            "clients": len(self._held()),
+            "clients_over_limit": self._overflow,
+            "counters": self._counters,
+            "unsent": [link.failed for link in self._links],
+            "problem": str(self._broken) if self._broken is not None else None,
+            "events": list(self._remembered),
+        }
+
+    # The wheel
+
+    def _turn(self) -> None:
+        """Lets the member do everything that it can do now, and sets the clock for what comes next."""
+        member = self._running()
+        for _ in range(STEPS):
+            now = self._loop.time()
+            if now >= member.next_timeout():
+                member.handle_timeout(now)
+            frames = member.data_to_send(now)
+            for frame in frames:
+                self._links[frame.path].send(frame.data)
+            if frames:
+                self._lease(member)
+            event = member.next_event()
+            if event is not None:
+                self._take(member, event)
+            elif not frames and self._loop.time() < member.next_timeout():
+                break
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(member.next_timeout(), self._turn)
+
+    def _lease(self, member: Member) -> None:
+        """As long as the member may serve; it has just told the others that it is there."""
+        assert self._filter is not None
+        try:
+            if member.lease_until is None:
+                self._filter.surrender()
+            else:
+                self._filter.renew()
+        except PorticoError as error:
+            self._kernel_failed(error)
+        else:
+            self._broken = None
+
+    def _take(self, member: Member, event: Event) -> None:
+        if isinstance(event, OwnershipChanged):
+            assert self._filter is not None
+            try:
+                self._filter.own(plans.owned(event.ownership))
+            except PorticoError as error:
+                self._kernel_failed(error)
+                return
+            member.kernel_confirms(event.ownership.serial, self._loop.time())
+            return
+        if member.state is State.STOPPED:
+            self._left.set()
+        told = {"at": time.time(), "kind": type(event).__name__, **_plain(vars(event), self._names())}
+        self._remembered.append(told)
+        level = logging.WARNING if isinstance(event, Refused) else logging.INFO
+        log.log(level, "%s", " ".join(f"{name}={value!r}" for name, value in told.items() if name != "at"))
+        self._tell({"event": "cluster", **told})
+
+    def _kernel_failed(self, error: PorticoError) -> None:
+        """The lease runs out by itself; the member must not go on as if it served."""
+        if self._broken is None or str(self._broken) != str(error):
+            log.error("the kernel's filter cannot be changed: %s", error)
+        self._broken = error
+        if self._member is not None:
+            self._member.local_health(False, f"the filter cannot be changed: {error}", self._loop.time())
+
+    def _readable(self, path: int) -> None:
+        member, link = self._member, self._links[path]
+        if member is None:
+            return
+        for data in link.receive():
+            member.receive(path, data, self._loop.time())
+        self._turn()
+
+    def _count(self) -> None:
+        """Looks at the counters of the kernel, for the others to compare theirs with."""
+        self._counting = self._loop.call_later(COUNT_INTERVAL, self._count)
+        if self._filter is None or self._plan is None or self._member is None:
+            return
+        now = self._loop.time()
+        try:
+            counters = self._filter.counters()
+        except PorticoError as error:
+            self._kernel_failed(error)
+            return
+        self._counters = {interface: vars(found) for interface, found in counters.items()}
+        found = [counters[nic.interface] for nic in self._plan.nics]
+        self._member.frame_counters([FrameCount(one.seen, one.accepted) for one in found], now)
+        for socket, group in self._groups:
+            socket.send(group.poll(now))
+        self._turn()
+
+    # The kernel
+
+    def _open(self, told: Assignment, plan: BalancingPlan) -> None:
+        """Sockets and filter for these interfaces, in place of those that were."""
+        links: list[PathLink] = []
+        presences: list[Presence] = []
+        fresh = self._filter if self._filter is not None else self._choose(told)
+        try:
+            links += [FrameLink(interface) for interface, _ in told.interfaces]
+            own = told.dedicated(told.own)
+            if own is None:
+                raise Unavailable(
+                    "Heartbeats cannot be sent",
+                    why=f"{told.own.name} has no dedicated address",
+                    resolution="Set load_balancing.servers[].internal_dedicated_addresses",
+                )
+            links.append(DatagramLink(own, plans.PORT, _others(told)))
+            member = self._running()
+            fresh.install(plan, plans.owned(member.ownership), self._held())
+            presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
+        except BaseException:
+            for link in links:
+                link.close()
+            for presence in presences:
+                presence.close()
+            raise
+        self._close_sockets()
+        self._filter, self._links, self._presences = fresh, links, presences
+        for path, link in enumerate(links):
+            self._loop.add_reader(link.fileno(), self._readable, path)
+        for presence in presences:
+            self._loop.add_reader(presence.fileno(), presence.ready)
+            presence.announce()
+        self._join_groups(plan)
+
+    def _reinstall(self, told: Assignment, plan: BalancingPlan) -> None:
+        """The same interfaces with other rules, keys, lease: no packet is lost."""
+        assert self._filter is not None
+        self._filter.install(plan, plans.owned(self._running().ownership), self._held())
+
+    def _choose(self, told: Assignment) -> Filter:
+        wanted = told.balancing.filter
+        if wanted == "nftables":
+            self._why_portable = "load_balancing.filter says so"
+            return PortableFilter()
+        try:
+            return FastFilter()
+        except PorticoError as error:
+            if wanted == "ebpf":
+                raise
+            self._why_portable = str(error)
+            log.warning("filter=nftables why=%r", str(error))
+            return PortableFilter()
+
+    def _join_groups(self, plan: BalancingPlan) -> None:
+        for nic in plan.nics:
+            if nic.mode != "igmp" or not isinstance(nic.primary, IPv4Address):
+                continue
+            socket = PacketSocket(nic.interface, IGMP)
+            source = next((a for a in nic.own if isinstance(a, IPv4Address)), IPv4Address(0))
+            group = Membership(_group(nic), source, nic.mac, random.random)
+            self._loop.add_reader(socket.fileno(), self._queried, socket, group)
+            socket.send(group.join(self._loop.time()))
+            self._groups.append((socket, group))
+
+    def _queried(self, socket: PacketSocket, group: Membership) -> None:
+        for frame in socket.receive():
+            group.receive(frame, self._loop.time())
+
+    def _change_clients(self, add: set[IPv6Address], remove: set[IPv6Address]) -> None:
+        if self._filter is None or not (add or remove):
+            return
+        try:
+            self._filter.change_clients(add, remove)
+        except PorticoError as error:
+            self._overflow += len(add)
+            log.error("clients cannot be taken into the filter: %s", error)
+
+    def _held(self) -> set[IPv6Address]:
+        return set().union(*self._clients.values())
+
+    def _close_sockets(self) -> None:
+        opened: list[PathLink | Presence] = [*self._links, *self._presences]
+        for item in opened:
+            self._loop.remove_reader(item.fileno())
+            item.close()
+        for socket, group in self._groups:
+            socket.send(group.leave())
+            self._loop.remove_reader(socket.fileno())
+            socket.close()
+        self._links, self._presences, self._groups = [], [], []
+
+    def _close(self, *, remove: bool) -> None:
+        for timer in (self._timer, self._counting):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._counting = None
+        self._close_sockets()
+        if remove and self._filter is not None:
+            self._filter.remove()
+        self._filter = self._member = None
+
+    def _running(self) -> Member:
+        if self._member is None:
+            raise Unavailable("Load balancing does not run", why="it was not configured")
+        return self._member
+
+    def _names(self) -> dict[int, str]:
+        return self._told.names if self._told is not None else {}
+
+
+def _place(told: Assignment) -> object:
+    """What sockets depend on: another one needs other sockets."""
+    virtual = tuple(map(str, told.balancing.virtual_addresses))
+    dedicated = tuple((server.priority, str(told.dedicated(server))) for server in told.balancing.servers)
+    return told.interfaces, virtual, dedicated, told.balancing.mode, told.own.priority, told.balancing.filter
+
+
+def _others(told: Assignment) -> list[IPv4Address | IPv6Address]:
+    addresses = [told.dedicated(server) for server in told.balancing.servers if server.name != told.own.name]
+    return [address for address in addresses if address is not None]
+
+
+def _group(nic: NicPlan) -> IPv4Address:
+    """239.255.y.z of the primary VIP w.x.y.z, whose Ethernet address is the cluster MAC."""
+    return IPv4Address(bytes((239, 255)) + nic.primary.packed[-2:])
+
+
+def _mac(interface: str) -> bytes:
+    """Raises Unavailable."""
+    try:
+        return bytes.fromhex(Path(f"/sys/class/net/{interface}/address").read_text().strip().replace(":", ""))
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"The hardware address of {interface} cannot be read", why=str(error), resolution="ip link"
+        ) from None
+
+
+def _conditions(conditions: Condition) -> list[str]:
+    return [flag.name.lower() for flag in Condition if flag in conditions and flag.name is not None]
+
+
+def _plain(values: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    """An event's fields as JSON data, hosts by their names."""
+    hosts: Sequence[str] = ("host", "default_host")
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in hosts:
+            found[name] = names.get(value, str(value))
+        elif isinstance(value, frozenset):
+            found[name] = sorted(names.get(item, str(item)) for item in value)
+        elif isinstance(value, Condition):
+            found[name] = _conditions(value)
+        elif isinstance(value, State):
+            found[name] = value.name.lower()
+        else:
+            found[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
