@@ -22,6 +22,8 @@ from portico.certificates.revocation import revoke, revoke_foreign
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
+from portico.server import cluster_secrets
+from portico.server.balancer.handle import Balancer
 from portico.server.clients import Client, clients, session_name
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
@@ -48,6 +50,9 @@ UPKEEP_INTERVAL = 60.0
 CRL_INTERVAL = 24 * 3600.0
 RETRY_INTERVAL = 2.0
 REMEMBERED_DRIFT = 100
+HEALTH_INTERVAL = 0.1
+GATEWAY_PATIENCE = 1.5
+"""Seconds for which a gateway may be away before its server's clients are sent to others."""
 
 
 class ApplyFailed(PorticoError):
@@ -102,6 +107,7 @@ class Agent:
         self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported, door)
         self.machine = Machine(state, self.credentials, self.platform.kernel, probe)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
+        self.balancer = Balancer(self.platform.gateway.sessions, self._spawn)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
@@ -155,6 +161,7 @@ class Agent:
             await self._begin()
         self._spawn(self._watch())
         self._spawn(self._upkeep())
+        self._spawn(self._watch_health())
         self._spawn(self.translation.accounting.run())
 
     async def stop(self) -> list[str]:
@@ -163,6 +170,7 @@ class Agent:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.balancer.stop()
         failures = await self.platform.stop()
         if self.gateway.door is not None:
             self.gateway.door.close()
@@ -305,6 +313,10 @@ class Agent:
         facts = await asyncio.to_thread(self.machine.facts)
         values = _derive(settings, facts)
         changes = await self.platform.apply(settings, values)
+        secrets = None
+        if settings.load_balancing is not None:
+            secrets = await asyncio.to_thread(cluster_secrets.ensure, self.state)
+        await self.balancer.apply(settings, revision.number, secrets)
         await asyncio.to_thread(self.machine.settle, settings)
         await self.translation.applied(settings, values)
         store = self.store()
@@ -368,6 +380,24 @@ class Agent:
             log.warning("drift=%s changes=%r", "repaired" if error_text is None else "not repaired", names)
             self.drifts.append(Drift(time.time(), names, error_text is None, error_text))
         self.drifting = [] if error_text is None else names
+
+    async def _watch_health(self) -> None:
+        """Tells the other servers when clients cannot be served here. A gateway that is being replaced can wait: its
+        clients wait in the listeners' backlog, and would lose more by moving."""
+        broken_since: float | None = None
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            why = "" if self.platform.gateway.running else "the gateway does not run"
+            if self.platform.settings is None:
+                why = str(self.problem) if self.problem is not None else "there are no settings in force"
+            if not why:
+                broken_since = None
+                await self.balancer.health(True)
+                continue
+            now = time.monotonic()
+            broken_since = broken_since if broken_since is not None else now
+            if now - broken_since >= GATEWAY_PATIENCE or self.platform.settings is None:
+                await self.balancer.health(False, why)
 
     async def _upkeep(self) -> None:
         written = -CRL_INTERVAL
@@ -508,6 +538,7 @@ class Agent:
 
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
+        self.balancer.gateway_event(event)
 
     async def _answer(self, request: Request) -> Response:
         return await asyncio.to_thread(self.enrolment.answer, request)

@@ -76,6 +76,13 @@ def desired_kernel(
     sysctls |= {
         f"net/ipv4/conf/{item.interface}/promote_secondaries": "1" for item in moved if item.interface != LOOPBACK
     }
+    for item in moved:
+        if item.interface != LOOPBACK:
+            # VIPs are on lo: what is said about them says the balancer, with the cluster's MAC address.
+            sysctls |= {
+                f"net/ipv4/conf/{item.interface}/arp_ignore": "1",
+                f"net/ipv4/conf/{item.interface}/arp_announce": "2",
+            }
     pools = tuple(Pool(p.address, p.first, p.last) for p in values.nat64_pool) if nat64 else ()
     statics = tuple(StaticPort(b.address, b.protocol, b.port) for b in values.static_bindings) if nat64 else ()
     reserved = {*((pool.first, pool.last) for pool in pools), *((static.port, static.port) for static in statics)}

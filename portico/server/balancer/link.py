@@ -89,13 +89,16 @@ class DatagramLink:
 
     def __init__(self, own: Address, port: int, others: Iterable[Address]) -> None:
         self.failed = 0
+        self._own = own
         self._port = port
-        self._others = [str(address) for address in others if address.version == own.version]
+        self.readdress(others)
         family = socket.AF_INET if own.version == 4 else socket.AF_INET6
         try:
             self._socket = socket.socket(family, socket.SOCK_DGRAM)
             try:
                 self._socket.setblocking(False)
+                # The one before is open until this one is.
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 # The address may come later than this socket, and go for a moment when the settings change.
                 self._socket.setsockopt(*_FREEBIND[own.version], 1)
                 self._socket.bind((str(own), port))
@@ -104,6 +107,10 @@ class DatagramLink:
                 raise
         except OSError as error:
             raise _failed(f"send heartbeats from {own}, UDP port {port}", error) from None
+
+    def readdress(self, others: Iterable[Address]) -> None:
+        """Sends to these from now on, and hears only them."""
+        self._others = [str(address) for address in others if address.version == self._own.version]
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -108,7 +108,10 @@ class Shell:
         if moved:
             self._open(told, plan)
         elif plan != self._plan:
-            self._reinstall(told, plan)
+            self._reinstall(plan)
+        for link in self._links:
+            if isinstance(link, DatagramLink):
+                link.readdress(_others(told))
         self._told, self._plan = told, plan
         if config != self._member.config:
             self._member.configure(config, now)
@@ -355,7 +358,7 @@ class Shell:
             presence.announce()
         self._join_groups(plan)
 
-    def _reinstall(self, told: Assignment, plan: BalancingPlan) -> None:
+    def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
         self._filter.install(plan, plans.owned(self._running().ownership), self._held())
@@ -434,7 +437,7 @@ class Shell:
 def _place(told: Assignment) -> object:
     """What sockets depend on: another one needs other sockets."""
     virtual = tuple(map(str, told.balancing.virtual_addresses))
-    dedicated = tuple((server.priority, str(told.dedicated(server))) for server in told.balancing.servers)
+    dedicated = tuple(map(str, told.own.dedicated_addresses))
     return told.interfaces, virtual, dedicated, told.balancing.mode, told.own.priority, told.balancing.filter
 
 
