@@ -187,7 +187,8 @@ class Network:
 def _serve(presence: Presence) -> None:
     """Answers as the agent's loop does."""
     with selectors.DefaultSelector() as selector:
-        selector.register(presence, selectors.EVENT_READ)
+        for item in presence.sockets:
+            selector.register(item, selectors.EVENT_READ)
         while True:
             selector.select()
             presence.ready()

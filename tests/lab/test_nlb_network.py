@@ -128,14 +128,14 @@ def test_a_non_member_port_sees_no_igmp_frame(filter_name: str) -> None:
         for server in servers:
             own = IPv4Address(f"203.0.113.{10 + server.number}")
             memberships.append(Membership(group, own, server.nic.mac, lambda: 0.5))
-            server.presence.socket.send(memberships[-1].join(0.0))
+            server.presence.sockets[0].send(memberships[-1].join(0.0))
         until("the switch's learning", lambda: command("nft", "list set bridge snooping members").count("expires") == 3)
         sniffer, members = Sniffer(net.bystander), [Sniffer(server.host) for server in servers]
         assert all(connections(net, servers))
         assert not [frame for frame in sniffer.frames() if frame[:6] == cluster]
         assert all(any(frame[:6] == cluster for frame in member.frames()) for member in members)
         # A server that leaves is pruned at once.
-        servers[2].presence.socket.send(memberships[2].leave())
+        servers[2].presence.sockets[0].send(memberships[2].leave())
         until("the switch's learning", lambda: command("nft", "list set bridge snooping members").count("expires") == 2)
         members[2].frames()
         connections(net, servers, 3)
