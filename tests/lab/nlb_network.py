@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, Literal
 
 from portico.balancing.nlb import wire
 from portico.balancing.nlb.filter import Filter
@@ -123,7 +123,7 @@ class Network:
 
     def server_host(self, number: int) -> Neighbour:
         """A host that can be a server: its addresses, VIPs on the loopback device, silent about them."""
-        host = self.attach(f"server{number}", f"203.0.113.{10 + number}/24", f"2001:db8:113::{10 + number:x}/64")
+        host = self.attach(f"server{number}", f"203.0.113.{10 + number}/24", f"2001:db8:113::{10 + number}/64")
         host.command("ip", "addr", "add", f"{VIP4}/32", "dev", "lo")
         host.command("ip", "-6", "addr", "add", f"{VIP6}/128", "dev", "lo", "nodad")
         host.command("ip", "route", "add", "default", "via", "203.0.113.1")
@@ -140,6 +140,7 @@ class Network:
         takeover: bool = False,
         rules: Sequence[Rule] = (Rule(),),
         lease_ms: int = 60_000,
+        side: Literal["external", "internal"] = "external",
         host: Neighbour | None = None,
         **more: Any,
     ) -> Server:
@@ -151,16 +152,15 @@ class Network:
         )
         nic = NicPlan(
             "eth0",
-            "external",
+            side,
             self.mac(host),
             (VIP4, VIP6),
-            own=(IPv4Address(f"203.0.113.{10 + number}"), IPv6Address(f"2001:db8:113::{10 + number:x}"), link_local),
+            own=(IPv4Address(f"203.0.113.{10 + number}"), IPv6Address(f"2001:db8:113::{10 + number}"), link_local),
             mode=mode,
             priority=number,
             takeover=takeover,
-            **more,
         )
-        plan = BalancingPlan((nic,), tuple(rules), SEED, lease_ms=lease_ms)
+        plan = BalancingPlan((nic,), tuple(rules), SEED, lease_ms=lease_ms, **more)
         owned = Owned(1, tuple(share for _ in rules), share)
         with inside(host):
             filter_ = make()
@@ -187,7 +187,8 @@ class Network:
 def _serve(presence: Presence) -> None:
     """Answers as the agent's loop does."""
     with selectors.DefaultSelector() as selector:
-        selector.register(presence, selectors.EVENT_READ)
+        for item in presence.sockets:
+            selector.register(item, selectors.EVENT_READ)
         while True:
             selector.select()
             presence.ready()

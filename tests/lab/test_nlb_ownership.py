@@ -36,12 +36,18 @@ pytestmark = [
 ]
 
 FILTERS: dict[str, Callable[[], Filter]] = {"nftables": PortableFilter, "eBPF": FastFilter}
-MODES: list[tuple[Mode, bool]] = [("unicast", False), ("unicast", True), ("multicast", False), ("igmp", False)]
+CASES: list[tuple[Mode, bool, Affinity]] = [
+    ("unicast", False, "single"),
+    ("unicast", True, "single"),
+    ("multicast", False, "single"),
+    ("igmp", False, "single"),
+    ("unicast", False, "none"),
+    ("unicast", False, "network"),
+]
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
-@pytest.mark.parametrize(("mode", "takeover"), MODES)
-@pytest.mark.parametrize("affinity", ["single"])
+@pytest.mark.parametrize(("mode", "takeover", "affinity"), CASES)
 @isolated
 def test_every_packet_is_accepted_by_exactly_one_server(
     filter_name: str, mode: Mode, takeover: bool, affinity: Affinity

@@ -205,7 +205,7 @@ def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
         server.network_address.packed if server else bytes(16),
     )
     item.put("settings", _KEY.pack(0), settings)
-    for address in nic.own:
+    for address in nic.dedicated:
         item.put("targets", _mapped(address), _TARGET.pack(_OWN, _NO_VIP))
     for number, vip in enumerate(nic.vips):
         item.put("targets", _mapped(vip), _TARGET.pack(_VIP, number))

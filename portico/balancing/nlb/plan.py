@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
 from portico.balancing.nlb import mac
@@ -72,7 +72,8 @@ class NicPlan:
         side: external carries clients, internal also carries what the intranet sends to clients.
         mac: its own hardware address, 6 bytes, as it was before load balancing.
         vips: the first IPv4 one (or the first, when there is none) names the cluster MAC.
-        own: what belongs to this server alone: DIPs and link-local addresses.
+        dips: this server's dedicated addresses with their prefix lengths; put on the interface where they are missing.
+        own: other addresses of this server alone, those the administrator gave it. Link-local ones need no mention.
         priority: the host priority, 1 to 32; names the masked source in takeover.
         takeover: unicast only. The interface itself gets the cluster MAC and its frames leave with a masked source,
             for hypervisors that deliver only what a virtual NIC has registered.
@@ -85,6 +86,7 @@ class NicPlan:
     side: Literal["external", "internal"]
     mac: bytes
     vips: tuple[Address, ...]
+    dips: tuple[IPv4Interface | IPv6Interface, ...] = ()
     own: tuple[Address, ...] = ()
     mode: Mode = "unicast"
     priority: int = 1
@@ -100,7 +102,7 @@ class NicPlan:
             raise _refused(what, f"there are more than {MAX_VIPS} VIPs", "Use fewer")
         if len(self.mac) != 6:
             raise _refused(what, "its hardware address is not 6 bytes", "Only Ethernet interfaces can be balanced")
-        if both := set(self.vips) & set(self.own):
+        if both := set(self.vips) & set(self.dedicated):
             address = min(map(str, both))
             raise _refused(what, f"{address} is a VIP and the server's own", "An address is a VIP or a DIP, never both")
         if not 1 <= self.priority <= MAX_SERVERS:
@@ -112,6 +114,11 @@ class NicPlan:
     def primary(self) -> Address:
         """The VIP that names the cluster MAC."""
         return next((vip for vip in self.vips if vip.version == 4), self.vips[0])
+
+    @property
+    def dedicated(self) -> tuple[Address, ...]:
+        """Every address that is this server's alone."""
+        return (*(dip.ip for dip in self.dips), *self.own)
 
     @property
     def cluster_mac(self) -> bytes:

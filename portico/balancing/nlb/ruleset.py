@@ -48,6 +48,9 @@ BEFORE_STEERING = -175
 """Priority of the prerouting hook: behind connection tracking (-200), should somebody use it, and before routing marks
 (mangle, -150) which others set and which ours must not be taken for."""
 
+LINK_LOCAL = "fe80::/10"
+"""Never routed, so nothing for it can be passed on. Servers need theirs to find their neighbours."""
+
 COUNTERS = (
     "seen",
     "accepted",
@@ -206,10 +209,11 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     if nic.takeover:
         # All servers have this hardware address. A router among them would pass on what is for another, and the others
         # what it passed on: one ping came back 128 times.
-        for version, family in ((4, "ip"), (6, "ip6")):
-            own = ", ".join(str(address) for address in nic.own if address.version == version)
-            other = f"{family} daddr != {{ {own} }}" if own else f"meta protocol {family}"
-            yield f"ether daddr {cluster} {other} counter name stray{n} drop"
+        own4 = [str(address) for address in nic.dedicated if address.version == 4]
+        own6 = [*(str(address) for address in nic.dedicated if address.version == 6), LINK_LOCAL]
+        other = f"ip daddr != {{ {', '.join(own4)} }}" if own4 else "meta protocol ip"
+        yield f"ether daddr {cluster} {other} counter name stray{n} drop"
+        yield f"ether daddr {cluster} ip6 daddr != {{ {', '.join(own6)} }} counter name stray{n} drop"
     yield "}"
     if nic.takeover:
         yield f'chain out{n} {{ type filter hook egress device "{nic.interface}" priority 0; policy accept;'

@@ -479,6 +479,8 @@ int nlb_ingress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (p.version == 6 && s->internal && s->client_bits && within(p.destination, s->client_prefix, s->client_bits))
 		return to_client(skb, s, &p);
+	if (p.version == 6 && (p.destination[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
+		return TC_ACT_UNSPEC; /* link-local addresses are never routed */
 	return s->takeover ? count(STRAY, TC_ACT_SHOT) : TC_ACT_UNSPEC;
 }
 
