@@ -323,7 +323,6 @@ class Member:
             raise ProtocolError(Reason.STRANGER, f"host {host} is not among the members")
         if envelope.kind is not Kind.HEARTBEAT:
             raise ProtocolError(Reason.MALFORMED, "not a heartbeat")
-        heartbeat = parse(envelope.body)
         freshness = self._guard.check(host, path, moment)
         peer = self._peers.get(host)
         if peer is not None and envelope.boot > peer.boot and self._peers.verified(peer, now):
@@ -334,6 +333,7 @@ class Member:
         if freshness is Freshness.COPY:
             self._peers.heard_again(host, path, now)
             return False
+        heartbeat = parse(envelope.body)
         before = None if peer is None or peer.boot != envelope.boot else peer.heartbeat
         peer = self._peers.record(host, envelope.boot, envelope.sequence, heartbeat, path, now)
         self._watch.add(host, envelope.boot, heartbeat.frames, now)

@@ -30,6 +30,7 @@ class Peer:
         since: when it was first heard after silence, or since its boot.
         acknowledged: when we sent the newest heartbeat that it repeated.
         unacknowledged: when we sent the first one after that; None: none yet.
+        last_heard: on any path.
         noticed: whether its life was reported as an event.
     """
 
@@ -41,12 +42,12 @@ class Peer:
     since: float
     acknowledged: float = NEVER
     unacknowledged: float | None = None
+    last_heard: float = NEVER
     noticed: bool = False
 
-    @property
-    def last_heard(self) -> float:
-        """On any path."""
-        return max(self.heard)
+    def hear(self, path: int, now: float) -> None:
+        """A frame that counts came in."""
+        self.heard[path] = self.last_heard = now
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Peers:
             peer.since = now
         peer.sequence = sequence
         peer.heartbeat = heartbeat
-        peer.heard[path] = now
+        peer.hear(path, now)
         self._acknowledge(peer, heartbeat)
         return peer
 
@@ -111,13 +112,14 @@ class Peers:
 
     def heard_again(self, host: int, path: int, now: float) -> None:
         """The newest heartbeat of a host came in on a further path."""
-        self._peers[host].heard[path] = now
+        self._peers[host].hear(path, now)
 
     def excuse(self, gap: float, now: float) -> None:
         """We did not run for `gap` seconds until now: what was not heard meanwhile is our silence, not theirs."""
         for peer in self._peers.values():
             if self.alive(peer, now - gap):
                 peer.heard = [min(at + gap, now) for at in peer.heard]
+                peer.last_heard = max(peer.heard)
 
     def alive(self, peer: Peer, now: float) -> bool:
         """Whether it was heard on some path within the detection time."""
