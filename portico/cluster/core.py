@@ -155,7 +155,9 @@ class Member:
         """How long the kernel may serve, to be set after sending what `data_to_send` returned; None: no longer."""
         if not self._tenure.lease_allowed or self._last_sent == NEVER:
             return None
-        return self._last_sent + self.config.lease_time
+        until = self._last_sent + self.config.lease_time
+        acknowledged = self._peers.acknowledged_until(self._last_call)
+        return until if acknowledged is None else min(until, acknowledged)
 
     def next_event(self) -> Event | None:
         """The next event; the newest ownership goes first."""
@@ -461,7 +463,11 @@ class Member:
         """Whether everybody who could have replaced us has answered since, or is dead."""
         if self._last_sent < since:
             return False
-        hosts = self.map.members - {self.config.host_id} - self._dead(now)
+        hosts = set(self.map.members - {self.config.host_id} - self._dead(now))
+        hosts |= {peer.host for peer in self._peers.all_alive(now) if peer.heartbeat.state in COUNTED_STATES}
+        if not hosts:
+            # Nobody to ask; but somebody may have started meanwhile.
+            return now - since >= LISTEN * self.config.period
         return all((peer := self._peers.get(host)) is not None and peer.acknowledged >= since for host in hosts)
 
     def _trusted(self, now: float) -> list[Peer]:
@@ -470,10 +476,13 @@ class Member:
 
     def _follow(self, now: float) -> None:
         """Takes over a map that goes before ours."""
+        if self.state is State.JOINING and now - self._state_since < LISTEN * self.config.period:
+            return  # the first that is heard need not be the one that counts
         best: Peer | None = None
         for peer in self._trusted(now):
             theirs = peer.heartbeat.map
-            serves = peer.heartbeat.state in SERVING_STATES and peer.host in theirs.members
+            beat = peer.heartbeat
+            serves = beat.state in SERVING_STATES and peer.host in theirs.members and not beat.conditions & HALTING
             if not serves or theirs.rank <= self.map.rank or len(theirs.owners) != len(self._shares):
                 continue
             if self._outbids(theirs):

@@ -169,6 +169,18 @@ class Peers:
         patience = (self.config.lease - 1.25) * self.config.period
         return peer.last_heard - peer.unacknowledged >= patience
 
+    def acknowledged_until(self, now: float) -> float | None:
+        """Until when nobody can have declared us dead; None: there is nobody who could tell.
+
+        Whoever repeats one of our heartbeats hears us for the detection time after it was sent, and vouches for us to
+        those it talks to. While the last peers are silent for a while they may be dying, and their silence must not
+        stop us.
+        """
+        known = [peer for peer in self.all_alive(now) if peer.acknowledged != NEVER]
+        if all(now - peer.last_heard > 2.5 * self.config.period for peer in known):
+            return None
+        return max(peer.acknowledged for peer in known) + self.config.detection - self.config.period / 4
+
     def next_silence(self, now: float) -> float | None:
         """When the next living peer will be dead if it stays silent."""
         return min(
