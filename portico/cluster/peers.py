@@ -31,7 +31,7 @@ class Peer:
         acknowledged: when we sent the newest heartbeat that it repeated.
         unacknowledged: when we sent the first one after that; None: none yet.
         last_heard: on any path.
-        noticed: whether its life was reported as an event.
+        noticed, draining: whether its life, and its draining, were reported as events.
     """
 
     host: int
@@ -44,6 +44,7 @@ class Peer:
     unacknowledged: float | None = None
     last_heard: float = NEVER
     noticed: bool = False
+    draining: bool = False
 
     def hear(self, path: int, now: float) -> None:
         """A frame that counts came in."""
