@@ -335,7 +335,7 @@ class Member:
         self._bury(now)
         self._lead(now)
         self._finish(now)
-        self._tenure.settle(self._neighbours(now), self._dead(now))
+        self._tenure.settle(self._neighbours(now), self._dead(now), entitled=self.state in SERVING_STATES)
         self._announce(now)
 
     def _dead(self, now: float) -> frozenset[int]:
@@ -366,7 +366,8 @@ class Member:
 
     def _judge_ourselves(self, now: float) -> None:
         since = now
-        if self._stalled_since is not None and self._awake_again(self._stalled_since, now):
+        woke = self._stalled_since is not None and self._awake_again(self._stalled_since, now)
+        if self._stalled_since is not None and woke:
             since, self._stalled_since = self._stalled_since, None
         before = self.conditions
         lag_before = self._judge.lag
@@ -377,7 +378,11 @@ class Member:
         lag = self._judge.lag
         if lag is not None and lag_before is None:
             self.outbox.put(Deaf(lag.nic, lag.seen, lag.median, WINDOW))
-        if self.conditions & Condition.REFUSED and self.state in SERVING_STATES:
+        if woke:
+            self._follow(now)
+        outranked = woke and any(p.heartbeat.map.rank > self.map.rank for p in self._trusted(now))
+        if self.state in SERVING_STATES and (self.conditions & Condition.REFUSED or outranked):
+            # After a stall: the cluster went on without us, so we come as somebody new.
             self._trigger(Trigger.EXPELLED, now)
         if self.conditions & HALTING or self.state in (State.STOPPED, State.SUSPENDED):
             only_stalled = self.conditions & HALTING == Condition.STALLED

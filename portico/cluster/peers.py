@@ -168,7 +168,7 @@ class Peers:
         if peer.acknowledged == NEVER or peer.unacknowledged is None or not self.alive(peer, now):
             return False
         patience = (self.config.lease - 1.25) * self.config.period
-        return peer.last_heard - peer.unacknowledged >= patience
+        return peer.last_heard - max(peer.unacknowledged, peer.since) >= patience
 
     def acknowledged_until(self, now: float) -> float | None:
         """Until when nobody can have declared us dead; None: there is nobody who could tell.
