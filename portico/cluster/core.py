@@ -131,7 +131,12 @@ class Member:
 
     def next_timeout(self) -> float:
         """When `handle_timeout` wants to be called, if nothing else happens."""
-        times = [self._next_beat, self._peers.next_silence(self._last_call), self.directory.next_timeout()]
+        times = [
+            self._next_beat,
+            self._peers.next_silence(self._last_call),
+            self.directory.next_timeout(),
+            self._judge.next_timeout(),
+        ]
         if self._urgent:
             times.append(self._last_sent + URGENT_GAP * self.config.period)
         return min(time for time in times if time is not None)

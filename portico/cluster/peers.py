@@ -183,8 +183,9 @@ class Peers:
         return max(peer.acknowledged for peer in known) + self.config.detection - self.config.period / 4
 
     def next_silence(self, now: float) -> float | None:
-        """When the next living peer will be dead if it stays silent."""
+        """When the next living peer will be silent for too long on one of the paths, if nothing comes."""
+        horizon = now - self.config.detection
         return min(
-            (peer.last_heard + self.config.detection for peer in self._peers.values() if self.alive(peer, now)),
+            (at + self.config.detection for peer in self._peers.values() for at in peer.heard if at > horizon),
             default=None,
         )

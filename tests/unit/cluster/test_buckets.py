@@ -38,7 +38,9 @@ def test_no_bucket_moves_that_could_stay(before: bytes, share: dict[int, int]) -
 
 
 @given(owners, weights, st.randoms(use_true_random=False))
-def test_the_order_in_which_hosts_are_named_does_not_matter(before: bytes, share: dict[int, int], random: object) -> None:
+def test_the_order_in_which_hosts_are_named_does_not_matter(
+    before: bytes, share: dict[int, int], random: object
+) -> None:
     items = list(share.items())
     random.shuffle(items)  # type: ignore[attr-defined]
     assert rebalance(before, dict(items)) == rebalance(before, share)

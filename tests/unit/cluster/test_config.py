@@ -19,7 +19,10 @@ from tests.unit.cluster.simulator import config
         ({"ports": (0, 65536)}, "no range of ports"),
         ({"ports": (1, 2), "affinity": Affinity.NONE}, "fragments"),
         ({"ports": (1, 2), "affinity": Affinity.NONE, "protocol": Protocol.UDP}, "fragments"),
-        ({"ports": (1, 2), "affinity": Affinity.NONE, "protocol": Protocol.TCP, "extended_affinity": 5}, "timeout extends"),
+        (
+            {"ports": (1, 2), "affinity": Affinity.NONE, "protocol": Protocol.TCP, "extended_affinity": 5},
+            "timeout extends",
+        ),
         ({"ports": (1, 2), "extended_affinity": 14_401}, "timeout of 14401"),
         ({"ports": (1, 2), "weights": {33: 1}}, "33 is no host id"),
         ({"ports": (1, 2), "weights": {3: 101}}, "weight of 101"),
