@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from portico.cluster.config import BUCKETS, MAX_HOSTS, Mode, PortRule
 
@@ -53,6 +53,11 @@ def rebalance(owners: Owners, weights: Mapping[int, int]) -> Owners:
         has[heir] += 1
         result[bucket] = heir
     return bytes(result)
+
+
+@lru_cache(maxsize=512)
+def _buckets_of(host: int, owners: Owners) -> frozenset[int]:
+    return frozenset(bucket for bucket, owner in enumerate(owners) if owner == host)
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,7 @@ class BucketMap:
 
     def buckets_of(self, host: int) -> tuple[frozenset[int], ...]:
         """For each rule the buckets of a host."""
-        return tuple(
-            frozenset(bucket for bucket, owner in enumerate(owners) if owner == host) for owners in self.owners
-        )
+        return tuple(_buckets_of(host, owners) for owners in self.owners)
 
 
 def empty_map(rules: int) -> BucketMap:

@@ -13,7 +13,7 @@ from portico.cluster.states import Condition, State
 
 SERVING_STATES = frozenset({State.MEMBER, State.DRAINING, State.LEAVING})
 
-CUT_PATIENCE = 1.5
+CUT_PATIENCE = 1.0
 """Periods for which a missing link must last: members notice the same silence at slightly different times."""
 
 CUT_HOLD = 10.0
@@ -87,6 +87,12 @@ class Judge:
         self._cut_until = NEVER
         self._differs_since: dict[int, float] = {}
 
+    def next_timeout(self) -> float | None:
+        """When a missing link will have lasted long enough."""
+        if self._unlinked_since is None or self._cut_until != NEVER:
+            return None
+        return self._unlinked_since + CUT_PATIENCE * self.config.period
+
     def health(self, ok: bool, why: str) -> None:
         """What the shell found out about the services of this server."""
         self._unhealthy = "" if ok else why or "a check failed"
@@ -131,6 +137,8 @@ class Judge:
         period = self.config.period
         if not yields:
             self._unlinked_since = None
+            if now >= self._cut_until:
+                self._cut_until = NEVER
         elif self._unlinked_since is None:
             self._unlinked_since = now
         elif now - self._unlinked_since >= CUT_PATIENCE * period:

@@ -247,17 +247,17 @@ class MemberConfig:
                 f"Use at most {MAX_SPREADS}; rules with the same weights count once.",
             )
 
-    @property
+    @cached_property
     def period(self) -> float:
         """Seconds between heartbeats."""
         return self.period_ms / 1000
 
-    @property
+    @cached_property
     def detection(self) -> float:
         """Seconds of silence after which a member is dead."""
         return self.period * self.miss
 
-    @property
+    @cached_property
     def lease_time(self) -> float:
         """Seconds for which the kernel serves after a heartbeat."""
         return self.period * self.lease

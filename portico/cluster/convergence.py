@@ -101,3 +101,17 @@ def _able(current: BucketMap, chosen: Collection[Standing]) -> dict[int, int]:
     return {
         s.host: s.weight for s in chosen if s.state in ABLE_STATES and not s.conditions & UNABLE & ~Condition.UNHEALTHY
     }
+
+
+def difference(old: BucketMap, new: BucketMap) -> str:
+    """What a planned map is for, in a few words."""
+    changes = []
+    for text, hosts in (
+        ("joins", new.members - old.members),
+        ("leaves", old.members - new.members),
+        ("can serve", (new.hosts - old.hosts) & old.members),
+        ("gives its buckets away", (old.hosts - new.hosts) & new.members),
+    ):
+        if hosts:
+            changes.append(f"host {', '.join(str(host) for host in sorted(hosts))} {text}")
+    return "; ".join(changes) or "shares changed"

@@ -16,86 +16,51 @@ survivor at once, everything else by the leader (`convergence`); what a map give
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from portico.cluster import convergence
 from portico.cluster.buckets import BucketMap, carried_over, empty_map, shares
 from portico.cluster.conditions import SERVING_STATES, Judge, Rival
 from portico.cluster.config import SLOT_BITMAP_BYTES, MemberConfig
-from portico.cluster.convergence import COUNTED_STATES, UNABLE, Standing
+from portico.cluster.convergence import COUNTED_STATES, Standing, difference
 from portico.cluster.deafness import WINDOW, Damping, FrameWatch
+from portico.cluster.directory import Directory
 from portico.cluster.events import (
+    ClientsOrphaned,
     ConditionsChanged,
     Converged,
     Deaf,
     Event,
     MapChanged,
+    MemberDraining,
     MemberJoined,
     MemberLeft,
     OwnershipChanged,
     SplitHealed,
     StateChanged,
 )
-from portico.cluster.heartbeat import Echo, FrameCount, Heartbeat, parse
+from portico.cluster.heartbeat import Echo, FrameCount, Heartbeat
+from portico.cluster.leader import LISTEN, Leader
+from portico.cluster.link import Frame, Link
 from portico.cluster.outbox import Outbox
 from portico.cluster.ownership import Ownership
 from portico.cluster.peers import NEVER, Peer, Peers
-from portico.cluster.replay import Freshness, ReplayGuard
 from portico.cluster.states import (
     HALTING,
     UNREACHABLE,
     Condition,
     State,
     Trigger,
-    WindowsState,
     after,
-    windows_state,
 )
 from portico.cluster.tenure import Neighbour, Tenure
-from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason, Sealer
-
-LISTEN = 3.0
-"""Periods for which a joining member listens before it founds a cluster, and is listened to before it is let in."""
+from portico.cluster.view import MemberView, views
+from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason
 
 PATIENCE = 30.0
 """Periods after which it founds one although something is heard that it cannot verify, or a lower host id does not."""
 
-SETTLING = 10.0
-"""Periods that a leader waits for all members to follow a map before it makes the next one by plan."""
-
-LINK_PATIENCE = 2.0
-"""Periods for which a leader watches that members do not hear each other before it leaves one of them out."""
-
 URGENT_GAP = 0.05
 """Periods between a heartbeat and the next that does not wait for its turn."""
-
-
-class Frame(NamedTuple):
-    """Bytes to send on a path: the payload of an Ethernet frame of type 0x886F, or of a UDP datagram."""
-
-    path: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class MemberView:
-    """One host as this member sees it.
-
-    Attributes:
-        buckets: that the map gives it, by rule, the default rule first.
-        paths: path numbers on which it is heard; all of them for this member itself.
-        silence: seconds since its last frame; 0 for this member itself.
-    """
-
-    host: int
-    state: State
-    conditions: Condition
-    windows_state: WindowsState
-    weight: int
-    buckets: tuple[int, ...]
-    paths: tuple[int, ...]
-    silence: float
 
 
 class Member:
@@ -114,16 +79,15 @@ class Member:
         self.outbox = Outbox()
         self.boot = boot
         self._nonce = nonce
-        self._sequence = -1
         self._shares = shares(config.rules)
-        self._sealers = _sealers(config)
-        self._guard = ReplayGuard(len(config.paths))
         self._peers = Peers(config, nonce)
         self._watch = FrameWatch()
         self._damping = Damping()
         self._rival = Rival()
+        self._link = Link(config, boot, nonce, self._peers, self._rival)
         self._judge = Judge(config, self._peers, self._watch, self._rival)
         self._tenure = Tenure(config.host_id, config.rules, empty_map(len(config.rules)))
+        self.directory = Directory(config.host_id, boot=boot)
         self._frames: tuple[FrameCount, ...] = ()
         self._slots: bytes | None = None
         self._last_call = now
@@ -135,8 +99,7 @@ class Member:
         self._state_since = now
         self._stalled_since: float | None = None
         self._converged_rank: object = None
-        self._able_before: set[int] = set()
-        self._unlinked_since: float | None = None
+        self._leader = Leader(config, self._peers, self._damping, self._judge, self._tenure)
 
     # What the shell reads
 
@@ -155,7 +118,9 @@ class Member:
         """How long the kernel may serve, to be set after sending what `data_to_send` returned; None: no longer."""
         if not self._tenure.lease_allowed or self._last_sent == NEVER:
             return None
-        return self._last_sent + self.config.lease_time
+        until = self._last_sent + self.config.lease_time
+        acknowledged = self._peers.acknowledged_until(self._last_call)
+        return until if acknowledged is None else min(until, acknowledged)
 
     def next_event(self) -> Event | None:
         """The next event; the newest ownership goes first."""
@@ -166,36 +131,19 @@ class Member:
 
     def next_timeout(self) -> float:
         """When `handle_timeout` wants to be called, if nothing else happens."""
-        times = [self._next_beat, self._peers.next_silence(self._last_call)]
+        times = [
+            self._next_beat,
+            self._peers.next_silence(self._last_call),
+            self.directory.next_timeout(),
+            self._judge.next_timeout(),
+        ]
         if self._urgent:
             times.append(self._last_sent + URGENT_GAP * self.config.period)
         return min(time for time in times if time is not None)
 
     def members(self, now: float) -> tuple[MemberView, ...]:
         """All living hosts, this one among them, by host id."""
-        views = [self._view(self.config.host_id, self.state, self.conditions, self.config.weight, None, now)]
-        for peer in self._peers.all_alive(now):
-            beat = peer.heartbeat
-            views.append(self._view(peer.host, beat.state, beat.conditions, beat.weight, peer, now))
-        return tuple(sorted(views, key=lambda view: view.host))
-
-    def _view(
-        self, host: int, state: State, conditions: Condition, weight: int, peer: Peer | None, now: float
-    ) -> MemberView:
-        paths = range(len(self.config.paths))
-        heard = paths if peer is None else [p for p in paths if now - peer.heard[p] < self.config.detection]
-        return MemberView(
-            host=host,
-            state=state,
-            conditions=conditions,
-            windows_state=windows_state(
-                state, converged=self.is_converged(now), default_host=host == self.map.owners[0][0]
-            ),
-            weight=weight,
-            buckets=tuple(owners.count(host) for owners in self.map.owners),
-            paths=tuple(heard),
-            silence=0.0 if peer is None else now - peer.last_heard,
-        )
+        return views(self, self._peers, now)
 
     def is_converged(self, now: float) -> bool:
         """Whether all members of the map follow it, and serve what it gives them."""
@@ -242,9 +190,9 @@ class Member:
         assert len(config.paths) == len(self.config.paths), "paths are for life"
         self._wake(now)
         old, self.config = self.config, config
-        self._peers.config = self._judge.config = config
-        self._sealers = _sealers(config)
-        self._shares = shares(config.rules)
+        self._peers.config = self._judge.config = self._leader.config = config
+        self._link.configure(config)
+        self._shares = self._leader.shares = shares(config.rules)
         if config.rules != old.rules:
             carried = carried_over(self.map, old.rules, config.rules, self._shares)
             self._tenure.reconfigure(config.rules, carried, now)
@@ -284,7 +232,7 @@ class Member:
         self._wake(now)
         host = 0
         try:
-            envelope = self._sealers[path].open(data)
+            envelope = self._link.open(path, data)
             host = envelope.host
             relevant = self._accept(path, envelope, now)
         except ProtocolError as error:
@@ -312,35 +260,22 @@ class Member:
 
     def _accept(self, path: int, envelope: Envelope, now: float) -> bool:
         """Takes a frame in and tells whether anything may follow from it."""
-        host, moment = envelope.host, (envelope.boot, envelope.sequence)
-        if host == self.config.host_id:
-            if envelope.boot == self.boot:
-                return False  # a switch gave it back
-            own = (self.boot, self.state, host)
-            self._rival.record(parse(envelope.body), moment, self._nonce, own, now)
-            raise ProtocolError(Reason.DUPLICATE, f"another server, or a recording of this one, has host id {host}")
-        if host not in self.config.members:
-            raise ProtocolError(Reason.STRANGER, f"host {host} is not among the members")
-        if envelope.kind is not Kind.HEARTBEAT:
-            raise ProtocolError(Reason.MALFORMED, "not a heartbeat")
-        heartbeat = parse(envelope.body)
-        freshness = self._guard.check(host, path, moment)
-        peer = self._peers.get(host)
-        if peer is not None and envelope.boot > peer.boot and self._peers.verified(peer, now):
-            raise ProtocolError(Reason.DUPLICATE, f"two servers have host id {host}, or it restarted just now")
-        self._guard.remember(host, path, moment)
-        if freshness is Freshness.LATE:
+        host = envelope.host
+        if envelope.kind is Kind.HOLDINGS:
+            if self._link.holdings(path, envelope, now):
+                self.directory.apply(host, envelope.boot, envelope.body)
             return False
-        if freshness is Freshness.COPY:
-            self._peers.heard_again(host, path, now)
+        heartbeat = self._link.heartbeat(path, envelope, self.state, now)
+        if heartbeat is None:
             return False
-        before = None if peer is None or peer.boot != envelope.boot else peer.heartbeat
+        known = self._peers.get(host)
+        before = None if known is None or known.boot != envelope.boot else known.heartbeat
         peer = self._peers.record(host, envelope.boot, envelope.sequence, heartbeat, path, now)
         self._watch.add(host, envelope.boot, heartbeat.frames, now)
         if heartbeat.digest != self.config.digest:
             if not self._judge.rolling_out(peer, now):
-                error = ProtocolError(Reason.CONFLICT, f"host {host} has other settings, revision {heartbeat.revision}")
-                self.outbox.refuse(error, host, now)
+                what = f"host {host} has other settings, revision {heartbeat.revision}"
+                self.outbox.refuse(ProtocolError(Reason.CONFLICT, what), host, now)
         elif self._peers.verified(peer, now):
             self._tenure.evidence(host, heartbeat, peer.acknowledged)
         return before is None or not peer.noticed or _says(before) != _says(heartbeat) or self._waiting(now)
@@ -350,35 +285,27 @@ class Member:
         return bool(self.conditions & HALTING) or bool(self._tenure.missing(self._dead(now)))
 
     def data_to_send(self, now: float) -> list[Frame]:
-        """The frames that are due."""
+        """The frames that are due: heartbeats first."""
         self._wake(now)
+        frames = self._due_heartbeat(now)
+        for body in self.directory.bodies_to_send(now):
+            frames += self._link.seal(Kind.HOLDINGS, body)
+        return frames
+
+    def _due_heartbeat(self, now: float) -> list[Frame]:
         period = self.config.period
         urgent = self._urgent and now >= self._last_sent + URGENT_GAP * period
         if not urgent and now < self._next_beat:
             return []
         if self._stalled_since is not None and not self.conditions & Condition.STALLED:
             self._evaluate(now)
-        self._sequence += 1
-        self._peers.sent.add(self._sequence, now)
+        self._peers.sent.add(self._link.next_sequence(Kind.HEARTBEAT), now)
         self._last_sent = now
         self._urgent = False
         if now >= self._next_beat:
             # Kept on a grid, so that a late call does not stretch the period; skipped beats are not made up for.
             self._next_beat = max(self._next_beat + period, now + period / 2)
-        body = self._heartbeat(now).emit()
-        frames = []
-        for path, sealer in enumerate(self._sealers):
-            envelope = Envelope(
-                Kind.HEARTBEAT,
-                self.config.host_id,
-                self.boot,
-                self._sequence,
-                body,
-                self.config.cluster_address,
-                self.config.host_address,
-            )
-            frames.append(Frame(path, sealer.seal(envelope)))
-        return frames
+        return self._link.seal(Kind.HEARTBEAT, self._heartbeat(now).emit())
 
     def _heartbeat(self, now: float) -> Heartbeat:
         echoes = self._peers.echoes(now)
@@ -413,7 +340,7 @@ class Member:
         self._bury(now)
         self._lead(now)
         self._finish(now)
-        self._tenure.settle(self._neighbours(now), self._dead(now))
+        self._tenure.settle(self._neighbours(now), self._dead(now), entitled=self.state in SERVING_STATES)
         self._announce(now)
 
     def _dead(self, now: float) -> frozenset[int]:
@@ -425,6 +352,9 @@ class Member:
         """Who came and who went."""
         for peer in self._peers:
             alive = self._peers.alive(peer, now)
+            if alive and peer.noticed and peer.heartbeat.state is State.DRAINING and not peer.draining:
+                self.outbox.put(MemberDraining(peer.host))
+            peer.draining = alive and peer.noticed and peer.heartbeat.state is State.DRAINING
             if alive and not peer.noticed and self._peers.verified(peer, now):
                 peer.noticed = True
                 self.outbox.put(MemberJoined(peer.host))
@@ -434,10 +364,15 @@ class Member:
                 if not said_so:
                     self._damping.departed(peer.host, now)
                 self.outbox.put(MemberLeft(peer.host, said_so, now - peer.last_heard))
+        for host in self._dead(now):
+            orphans = self.directory.forget(host)
+            if orphans:
+                self.outbox.put(ClientsOrphaned(host, orphans))
 
     def _judge_ourselves(self, now: float) -> None:
         since = now
-        if self._stalled_since is not None and self._awake_again(self._stalled_since, now):
+        woke = self._stalled_since is not None and self._awake_again(self._stalled_since, now)
+        if self._stalled_since is not None and woke:
             since, self._stalled_since = self._stalled_since, None
         before = self.conditions
         lag_before = self._judge.lag
@@ -448,7 +383,11 @@ class Member:
         lag = self._judge.lag
         if lag is not None and lag_before is None:
             self.outbox.put(Deaf(lag.nic, lag.seen, lag.median, WINDOW))
-        if self.conditions & Condition.REFUSED and self.state in SERVING_STATES:
+        if woke:
+            self._follow(now)
+        outranked = woke and any(p.heartbeat.map.rank > self.map.rank for p in self._trusted(now))
+        if self.state in SERVING_STATES and (self.conditions & Condition.REFUSED or outranked):
+            # After a stall: the cluster went on without us, so we come as somebody new.
             self._trigger(Trigger.EXPELLED, now)
         if self.conditions & HALTING or self.state in (State.STOPPED, State.SUSPENDED):
             only_stalled = self.conditions & HALTING == Condition.STALLED
@@ -461,7 +400,11 @@ class Member:
         """Whether everybody who could have replaced us has answered since, or is dead."""
         if self._last_sent < since:
             return False
-        hosts = self.map.members - {self.config.host_id} - self._dead(now)
+        hosts = set(self.map.members - {self.config.host_id} - self._dead(now))
+        hosts |= {peer.host for peer in self._peers.all_alive(now) if peer.heartbeat.state in COUNTED_STATES}
+        if not hosts:
+            # Nobody to ask; but somebody may have started meanwhile.
+            return now - since >= LISTEN * self.config.period
         return all((peer := self._peers.get(host)) is not None and peer.acknowledged >= since for host in hosts)
 
     def _trusted(self, now: float) -> list[Peer]:
@@ -470,10 +413,13 @@ class Member:
 
     def _follow(self, now: float) -> None:
         """Takes over a map that goes before ours."""
+        if self.state is State.JOINING and now - self._state_since < LISTEN * self.config.period:
+            return  # the first that is heard need not be the one that counts
         best: Peer | None = None
         for peer in self._trusted(now):
             theirs = peer.heartbeat.map
-            serves = peer.heartbeat.state in SERVING_STATES and peer.host in theirs.members
+            beat = peer.heartbeat
+            serves = beat.state in SERVING_STATES and peer.host in theirs.members and not beat.conditions & HALTING
             if not serves or theirs.rank <= self.map.rank or len(theirs.owners) != len(self._shares):
                 continue
             if self._outbids(theirs):
@@ -557,116 +503,30 @@ class Member:
         if self.state not in SERVING_STATES or self.conditions & HALTING:
             return
         trusted = self._trusted(now)
-        me = self.config.host_id
-        lower = [
-            peer
-            for peer in trusted
-            if peer.host < me
-            and peer.host in self.map.members
-            and peer.heartbeat.state in SERVING_STATES
-            and not peer.heartbeat.conditions & HALTING
-        ]
-        if lower:
+        if not self._leader.leads(trusted):
             return
-        standings = self._standings(trusted, now)
-        self._note_departures(standings, now)
-        if not self._links_known(standings, now):
-            return
-        version = self._next_version(now)
-        made = convergence.planned(self.map, standings, self._shares, version)
-        rivals = self._rivals(trusted)
-        if made.same_assignment(self.map) and not rivals:
-            return
-        urgent = bool(self.map.members - made.members) or bool(self.map.hosts - made.hosts) or bool(rivals)
-        if not urgent and not self._all_follow(trusted, now):
+        standing = Standing(
+            self.config.host_id,
+            self.state,
+            self.conditions,
+            self.config.weight,
+            frozenset(peer.host for peer in trusted),
+            self._damping.waits(self.config.host_id, now),
+        )
+        rivals = {peer.host for peer in trusted if self._rivals(peer)}
+        made = self._leader.plan(standing, trusted, self._next_version(now), bool(rivals), self._dead(now), now)
+        if made is None:
             return
         if rivals:
             self.outbox.put(SplitHealed(ours_stays=True, others=frozenset(rivals)))
-        self._adopt(made, now, _difference(self.map, made), made_here=True)
+        self._adopt(made, now, difference(self.map, made), made_here=True)
 
-    def _links_known(self, standings: Collection[Standing], now: float) -> bool:
-        """Whether it is sure which members do not hear each other: of a death they learn one after the other."""
-        members = [standing for standing in standings if not standing.joins and standing.state in COUNTED_STATES]
-        if len(convergence.hearing_each_other(members)) == len(members):
-            self._unlinked_since = None
-            return True
-        if self._unlinked_since is None:
-            self._unlinked_since = now
-        return now - self._unlinked_since >= LINK_PATIENCE * self.config.period
-
-    def _rivals(self, trusted: Collection[Peer]) -> set[int]:
-        """Hosts that hold on to a map which would go before ours, but should give way to it."""
-        return {
-            peer.host
-            for peer in trusted
-            if peer.heartbeat.map.rank > self.map.rank
-            and (
-                peer.heartbeat.state is State.JOINING
-                or (peer.host in peer.heartbeat.map.members and self._outbids(peer.heartbeat.map))
-            )
-        }
-
-    def _all_follow(self, trusted: Collection[Peer], now: float) -> bool:
-        if now - self._tenure.adopted_at >= SETTLING * self.config.period:
-            return True
-        if self._tenure.told.rank != self.map.rank:
+    def _rivals(self, peer: Peer) -> bool:
+        """Whether a host holds on to a map which would go before ours, but should give way to it."""
+        theirs = peer.heartbeat.map
+        if theirs.rank <= self.map.rank:
             return False
-        following = {peer.host for peer in trusted if peer.heartbeat.map.rank == self.map.rank}
-        return self.map.members <= following | {self.config.host_id} and not self._tenure.missing(self._dead(now))
-
-    def _standings(self, trusted: Collection[Peer], now: float) -> list[Standing]:
-        me = self.config.host_id
-        hears = frozenset(peer.host for peer in trusted)
-        waits = self._damping.waits
-        found = [Standing(me, self.state, self.conditions, self.config.weight, hears, waits(me, now))]
-        for peer in trusted:
-            beat = peer.heartbeat
-            joins = peer.host not in self.map.members
-            if joins and not self._ready(peer, now):
-                continue
-            found.append(
-                Standing(
-                    peer.host,
-                    beat.state,
-                    beat.conditions,
-                    beat.weight,
-                    beat.heard_anywhere,
-                    waits(peer.host, now),
-                    joins,
-                )
-            )
-        # Others hear it, we do not: whether it is to blame or we are, the map cannot have us both.
-        unheard = self.map.members - {standing.host for standing in found} - self._dead(now)
-        rolling = {peer.host: peer for peer in self._peers.all_verified(now) if self._judge.rolling_out(peer, now)}
-        for host in unheard:
-            differing = rolling.get(host)
-            if differing is not None:
-                beat = differing.heartbeat
-                found[0] = _hearing(found[0], host)
-                found.append(
-                    Standing(host, beat.state, beat.conditions, beat.weight, beat.heard_anywhere, waits(host, now))
-                )
-            else:
-                found.append(Standing(host, State.MEMBER, Condition(0), 0, None))
-        return found
-
-    def _ready(self, peer: Peer, now: float) -> bool:
-        """Whether one that is not counted in can be."""
-        beat = peer.heartbeat
-        return (
-            beat.state is State.JOINING
-            and not beat.conditions & HALTING
-            and beat.map.rank == self._tenure.told.rank
-            and now - peer.since >= LISTEN * self.config.period
-        )
-
-    def _note_departures(self, standings: Collection[Standing], now: float) -> None:
-        """Hosts that became unable to serve count as having left."""
-        able = {standing.host for standing in standings if not standing.conditions & UNABLE}
-        for standing in standings:
-            if standing.host in self._able_before and standing.conditions & UNABLE:
-                self._damping.departed(standing.host, now)
-        self._able_before = able
+        return peer.heartbeat.state is State.JOINING or (peer.host in theirs.members and self._outbids(theirs))
 
     def _finish(self, now: float) -> None:
         """Ends a drain, and a stop."""
@@ -725,32 +585,9 @@ class Member:
             self.outbox.put(Converged(self.map.version, self.map.members, self.map.owners[0][0]))
 
 
-def _sealers(config: MemberConfig) -> list[Sealer]:
-    return [Sealer(config.cluster_id, path.name, config.keys) for path in config.paths]
-
-
 def _says(beat: Heartbeat) -> tuple[object, ...]:
     """What others draw conclusions from at once; counters, echoes and the like are looked at every period."""
     return (
         beat.state, beat.conditions, beat.serving, beat.weight, beat.digest, beat.map.rank, beat.confirmed, beat.heard,
         beat.confirmers, beat.dirty, beat.slots,
     )  # fmt: skip
-
-
-def _hearing(standing: Standing, host: int) -> Standing:
-    hears = (standing.hears or frozenset()) | {host}
-    return Standing(standing.host, standing.state, standing.conditions, standing.weight, hears, standing.waits)
-
-
-def _difference(old: BucketMap, new: BucketMap) -> str:
-    """What a planned map is for, in a few words."""
-    changes = []
-    for text, hosts in (
-        ("joins", new.members - old.members),
-        ("leaves", old.members - new.members),
-        ("can serve", (new.hosts - old.hosts) & old.members),
-        ("gives its buckets away", (old.hosts - new.hosts) & new.members),
-    ):
-        if hosts:
-            changes.append(f"host {', '.join(str(host) for host in sorted(hosts))} {text}")
-    return "; ".join(changes) or "shares changed"

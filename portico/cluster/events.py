@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from portico.cluster.holdings import Holding
 from portico.cluster.ownership import Ownership
 from portico.cluster.states import Condition, State
 from portico.cluster.wire import Reason
@@ -63,6 +64,14 @@ class MemberDraining:
     """A host gives its buckets away and keeps its flows."""
 
     host: int
+
+
+@dataclass(frozen=True)
+class ClientsOrphaned:
+    """A host is dead, and held these clients; whoever owns their buckets resets their connections."""
+
+    host: int
+    clients: tuple[Holding, ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,7 @@ Event = (
     | MemberJoined
     | MemberLeft
     | MemberDraining
+    | ClientsOrphaned
     | Deaf
     | MapChanged
     | Converged

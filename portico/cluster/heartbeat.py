@@ -31,6 +31,8 @@ _HEARD = struct.Struct("<I")
 _FRAMES = struct.Struct("<QQ")
 _PACKED = BUCKETS * 6 // 8
 _ONE_OWNER, _SIX_BITS = 0, 1
+_STATES = frozenset(state.value for state in State)
+_CONDITIONS = sum(condition.value for condition in Condition)
 _SERVING = 0x80
 """Beside the conditions."""
 
@@ -137,8 +139,8 @@ def parse(body: bytes) -> Heartbeat:
         reader.fields(_FIXED)
     )
     conditions = flags & ~_SERVING
-    _require(state in {known.value for known in State}, f"state {state}")
-    _require(conditions & ~sum(Condition) == 0, f"conditions {conditions:#x}")
+    _require(state in _STATES, f"state {state}")
+    _require(conditions & ~_CONDITIONS == 0, f"conditions {conditions:#x}")
     _require(weight <= MAX_WEIGHT, f"a load weight of {weight}")
     _require(leader <= MAX_HOSTS, f"leader {leader}")
     _require(dirty >> BUCKETS == 0, "a dirty bucket above 59")

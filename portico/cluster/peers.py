@@ -30,7 +30,8 @@ class Peer:
         since: when it was first heard after silence, or since its boot.
         acknowledged: when we sent the newest heartbeat that it repeated.
         unacknowledged: when we sent the first one after that; None: none yet.
-        noticed: whether its life was reported as an event.
+        last_heard: on any path.
+        noticed, draining: whether its life, and its draining, were reported as events.
     """
 
     host: int
@@ -41,12 +42,13 @@ class Peer:
     since: float
     acknowledged: float = NEVER
     unacknowledged: float | None = None
+    last_heard: float = NEVER
     noticed: bool = False
+    draining: bool = False
 
-    @property
-    def last_heard(self) -> float:
-        """On any path."""
-        return max(self.heard)
+    def hear(self, path: int, now: float) -> None:
+        """A frame that counts came in."""
+        self.heard[path] = self.last_heard = now
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Peers:
             peer.since = now
         peer.sequence = sequence
         peer.heartbeat = heartbeat
-        peer.heard[path] = now
+        peer.hear(path, now)
         self._acknowledge(peer, heartbeat)
         return peer
 
@@ -111,13 +113,14 @@ class Peers:
 
     def heard_again(self, host: int, path: int, now: float) -> None:
         """The newest heartbeat of a host came in on a further path."""
-        self._peers[host].heard[path] = now
+        self._peers[host].hear(path, now)
 
     def excuse(self, gap: float, now: float) -> None:
         """We did not run for `gap` seconds until now: what was not heard meanwhile is our silence, not theirs."""
         for peer in self._peers.values():
             if self.alive(peer, now - gap):
                 peer.heard = [min(at + gap, now) for at in peer.heard]
+                peer.last_heard = max(peer.heard)
 
     def alive(self, peer: Peer, now: float) -> bool:
         """Whether it was heard on some path within the detection time."""
@@ -165,11 +168,24 @@ class Peers:
         if peer.acknowledged == NEVER or peer.unacknowledged is None or not self.alive(peer, now):
             return False
         patience = (self.config.lease - 1.25) * self.config.period
-        return peer.last_heard - peer.unacknowledged >= patience
+        return peer.last_heard - max(peer.unacknowledged, peer.since) >= patience
+
+    def acknowledged_until(self, now: float) -> float | None:
+        """Until when nobody can have declared us dead; None: there is nobody who could tell.
+
+        Whoever repeats one of our heartbeats hears us for the detection time after it was sent, and vouches for us to
+        those it talks to. While the last peers are silent for a while they may be dying, and their silence must not
+        stop us.
+        """
+        known = [peer for peer in self.all_alive(now) if peer.acknowledged != NEVER]
+        if all(now - peer.last_heard > 2.5 * self.config.period for peer in known):
+            return None
+        return max(peer.acknowledged for peer in known) + self.config.detection - self.config.period / 4
 
     def next_silence(self, now: float) -> float | None:
-        """When the next living peer will be dead if it stays silent."""
+        """When the next living peer will be silent for too long on one of the paths, if nothing comes."""
+        horizon = now - self.config.detection
         return min(
-            (peer.last_heard + self.config.detection for peer in self._peers.values() if self.alive(peer, now)),
+            (at + self.config.detection for peer in self._peers.values() for at in peer.heard if at > horizon),
             default=None,
         )

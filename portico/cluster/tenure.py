@@ -191,13 +191,19 @@ class Tenure:
 
     # The kernel
 
-    def settle(self, neighbours: Mapping[int, Neighbour], dead: Collection[int]) -> bool:
-        """Takes what may be taken and draws a new picture if anything changed; tells whether it did."""
+    def settle(self, neighbours: Mapping[int, Neighbour], dead: Collection[int], *, entitled: bool) -> bool:
+        """Takes what may be taken and draws a new picture if anything changed; tells whether it did.
+
+        Args:
+            neighbours: living hosts.
+            dead: hosts that nobody hears.
+            entitled: whether this member is in a state to serve.
+        """
         complete = self.told.rank == self.map.rank and not self.missing(dead)
         if complete:
             self._earlier = set(self.map.members)
             self._serving_strangers.clear()
-        if complete and not self._halted:
+        if complete and entitled and not self._halted:
             for rule, mine in zip(self._rules, self.map.buckets_of(self._me), strict=True):
                 for bucket in mine - rule.owned:
                     rule.lender[bucket] = rule.origin[bucket]

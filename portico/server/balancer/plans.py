@@ -222,7 +222,7 @@ def _nic(told: Assignment, interface: str, outside: bool, mac: bytes) -> NicPlan
         side="external" if outside else "internal",
         mac=mac,
         vips=tuple(dict.fromkeys(address.ip for address in virtual)),
-        own=tuple(dict.fromkeys(address.ip for address in dedicated)),
+        dips=tuple(dict.fromkeys(dedicated)),
         mode=_MODES[balancing.mode],
         priority=own.priority,
         behind=behind,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from collections import deque
@@ -18,11 +17,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from portico.balancing.nlb.bpf import FastFilter
-from portico.balancing.nlb.filter import Filter, PortableFilter
-from portico.balancing.nlb.igmp import Membership
-from portico.balancing.nlb.packet import IGMP, PacketSocket
-from portico.balancing.nlb.plan import BalancingPlan, NicPlan
+from portico.balancing.nlb.choose import Choice, Preference, choose
+from portico.balancing.nlb.filter import Filter
+from portico.balancing.nlb.plan import BalancingPlan
 from portico.balancing.nlb.presence import Presence
 from portico.cluster.core import Member
 from portico.cluster.events import Event, OwnershipChanged, Refused
@@ -30,11 +27,14 @@ from portico.cluster.heartbeat import FrameCount
 from portico.cluster.states import Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import plans
+from portico.server.balancer.flows import busy_buckets, connections
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.plans import Assignment
 
 log = logging.getLogger("portico.balancer")
 
+FLOWS_INTERVAL = 1.0
+"""Seconds between looks for old flows, while there are buckets that were given away."""
 COUNT_INTERVAL = 0.2
 """Seconds between looks at the counters: deafness is found within two seconds."""
 STEPS = 64
@@ -50,6 +50,7 @@ _COMMANDS: dict[str, Callable[[Member, float], None]] = {
     "suspend": Member.suspend,
     "resume": Member.resume,
 }
+_PREFERENCES: dict[str, Preference] = {"automatic": "automatic", "ebpf": "eBPF", "nftables": "nftables"}
 _WANTED = {"started": "start", "stopped": "stop", "suspended": "suspend"}
 
 
@@ -66,11 +67,9 @@ class Shell:
         self._told: Assignment | None = None
         self._plan: BalancingPlan | None = None
         self._member: Member | None = None
-        self._filter: Filter | None = None
-        self._why_portable = ""
+        self._choice: Choice | None = None
         self._links: list[PathLink] = []
         self._presences: list[Presence] = []
-        self._groups: list[tuple[PacketSocket, Membership]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.TimerHandle | None = None
         self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
@@ -78,6 +77,7 @@ class Shell:
         self._overflow = 0
         self._remembered: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_EVENTS)
         self._counters: dict[str, Any] = {}
+        self._flows_due = 0.0
         self._broken: PorticoError | None = None
         self._left = asyncio.Event()
         """The others have what this server had, and it has stopped."""
@@ -225,8 +225,8 @@ class Shell:
                 for rule in ownership.rules
             ],
             "mode": told.balancing.mode,
-            "filter": self._filter.name if self._filter is not None else None,
-            "filter_why": self._why_portable,
+            "filter": self._choice.name if self._choice is not None else None,
+            "filter_why": self._choice.why if self._choice is not None else "",
             "clients": len(self._held()),
             "clients_over_limit": self._overflow,
             "counters": self._counters,
@@ -319,8 +319,33 @@ class Shell:
         self._counters = {interface: vars(found) for interface, found in counters.items()}
         found = [counters[nic.interface] for nic in self._plan.nics]
         self._member.frame_counters([FrameCount(one.seen, one.accepted) for one in found], now)
-        for socket, group in self._groups:
-            socket.send(group.poll(now))
+        for presence in self._presences:
+            if (due := presence.next_time()) is not None and time.monotonic() >= due:
+                presence.ready()
+        if now >= self._flows_due and any(rule.dirty for rule in self._member.ownership.rules):
+            self._flows_due = now + FLOWS_INTERVAL
+            self._loop.create_task(self._look_for_flows(self._member, self._plan))
+        self._turn()
+
+    async def _look_for_flows(self, member: Member, plan: BalancingPlan) -> None:
+        """Buckets that were given away and have no connection left here are no longer ours in any sense. Only then may
+        their new owner answer what it does not know."""
+        serial = member.ownership.serial
+        default, *rules = member.ownership.rules
+        wanted = [rule.dirty for rule in (*rules, default)]
+        try:
+            busy = await asyncio.to_thread(lambda: busy_buckets(plan, connections(), wanted))
+        except PorticoError as error:
+            log.warning("%s", error)
+            return
+        if member is not self._member or plan is not self._plan or member.ownership.serial != serial:
+            return
+        now = self._loop.time()
+        for number, (dirty, left) in enumerate(zip(wanted, busy, strict=True)):
+            # The member counts the default rule first.
+            gone = dirty - left
+            if gone:
+                member.flows_gone(0 if number == plan.default_rule else number + 1, gone, now)
         self._turn()
 
     # The kernel
@@ -329,7 +354,8 @@ class Shell:
         """Sockets and filter for these interfaces, in place of those that were."""
         links: list[PathLink] = []
         presences: list[Presence] = []
-        fresh = self._filter if self._filter is not None else self._choose(told)
+        chosen = self._choice if self._choice is not None else choose(_PREFERENCES[told.balancing.filter])
+        fresh = chosen.filter
         try:
             links += [FrameLink(interface) for interface, _ in told.interfaces]
             own = told.dedicated(told.own)
@@ -350,47 +376,18 @@ class Shell:
                 presence.close()
             raise
         self._close_sockets()
-        self._filter, self._links, self._presences = fresh, links, presences
+        self._choice, self._links, self._presences = chosen, links, presences
         for path, link in enumerate(links):
             self._loop.add_reader(link.fileno(), self._readable, path)
         for presence in presences:
-            self._loop.add_reader(presence.fileno(), presence.ready)
+            for packets in presence.sockets:
+                self._loop.add_reader(packets.fileno(), presence.ready)
             presence.announce()
-        self._join_groups(plan)
 
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
         self._filter.install(plan, plans.owned(self._running().ownership), self._held())
-
-    def _choose(self, told: Assignment) -> Filter:
-        wanted = told.balancing.filter
-        if wanted == "nftables":
-            self._why_portable = "load_balancing.filter says so"
-            return PortableFilter()
-        try:
-            return FastFilter()
-        except PorticoError as error:
-            if wanted == "ebpf":
-                raise
-            self._why_portable = str(error)
-            log.warning("filter=nftables why=%r", str(error))
-            return PortableFilter()
-
-    def _join_groups(self, plan: BalancingPlan) -> None:
-        for nic in plan.nics:
-            if nic.mode != "igmp" or not isinstance(nic.primary, IPv4Address):
-                continue
-            socket = PacketSocket(nic.interface, IGMP)
-            source = next((a for a in nic.own if isinstance(a, IPv4Address)), IPv4Address(0))
-            group = Membership(_group(nic), source, nic.mac, random.random)
-            self._loop.add_reader(socket.fileno(), self._queried, socket, group)
-            socket.send(group.join(self._loop.time()))
-            self._groups.append((socket, group))
-
-    def _queried(self, socket: PacketSocket, group: Membership) -> None:
-        for frame in socket.receive():
-            group.receive(frame, self._loop.time())
 
     def _change_clients(self, add: set[IPv6Address], remove: set[IPv6Address]) -> None:
         if self._filter is None or not (add or remove):
@@ -405,15 +402,15 @@ class Shell:
         return set().union(*self._clients.values())
 
     def _close_sockets(self) -> None:
-        opened: list[PathLink | Presence] = [*self._links, *self._presences]
-        for item in opened:
-            self._loop.remove_reader(item.fileno())
-            item.close()
-        for socket, group in self._groups:
-            socket.send(group.leave())
-            self._loop.remove_reader(socket.fileno())
-            socket.close()
-        self._links, self._presences, self._groups = [], [], []
+        for link in self._links:
+            self._loop.remove_reader(link.fileno())
+            link.close()
+        for presence in self._presences:
+            presence.leave()
+            for packets in presence.sockets:
+                self._loop.remove_reader(packets.fileno())
+            presence.close()
+        self._links, self._presences = [], []
 
     def _close(self, *, remove: bool) -> None:
         for timer in (self._timer, self._counting):
@@ -423,7 +420,11 @@ class Shell:
         self._close_sockets()
         if remove and self._filter is not None:
             self._filter.remove()
-        self._filter = self._member = None
+        self._choice = self._member = None
+
+    @property
+    def _filter(self) -> Filter | None:
+        return self._choice.filter if self._choice is not None else None
 
     def _running(self) -> Member:
         if self._member is None:
@@ -444,11 +445,6 @@ def _place(told: Assignment) -> object:
 def _others(told: Assignment) -> list[IPv4Address | IPv6Address]:
     addresses = [told.dedicated(server) for server in told.balancing.servers if server.name != told.own.name]
     return [address for address in addresses if address is not None]
-
-
-def _group(nic: NicPlan) -> IPv4Address:
-    """239.255.y.z of the primary VIP w.x.y.z, whose Ethernet address is the cluster MAC."""
-    return IPv4Address(bytes((239, 255)) + nic.primary.packed[-2:])
 
 
 def _mac(interface: str) -> bytes:

@@ -23,9 +23,7 @@ class Life:
 
     def __init__(self, seed: int, most: int = 6) -> None:
         self.random = Random(seed)
-        self.cluster = Cluster(
-            self.random.randint(2, most), seed, drift=self.random.choice([0.0, 0.002]), boots=False
-        )
+        self.cluster = Cluster(self.random.randint(2, most), seed, drift=self.random.choice([0.0, 0.002]), boots=False)
         self.cluster.loss = self.random.choice([0.0, 0.0, 0.01, 0.05])
         self.cluster.double = self.random.choice([0.0, 0.05])
         self.cluster.delay = self.random.choice([(0.0001, 0.001), (0.001, 0.02)])
@@ -47,13 +45,15 @@ class Life:
 
     def _mishap(self) -> None:
         actions: list[Callable[[int], None]] = [
-            self._kill, self._boot, self._freeze, self._thaw, self._partition, self._heal, self._cut_path, self._one_way,
-            self._drain, self._stop, self._suspend, self._start, self._start, self._weigh, self._fail, self._recover_health,
+            self._kill, self._boot, self._freeze, self._thaw, self._partition, self._heal, self._cut_path,
+            self._one_way, self._drain, self._stop, self._suspend, self._start, self._start, self._weigh, self._fail,
+            self._recover_health,
         ]  # fmt: skip
         host = self.random.choice(sorted(self.cluster.servers))
         action = self.random.choice(actions)
         self.story.append(f"{self.cluster.now:.3f} {action.__name__} {host}")
         action(host)
+        self.watch.update()
 
     def _runs(self, host: int) -> bool:
         server = self.cluster.servers[host]
@@ -79,23 +79,19 @@ class Life:
         self.random.shuffle(others)
         size = self.random.randint(0, len(others) - 1)
         self.cluster.partition([host, *others[:size]], others[size:])
-        self.watch.split()
 
     def _heal(self, host: int) -> None:
         self.cluster.heal()
-        self.watch.healed()
 
     def _cut_path(self, host: int) -> None:
         path = [self.random.randrange(2)]
         others = set(self.cluster.servers) - {host}
         self.cluster.block([host], others, path)
         self.cluster.block(others, [host], path)
-        self.watch.split()
 
     def _one_way(self, host: int) -> None:
         other = self.random.choice(sorted(set(self.cluster.servers) - {host}))
         self.cluster.block([host], [other])
-        self.watch.split()
 
     def _command(self, host: int, name: str, *states: State) -> None:
         if self._runs(host) and self.cluster.member(host).state in states:
@@ -136,6 +132,7 @@ class Life:
             self._boot(host)
             self._recover_health(host)
             self._start(host)
+        self.watch.update()
 
     def _check(self) -> None:
         end = self.cluster.now + RECOVERY
@@ -152,7 +149,10 @@ class Life:
 
     def _waiting(self) -> set[int]:
         """Hosts that came and went too often, by the word of whoever leads."""
-        leader = min(self.cluster.servers.values(), key=lambda s: (s.member is None or s.member.state is not State.MEMBER, s.host))
+        leader = min(
+            self.cluster.servers.values(),
+            key=lambda s: (s.member is None or s.member.state is not State.MEMBER, s.host),
+        )
         assert leader.member is not None
         now = leader.clock(self.cluster.now)
         return {host for host in self.cluster.servers if leader.member._damping.waits(host, now)}
@@ -176,10 +176,10 @@ class Life:
         return all(abs(current.owners[1].count(host) - share) < 1 for host, share in shares.items())
 
     def _picture(self) -> list[str]:
+        members = [server.member for server in self.cluster.alive if server.member is not None]
         return [
-            f"{server.host}: {server.member.state.name} {server.member.conditions!r} version {server.member.map.version} "
-            f"members {sorted(server.member.map.members)} hosts {sorted(server.member.map.hosts)} "
-            f"owns {len(server.member.ownership.rules[1].owned)} missing {server.member._tenure.missing(())}"
-            for server in self.cluster.alive
-            if server.member is not None
+            f"{member.config.host_id}: {member.state.name} {member.conditions!r} version {member.map.version} "
+            f"members {sorted(member.map.members)} hosts {sorted(member.map.hosts)} "
+            f"owns {len(member.ownership.rules[1].owned)} missing {member._tenure.missing(())}"
+            for member in members
         ]

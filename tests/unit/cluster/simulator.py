@@ -1,4 +1,4 @@
-"""Whole clusters in one process: a network that loses, delays, doubles and cuts, clocks that differ, kernels with leases.
+"""Whole clusters in one process: a network that loses, delays, doubles and cuts; clocks that differ; kernel leases.
 
 Time is simulated and everything random comes from one seed, so a run can be repeated exactly. Each server has a shell
 that keeps the contract of `portico.cluster.core`, and a kernel that serves what it was given until the lease, by the
@@ -173,23 +173,23 @@ class Cluster:
         """Everything gets through again."""
         self.blocked.clear()
 
-    def groups(self) -> list[set[int]]:
-        """Servers that hear each other, directly or through others that do."""
-        hosts = set(self.servers)
-        found: list[set[int]] = []
-        while hosts:
-            group, edge = set(), {hosts.pop()}
+    def apart(self) -> set[tuple[int, int]]:
+        """Pairs of servers that do not hear each other, not even through others that run."""
+        found = set()
+        for start in self.servers:
+            reached, edge = {start}, {start}
             while edge:
-                group |= edge
-                edge = {b for a in edge for b in self.servers if b not in group and self._linked(a, b)}
-            hosts -= group
-            found.append(group)
+                edge = {b for a in edge for b in self.servers if b not in reached and self._linked(a, b)}
+                reached |= edge
+                edge = {host for host in edge if self._runs(host)}
+            found |= {(start, other) for other in self.servers if other not in reached}
         return found
 
+    def _runs(self, host: int) -> bool:
+        return self.servers[host].member is not None and not self.servers[host].frozen
+
     def _linked(self, a: int, b: int) -> bool:
-        return all(
-            any((x, y, path) not in self.blocked for path in range(len(PATHS))) for x, y in ((a, b), (b, a))
-        )
+        return all(any((x, y, path) not in self.blocked for path in range(len(PATHS))) for x, y in ((a, b), (b, a)))
 
     def inject(self, host: int, path: int, data: bytes) -> None:
         """Somebody else sends a frame to a server."""
@@ -340,17 +340,13 @@ class OneOwner:
         self._apart: dict[tuple[int, int], float] = {}
         cluster.observers.append(self.check)
 
-    def split(self) -> None:
-        """To be called when the network changes: who is apart is excused until a while after it is healed."""
-        for one, other in itertools.permutations(self._cluster.groups(), 2):
-            for a, b in itertools.product(one, other):
-                self._apart[a, b] = float("inf")
-
-    def healed(self) -> None:
-        """To be called when the network is whole again."""
-        self._apart = {
-            pair: min(until, self._cluster.now + self._excuse) for pair, until in self._apart.items()
-        }
+    def update(self) -> None:
+        """To be called after every mishap: who is apart is excused until a while after they hear each other again."""
+        apart = self._cluster.apart()
+        for pair, until in self._apart.items():
+            if pair not in apart:
+                self._apart[pair] = min(until, self._cluster.now + self._excuse)
+        self._apart |= dict.fromkeys(apart, float("inf"))
 
     def check(self) -> None:
         """Raises AssertionError where two servers accept one bucket."""
