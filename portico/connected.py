@@ -31,6 +31,9 @@ log = logging.getLogger("portico.connected")
 REAP_TIMEOUT = 5.0
 """Seconds in which a child whose lifeline was cut is gone, unless it is not one of ours any more."""
 
+ACCEPT_AGAIN = 1.0
+"""Seconds until the next attempt when a connection cannot be accepted."""
+
 _BACKLOG = 8
 _CREDENTIALS = struct.Struct("3i")
 
@@ -86,7 +89,7 @@ class Door:
                 code="DOOR_NOT_MADE",
             ) from None
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+        self._listen()
 
     def close(self) -> None:
         """Stops listening. A process that waits to be taken ends by that."""
@@ -133,13 +136,20 @@ class Door:
         fds = {name: [places[number] for number in group] for name, group in start.fds.items()}
         return Begun(child, candidate.connection, fds)
 
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
     def _accept(self, listener: socket.socket) -> None:
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
             return
-        except OSError as error:
+        except OSError as error:  # no descriptor is left; whoever dials waits in the backlog meanwhile
             log.warning("unit=%s cannot be let in: %s", self.unit, error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_AGAIN, self._listen)
             return
         connection.setblocking(False)
         pid, uid, _ = _CREDENTIALS.unpack(

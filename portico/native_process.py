@@ -108,7 +108,9 @@ def connect(path: str, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
             connection.close()
             if time.monotonic() >= deadline:
                 raise Unavailable(
-                    f"No agent listens on {path}", why=error.strerror or "", resolution="Start it: see docs/operate.md"
+                    f"No agent listens on {path}",
+                    why=error.strerror or "",
+                    resolution="Look at it: systemctl status 'portico-*'",
                 ) from None
             time.sleep(_CONNECT_AGAIN)
         except OSError:

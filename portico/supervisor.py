@@ -256,12 +256,21 @@ class Supervisor:
             for task in (available, stopping):
                 task.cancel()
             await asyncio.gather(available, stopping, return_exceptions=True)
-        return await self._accompany(begun, start)
+        try:
+            return await self._accompany(begun, start)
+        except OSError as error:
+            return str(error)
 
     async def _accompany(self, begun: Begun, start: Start) -> str:
         """The life of a child that is there; returns why it ended."""
         process = self._process = begun.child
-        reader, self._writer = await asyncio.open_connection(sock=begun.channel, limit=MAX_LINE)
+        try:
+            reader, self._writer = await asyncio.open_connection(sock=begun.channel, limit=MAX_LINE)
+        except BaseException:  # no descriptor is left, for example: nobody else would end it
+            process.kill()
+            await process.reap()
+            self._process = None
+            raise
         read = asyncio.create_task(self._read(reader), name=f"read {self.program.name}")
         ended = asyncio.create_task(process.ended(), name=f"wait {self.program.name}")
         stopping = asyncio.create_task(self._stop.wait())

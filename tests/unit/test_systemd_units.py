@@ -97,7 +97,7 @@ def test_a_packet_path_has_an_account_and_no_capability(name: str) -> None:
     assert "AmbientCapabilities" not in text
 
 
-@pytest.mark.parametrize(("agent", "path", "unit"), zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True))
+@pytest.mark.parametrize(("agent", "path", "unit"), list(zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True)))
 def test_a_packet_path_comes_and_goes_with_its_agent_and_meets_it(agent: str, path: str, unit: str) -> None:
     """One socket, in a directory that the packet path's account alone enters; what the agent expects has that name."""
     ours, theirs = (UNITS / agent).read_text(), (UNITS / path).read_text()

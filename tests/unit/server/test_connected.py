@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from portico import connected as connected_module
 from portico.child import BATCH
 from portico.connected import Door
 from portico.errors import NotFound, Unavailable
@@ -321,3 +323,26 @@ def test_too_few_descriptors_are_said(path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.ERROR, "portico.supervisor"):
         connected(path, body, start=Start({"descriptors": 1000}, {}, 2000))
     assert "may open 1000 descriptors and needs up to 2000" in caplog.text
+
+
+def test_a_door_without_descriptors_opens_again_when_there_are_some(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connected_module, "ACCEPT_AGAIN", 0.05)
+
+    async def body() -> None:
+        door = Door(path, None, "portico-echo.service")
+        door.open()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                waiting.connect(str(path))
+                await until(lambda: "cannot be let in" in caplog.text)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await asyncio.wait_for(door.available(), 5)
+            door.close()
+
+    with caplog.at_level(logging.WARNING, "portico.connected"):
+        asyncio.run(body())
