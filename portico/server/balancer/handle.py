@@ -21,8 +21,19 @@ log = logging.getLogger("portico.balancer")
 
 MODULE = "portico.server.balancer.process"
 START_TIMEOUT = 15.0
+_BATCH = 1000
+"""Events of tunnels told at a time."""
 _RESYNC = 30.0
 """Seconds between full lists of the tunnels: what events lost, this finds."""
+
+
+_FORWARDED = {
+    "session_up": ("session", "peer"),
+    "session_address": ("session", "address"),
+    "session_down": ("session",),
+    "gateway_started": (),
+}
+"""Events of the gateway that matter here, with their fields that do."""
 
 
 class Kin:
@@ -137,7 +148,7 @@ class Balancer:
     def gateway_event(self, event: dict[str, Any]) -> None:
         """Takes an event of the gateway. Does not block; what does not fit is found by the next full list."""
         name = event.get("event")
-        if self._told is None or name not in ("session_address", "session_down", "gateway_started"):
+        if self._told is None or name not in _FORWARDED:
             return
         if name == "gateway_started":
             self._resync.set()
@@ -208,7 +219,7 @@ class Balancer:
                     self._queue.get_nowait()
                 with contextlib.suppress(PorticoError):
                     found = await self._sessions()
-                    listed = [(int(one["session"]), list(one.get("addresses", ()))) for one in found]
+                    listed = [(int(one["session"]), str(one["peer"]), list(one.get("addresses", ()))) for one in found]
                     await self._tell("sessions", sessions=listed)
                 due = loop.time() + _RESYNC
             try:
@@ -216,7 +227,8 @@ class Balancer:
                     event = await self._queue.get()
             except TimeoutError:
                 continue
-            if event["event"] == "session_address":
-                await self._tell("session_address", session=event["session"], address=event["address"])
-            else:
-                await self._tell("session_down", session=event["session"])
+            events = [event]
+            while len(events) < _BATCH and not self._queue.empty():
+                events.append(self._queue.get_nowait())
+            told = [[one["event"], *(one[field] for field in _FORWARDED[one["event"]])] for one in events]
+            await self._tell("tunnels", events=told)

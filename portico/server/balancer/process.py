@@ -74,15 +74,18 @@ def _health(shell: Shell, message: Mapping[str, Any]) -> None:
 
 
 def _sessions(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.sessions((int(number), addresses) for number, addresses in message["sessions"])
+    shell.sessions((int(number), str(peer), addresses) for number, peer, addresses in message["sessions"])
 
 
-def _session_address(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.session_address(int(message["session"]), str(message["address"]))
-
-
-def _session_down(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.session_down(int(message["session"]))
+def _tunnels(shell: Shell, message: Mapping[str, Any]) -> None:
+    """What happened to tunnels, in order: [name, session, peer or address]."""
+    for name, session, *rest in message["events"]:
+        if name == "session_up":
+            shell.session_up(int(session), str(rest[0]))
+        elif name == "session_address":
+            shell.session_address(int(session), str(rest[0]))
+        elif name == "session_down":
+            shell.session_down(int(session))
 
 
 def _status(shell: Shell, _message: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +97,7 @@ OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "command": _command,
     "health": _health,
     "sessions": _sessions,
-    "session_address": _session_address,
-    "session_down": _session_down,
+    "tunnels": _tunnels,
     "status": _status,
 }
 

@@ -11,24 +11,27 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
 from portico.balancing.nlb.choose import Choice, Preference, choose
 from portico.balancing.nlb.filter import Filter
-from portico.balancing.nlb.plan import BalancingPlan
+from portico.balancing.nlb.hash import bucket_of
+from portico.balancing.nlb.plan import BalancingPlan, Owned
 from portico.balancing.nlb.presence import Presence
 from portico.cluster.core import Member
-from portico.cluster.events import Event, OwnershipChanged, Refused
+from portico.cluster.events import ClientsOrphaned, Event, OwnershipChanged, Refused
 from portico.cluster.heartbeat import FrameCount
+from portico.cluster.holdings import Holding, Outer
 from portico.cluster.states import Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import plans
-from portico.server.balancer.flows import busy_buckets, connections
+from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
+from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
 
 log = logging.getLogger("portico.balancer")
@@ -77,7 +80,15 @@ class Shell:
         self._overflow = 0
         self._remembered: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_EVENTS)
         self._counters: dict[str, Any] = {}
+        self._leased: float | None = None
+        self._applied: Owned | None = None
+        """What the kernel works with."""
         self._flows_due = 0.0
+        self._peers: dict[int, Outer] = {}
+        """Where each tunnel comes from, by its number."""
+        self._orphans = Orphans()
+        self._raw = RawSender()
+        self._asking: asyncio.TimerHandle | None = None
         self._broken: PorticoError | None = None
         self._left = asyncio.Event()
         """The others have what this server had, and it has stopped."""
@@ -143,23 +154,34 @@ class Shell:
             self._member.local_health(ok, why, self._loop.time())
             self._turn()
 
-    def sessions(self, sessions: Iterable[tuple[int, Iterable[str]]]) -> None:
-        """All tunnels that there are with their addresses, in place of what was known."""
-        before = self._held()
-        self._clients = {number: {IPv6Address(text) for text in addresses} for number, addresses in sessions}
-        after = self._held()
-        self._change_clients(after - before, before - after)
+    def sessions(self, sessions: Iterable[tuple[int, str, Iterable[str]]]) -> None:
+        """All tunnels that there are (number, where from, addresses), in place of what was known."""
+        before = self._holdings()
+        self._peers, self._clients = {}, {}
+        for number, peer, addresses in sessions:
+            self._note_peer(number, peer)
+            self._clients[number] = {client for text in addresses if (client := _client(text)) is not None}
+        after = self._holdings()
+        lost = before.keys() - after.keys()
+        self._change_clients([one for client, one in after.items() if before.get(client) != one], lost)
+
+    def session_up(self, session: int, peer: str) -> None:
+        """A tunnel is there; it has no address yet."""
+        self._note_peer(session, peer)
 
     def session_address(self, session: int, address: str) -> None:
         """A tunnel has one more address."""
-        client = IPv6Address(address)
-        self._clients.setdefault(session, set()).add(client)
-        self._change_clients({client}, set())
+        client = _client(address)
+        if client is not None:
+            self._clients.setdefault(session, set()).add(client)
+            self._change_clients([Holding(client, self._peers.get(session))], set())
 
     def session_down(self, session: int) -> None:
         """A tunnel is gone, and its addresses with it, but those that another tunnel has taken over."""
         gone = self._clients.pop(session, set())
-        self._change_clients(set(), gone - self._held() if gone else gone)
+        self._peers.pop(session, None)
+        if gone:
+            self._change_clients([], gone - self._holdings().keys())
 
     async def leave(self, *, remove: bool) -> None:
         """Gives everything away, waits a moment until others have it, and closes.
@@ -227,7 +249,9 @@ class Shell:
             "mode": told.balancing.mode,
             "filter": self._choice.name if self._choice is not None else None,
             "filter_why": self._choice.why if self._choice is not None else "",
-            "clients": len(self._held()),
+            "clients": len(self._holdings()),
+            "directory": {name: len(member.directory.holdings_of(host)) for host, name in names.items()},
+            "orphans": vars(self._orphans.counters),
             "clients_over_limit": self._overflow,
             "counters": self._counters,
             "unsent": [link.failed for link in self._links],
@@ -247,7 +271,7 @@ class Shell:
             frames = member.data_to_send(now)
             for frame in frames:
                 self._links[frame.path].send(frame.data)
-            if frames:
+            if frames and member.lease_until != self._leased:
                 self._lease(member)
             event = member.next_event()
             if event is not None:
@@ -261,6 +285,7 @@ class Shell:
     def _lease(self, member: Member) -> None:
         """As long as the member may serve; it has just told the others that it is there."""
         assert self._filter is not None
+        self._leased = member.lease_until
         try:
             if member.lease_until is None:
                 self._filter.surrender()
@@ -274,8 +299,10 @@ class Shell:
     def _take(self, member: Member, event: Event) -> None:
         if isinstance(event, OwnershipChanged):
             assert self._filter is not None
+            picture = plans.owned(event.ownership)
             try:
-                self._filter.own(plans.owned(event.ownership))
+                self._filter.own(picture)
+                self._applied = picture
             except PorticoError as error:
                 self._kernel_failed(error)
                 return
@@ -283,6 +310,10 @@ class Shell:
             return
         if member.state is State.STOPPED:
             self._left.set()
+        if isinstance(event, ClientsOrphaned):
+            self._orphans.add(event.clients, self._entrances(), self._loop.time())
+            if self._asking is None:
+                self._ask_orphans()
         told = {"at": time.time(), "kind": type(event).__name__, **_plain(vars(event), self._names())}
         self._remembered.append(told)
         level = logging.WARNING if isinstance(event, Refused) else logging.INFO
@@ -367,7 +398,7 @@ class Shell:
                 )
             links.append(DatagramLink(own, plans.PORT, _others(told)))
             member = self._running()
-            fresh.install(plan, plans.owned(member.ownership), self._held())
+            fresh.install(plan, plans.owned(member.ownership), set(self._holdings()))
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -387,19 +418,70 @@ class Shell:
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
-        self._filter.install(plan, plans.owned(self._running().ownership), self._held())
+        self._filter.install(plan, plans.owned(self._running().ownership), set(self._holdings()))
 
-    def _change_clients(self, add: set[IPv6Address], remove: set[IPv6Address]) -> None:
-        if self._filter is None or not (add or remove):
+    def _change_clients(self, taken: list[Holding], lost: Collection[IPv6Address]) -> None:
+        """Tells the kernel and the other servers."""
+        if self._filter is None or self._member is None or not (taken or lost):
             return
         try:
-            self._filter.change_clients(add, remove)
+            self._filter.change_clients([holding.client for holding in taken], lost)
         except PorticoError as error:
-            self._overflow += len(add)
+            self._overflow += len(taken)
             log.error("clients cannot be taken into the filter: %s", error)
+        self._member.directory.local_change(taken, lost, self._loop.time())
+        self._turn()
 
-    def _held(self) -> set[IPv6Address]:
-        return set().union(*self._clients.values())
+    def _holdings(self) -> dict[IPv6Address, Holding]:
+        return {
+            client: Holding(client, self._peers.get(session))
+            for session, clients in self._clients.items()
+            for client in clients
+        }
+
+    def _note_peer(self, session: int, peer: str) -> None:
+        outer = self._outer(peer)
+        if outer is not None:
+            self._peers[session] = outer
+
+    def _outer(self, peer: str) -> Outer | None:
+        """`203.0.113.7:40000`, `[2001:db8::7]:40000`. The address it dialled is not known, one of its family stands
+        for it."""
+        host, _, port = peer.rpartition(":")
+        try:
+            client = ip_address(host.strip("[]"))
+            vip = next(vip for vip in self._entrances() if vip.version == client.version)
+            return Outer(client, int(port), vip, self._told.local.ip_https.port if self._told is not None else 443)
+        except (ValueError, StopIteration):
+            return None
+
+    def _entrances(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """VIPs that clients dial."""
+        plan = self._plan
+        nics = plan.nics if plan is not None else ()
+        external = [nic for nic in nics if nic.side == "external"] or nics
+        return tuple(vip for nic in external for vip in nic.vips)
+
+    def _ask_orphans(self) -> None:
+        """Makes idle clients of a dead server notice, as fast as is decent."""
+        self._asking = None
+        for packet in self._orphans.due(self._is_ours, self._loop.time()):
+            if not self._raw.send(packet):
+                self._orphans.counters.failed += 1
+        if len(self._orphans):
+            self._asking = self._loop.call_later(INTERVAL, self._ask_orphans)
+
+    def _is_ours(self, outer: Outer) -> bool:
+        """Whether the kernel accepts this connection here, and will reset it."""
+        if self._member is None or self._plan is None:
+            return False
+        number = rule_of(self._plan, outer.vip, outer.vip_port)
+        affinity = self._plan.rules[number].affinity if number < len(self._plan.rules) else "single"
+        rules = self._applied
+        if rules is None:
+            return False
+        bucket = bucket_of(outer.client, outer.client_port, affinity, self._plan.seed)
+        return bucket in rules.shares(self._plan)[number].owned
 
     def _close_sockets(self) -> None:
         for link in self._links:
@@ -413,10 +495,11 @@ class Shell:
         self._links, self._presences = [], []
 
     def _close(self, *, remove: bool) -> None:
-        for timer in (self._timer, self._counting):
+        for timer in (self._timer, self._counting, self._asking):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._counting = None
+        self._timer = self._counting = self._asking = None
+        self._raw.close()
         self._close_sockets()
         if remove and self._filter is not None:
             self._filter.remove()
@@ -433,6 +516,12 @@ class Shell:
 
     def _names(self) -> dict[int, str]:
         return self._told.names if self._told is not None else {}
+
+
+def _client(text: str) -> IPv6Address | None:
+    """An address by which the intranet reaches a client; link-local ones are nobody's but the link's."""
+    address = IPv6Address(text)
+    return None if address.is_link_local else address
 
 
 def _place(told: Assignment) -> object:
@@ -470,6 +559,8 @@ def _plain(values: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
             found[name] = names.get(value, str(value))
         elif isinstance(value, frozenset):
             found[name] = sorted(names.get(item, str(item)) for item in value)
+        elif isinstance(value, tuple):
+            found[name] = len(value)
         elif isinstance(value, Condition):
             found[name] = _conditions(value)
         elif isinstance(value, State):
