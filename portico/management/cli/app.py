@@ -35,6 +35,7 @@ _GROUPS = (
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
     ("lb", "Load balancing: several servers share one entrance."),
+    ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
 )
 

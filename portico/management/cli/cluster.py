@@ -1,0 +1,151 @@
+"""`portico cluster`: status, watch, start, stop, drain, suspend, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from portico.management.cli import output
+from portico.management.cli.connection import completed, server
+
+app = typer.Typer()
+
+BUCKETS_IN_A_LINE = 60
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_white", "bright_black")
+_STATES = {"Default": "green", "Converged": "green", "Converging": "yellow", "Draining": "yellow"}
+_LAST_EVENTS = 8
+
+_servers = completed(lambda api: [s["name"] for s in api.get("/v1/cluster")["servers"]])
+Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.", autocompletion=_servers)]
+
+
+@app.command()
+def status(json: output.Json = False) -> None:
+    """Show servers, their states, who owns which of the 60 buckets, and clients for each server.
+
+    Example: `portico cluster status --json`
+    """
+    with server() as api:
+        found = api.get("/v1/cluster")
+    output.show(found, lambda out: _show(out, found))
+
+
+@app.command()
+def watch(
+    interval: Annotated[float, typer.Option("--interval", help="Seconds between looks.", min=0.1, max=3600)] = 1.0,
+    json: output.Json = False,
+) -> None:
+    """Show the same again and again until Ctrl-C; with `--json` one document a line of time.
+
+    Example: `portico cluster watch --interval 0.5`
+    """
+    while True:
+        with server() as api:
+            found = api.get("/v1/cluster")
+        if not output.wants_json():
+            output.console().clear()
+        output.show(found, lambda out, found=found: _show(out, found))  # type: ignore[misc]
+        try:
+            time.sleep(interval)
+        except KeyboardInterrupt:
+            return
+
+
+@app.command()
+def start(name: Server, json: output.Json = False) -> None:
+    """Let a server join and take its share of new clients.
+
+    Example: `portico cluster start da2`
+    """
+    _command("start", name)
+
+
+@app.command()
+def stop(name: Server, yes: output.Yes = False, json: output.Json = False) -> None:
+    """Give a server's buckets to the others now; its clients dial again.
+
+    Example: `portico cluster stop da2`
+    """
+    _command("stop", name)
+
+
+@app.command()
+def drain(name: Server, json: output.Json = False) -> None:
+    """Let a server take nothing new and stop when its last connection has ended (drainstop).
+
+    Example: `portico cluster drain da2`
+    """
+    _command("drain", name)
+
+
+@app.command()
+def suspend(name: Server, json: output.Json = False) -> None:
+    """Stop a server, and let it ignore every command but resume.
+
+    Example: `portico cluster suspend da2`
+    """
+    _command("suspend", name)
+
+
+@app.command()
+def resume(name: Server, json: output.Json = False) -> None:
+    """End a suspension; the server is stopped then and can be started.
+
+    Example: `portico cluster resume da2`
+    """
+    _command("resume", name)
+
+
+def _command(command: str, name: str) -> None:
+    with server() as api:
+        found = api.post("/v1/cluster/command", {"command": command, "server": name})
+    output.show(found, lambda out: _show(out, found))
+
+
+def _show(out: Console, found: dict[str, Any]) -> None:
+    clients = found.get("directory", {})
+    rows = [
+        (
+            item["name"],
+            item["priority"],
+            item["state"] or "not heard",
+            ", ".join(item["conditions"]),
+            item["weight"] if item["weight"] is not None else "",
+            "/".join(map(str, item["buckets"][1:])),
+            clients.get(item["name"], 0),
+            ", ".join(item["paths"]),
+        )
+        for item in found["servers"]
+    ]
+    columns = ["Server", "Priority", "State", "Conditions", "Weight", "Buckets", "Clients", "Heard on"]
+    out.print(output.table(columns, rows))
+    names = {item["priority"]: item["name"] for item in found["servers"]}
+    for rule in found["rules"]:
+        out.print(_picture(rule, names))
+    converged = "converged" if found["converged"] else "converging"
+    out.print(f"\nMap {found['map_version']}, {converged}; {found['mode']}, filter {found['filter']}")
+    if found["filter_why"]:
+        out.print(f"  ({found['filter_why']})", markup=False)
+    if found["problem"]:
+        out.print(f"Problem: {found['problem']}", style="red", markup=False)
+    for event in found["events"][-_LAST_EVENTS:]:
+        rest = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("at", "kind"))
+        out.print(f"{output.time_text(event['at'])}  {event['kind']}  {rest}", markup=False, style="dim")
+
+
+def _picture(rule: dict[str, Any], names: dict[int, str]) -> Text:
+    """Sixty cells, one a bucket, in the colour and with the number of the server that owns it."""
+    colour: Callable[[int], str] = lambda owner: _COLOURS[(owner - 1) % len(_COLOURS)] if owner else "dim"  # noqa: E731
+    text = Text(f"\n{rule['rule']}: ")
+    owners = rule["owners"]
+    for owner in sorted(set(owners) - {0}):
+        text.append(f"{owner} {names.get(owner, '?')}  ", style=colour(owner))
+    text.append("\n")
+    for owner in owners:
+        text.append(str(owner % 10) if owner else ".", style=f"{colour(owner)} reverse" if owner else "dim")
+    return text
