@@ -152,19 +152,20 @@ class Judge:
         for peer in verified:
             hears[peer.host] = peer.heartbeat.heard[path] if path < len(peer.heartbeat.heard) else frozenset()
             deaf[peer.host] = bool(peer.heartbeat.conditions & Condition.DEAF)
-        links = {
-            host: sum(other in hears[host] and host in hears[other] for other in hears if other != host)
-            for host in hears
-        }
+
+        def linked(one: int, other: int) -> bool:
+            return other in hears[one] and one in hears[other]
+
+        missing = [other for other in hears if other != me and not linked(me, other)]
+        if not missing:
+            return False
 
         def standing(host: int) -> tuple[bool, int, int]:
-            return not deaf[host], links[host], -host
+            links = sum(linked(host, other) for other in hears if other != host)
+            return not deaf[host], links, -host
 
-        return any(
-            standing(me) < standing(other)
-            for other in hears
-            if other != me and not (other in hears[me] and me in hears[other])
-        )
+        ours = standing(me)
+        return any(ours < standing(other) for other in missing)
 
     def rolling_out(self, peer: Peer, now: float) -> bool:
         """Whether a peer's settings differ from ours because a change is on its way to one of us."""
