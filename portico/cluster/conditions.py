@@ -19,6 +19,9 @@ CUT_PATIENCE = 1.0
 CUT_HOLD = 10.0
 """Periods without a missing link before a member that was cut counts as whole."""
 
+DEAF_PATIENCE = 0.35
+"""Seconds that a lag must last: the others' counters are a heartbeat older than ours, and traffic comes in bursts."""
+
 ROLLOUT = 50.0
 """Periods that members may have different revisions of the settings while a change is distributed."""
 
@@ -85,6 +88,7 @@ class Judge:
         self._unhealthy = ""
         self._unlinked_since: float | None = None
         self._cut_until = NEVER
+        self._lag_since: float | None = None
         self._differs_since: dict[int, float] = {}
 
     def next_timeout(self) -> float | None:
@@ -109,7 +113,14 @@ class Judge:
             found |= Condition.CUT
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
         host = self.config.host_id
-        self.lag = self._watch.judge(host, others, len(self.config.nics), bool(before & Condition.DEAF), now)
+        deaf = bool(before & Condition.DEAF)
+        lag = self._watch.judge(host, others, len(self.config.nics), deaf, now)
+        if lag is None:
+            self._lag_since = None
+        elif self._lag_since is None:
+            self._lag_since = now
+        lasted = self._lag_since is not None and now - self._lag_since >= DEAF_PATIENCE
+        self.lag = lag if deaf or lasted else None
         if self.lag is not None:
             found |= Condition.DEAF
         refused = self._refused(verified, state, now)

@@ -478,9 +478,6 @@ class Member:
         period = self.config.period
         if waited < LISTEN * period:
             return
-        if self.config.host_id in self.map.members and not self._serving_peers(now):
-            self._trigger(Trigger.ADMITTED, now)
-            return
         patient = waited < PATIENCE * period
         for peer in self._peers.all_alive(now):
             beat = peer.heartbeat
@@ -497,9 +494,6 @@ class Member:
         me = self.config.host_id
         made = self.map.successor(self._shares, [me], {me: self.config.weight}, self._next_version(now))
         self._adopt(made, now, "no cluster is heard", made_here=True)
-
-    def _serving_peers(self, now: float) -> list[Peer]:
-        return [peer for peer in self._peers.all_verified(now) if peer.heartbeat.state in SERVING_STATES]
 
     def _next_version(self, now: float) -> int:
         return max([self.map.version, *(peer.heartbeat.map.version for peer in self._trusted(now))]) + 1
