@@ -19,6 +19,9 @@ CUT_PATIENCE = 1.0
 CUT_HOLD = 10.0
 """Periods without a missing link before a member that was cut counts as whole."""
 
+DEAF_PATIENCE = 0.35
+"""Seconds that a lag must last: the others' counters are a heartbeat older than ours, and traffic comes in bursts."""
+
 ROLLOUT = 50.0
 """Periods that members may have different revisions of the settings while a change is distributed."""
 
@@ -85,6 +88,7 @@ class Judge:
         self._unhealthy = ""
         self._unlinked_since: float | None = None
         self._cut_until = NEVER
+        self._lag_since: float | None = None
         self._differs_since: dict[int, float] = {}
 
     def next_timeout(self) -> float | None:
@@ -109,7 +113,14 @@ class Judge:
             found |= Condition.CUT
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
         host = self.config.host_id
-        self.lag = self._watch.judge(host, others, len(self.config.nics), bool(before & Condition.DEAF), now)
+        deaf = bool(before & Condition.DEAF)
+        lag = self._watch.judge(host, others, len(self.config.nics), deaf, now)
+        if lag is None:
+            self._lag_since = None
+        elif self._lag_since is None:
+            self._lag_since = now
+        lasted = self._lag_since is not None and now - self._lag_since >= DEAF_PATIENCE
+        self.lag = lag if deaf or lasted else None
         if self.lag is not None:
             found |= Condition.DEAF
         refused = self._refused(verified, state, now)
@@ -152,19 +163,20 @@ class Judge:
         for peer in verified:
             hears[peer.host] = peer.heartbeat.heard[path] if path < len(peer.heartbeat.heard) else frozenset()
             deaf[peer.host] = bool(peer.heartbeat.conditions & Condition.DEAF)
-        links = {
-            host: sum(other in hears[host] and host in hears[other] for other in hears if other != host)
-            for host in hears
-        }
+
+        def linked(one: int, other: int) -> bool:
+            return other in hears[one] and one in hears[other]
+
+        missing = [other for other in hears if other != me and not linked(me, other)]
+        if not missing:
+            return False
 
         def standing(host: int) -> tuple[bool, int, int]:
-            return not deaf[host], links[host], -host
+            links = sum(linked(host, other) for other in hears if other != host)
+            return not deaf[host], links, -host
 
-        return any(
-            standing(me) < standing(other)
-            for other in hears
-            if other != me and not (other in hears[me] and me in hears[other])
-        )
+        ours = standing(me)
+        return any(ours < standing(other) for other in missing)
 
     def rolling_out(self, peer: Peer, now: float) -> bool:
         """Whether a peer's settings differ from ours because a change is on its way to one of us."""

@@ -2,9 +2,9 @@
 
 The shell's part of the contract:
 
-- It reads its sockets empty into `receive` before it calls `handle_timeout`, and calls that when `next_timeout` says.
-- It sends what `data_to_send` returns, and only then extends the kernel's lease to `lease_until`; None means that
-  nothing may be extended.
+- It reads its sockets empty into `receive`, calls `handle_timeout` if `next_timeout` says so, and then `data_to_send`,
+  which draws the conclusions. It sends what that returns, and only then extends the kernel's lease to `lease_until`;
+  None means that nothing may be extended.
 - It applies each `OwnershipChanged` as a whole and calls `kernel_confirms` with its serial when the kernel runs it.
 - `now` is a monotonic clock in seconds, the same for all calls and for the kernel's lease.
 
@@ -59,8 +59,9 @@ from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason
 PATIENCE = 30.0
 """Periods after which it founds one although something is heard that it cannot verify, or a lower host id does not."""
 
-URGENT_GAP = 0.05
-"""Periods between a heartbeat and the next that does not wait for its turn."""
+URGENT_GAP = 0.01
+"""Periods for each member, at least five, between a heartbeat and the next that does not wait for its turn: when
+something happens all members have something to say, and each has to listen to all."""
 
 
 class Member:
@@ -94,6 +95,8 @@ class Member:
         self._last_sent = NEVER
         self._next_beat = now
         self._urgent = False
+        self._news = False
+        self._dead_known: tuple[float, frozenset[int]] | None = None
         self._said: object = None
         self._given_serial = 0
         self._state_since = now
@@ -138,7 +141,7 @@ class Member:
             self._judge.next_timeout(),
         ]
         if self._urgent:
-            times.append(self._last_sent + URGENT_GAP * self.config.period)
+            times.append(self._last_sent + self._urgent_gap)
         return min(time for time in times if time is not None)
 
     def members(self, now: float) -> tuple[MemberView, ...]:
@@ -238,8 +241,7 @@ class Member:
         except ProtocolError as error:
             self.outbox.refuse(error, host, now)
             return
-        if relevant:
-            self._evaluate(now)
+        self._news = self._news or relevant
 
     def handle_timeout(self, now: float) -> None:
         """Time passed."""
@@ -252,6 +254,7 @@ class Member:
         self._last_call = max(now, self._last_call)
         if gap > 2 * self.config.period:
             self._peers.excuse(gap, now)
+            self._dead_known = None
         lapsed = self._last_sent != NEVER and now >= self._last_sent + self.config.lease_time
         if lapsed and self._stalled_since is None:
             self._stalled_since = now
@@ -260,6 +263,7 @@ class Member:
 
     def _accept(self, path: int, envelope: Envelope, now: float) -> bool:
         """Takes a frame in and tells whether anything may follow from it."""
+        self._dead_known = None
         host = envelope.host
         if envelope.kind is Kind.HOLDINGS:
             if self._link.holdings(path, envelope, now):
@@ -278,23 +282,29 @@ class Member:
                 self.outbox.refuse(ProtocolError(Reason.CONFLICT, what), host, now)
         elif self._peers.verified(peer, now):
             self._tenure.evidence(host, heartbeat, peer.acknowledged)
-        return before is None or not peer.noticed or _says(before) != _says(heartbeat) or self._waiting(now)
+        return before is None or not peer.noticed or _says(before) != _says(heartbeat) or self._waiting()
 
-    def _waiting(self, now: float) -> bool:
+    def _waiting(self) -> bool:
         """Whether any frame could be the one that we wait for."""
-        return bool(self.conditions & HALTING) or bool(self._tenure.missing(self._dead(now)))
+        return bool(self.conditions & HALTING) or bool(self._tenure.missing(()))
 
     def data_to_send(self, now: float) -> list[Frame]:
         """The frames that are due: heartbeats first."""
         self._wake(now)
+        if self._news:
+            self._evaluate(now)
         frames = self._due_heartbeat(now)
         for body in self.directory.bodies_to_send(now):
             frames += self._link.seal(Kind.HOLDINGS, body)
         return frames
 
+    @property
+    def _urgent_gap(self) -> float:
+        return URGENT_GAP * max(5, len(self.map.members)) * self.config.period
+
     def _due_heartbeat(self, now: float) -> list[Frame]:
         period = self.config.period
-        urgent = self._urgent and now >= self._last_sent + URGENT_GAP * period
+        urgent = self._urgent and now >= self._last_sent + self._urgent_gap
         if not urgent and now < self._next_beat:
             return []
         if self._stalled_since is not None and not self.conditions & Condition.STALLED:
@@ -333,6 +343,7 @@ class Member:
 
     def _evaluate(self, now: float) -> None:
         """Draws all conclusions from what is known now."""
+        self._news = False
         self._notice(now)
         self._judge_ourselves(now)
         self._follow(now)
@@ -345,8 +356,12 @@ class Member:
 
     def _dead(self, now: float) -> frozenset[int]:
         """Hosts that neither we hear nor a member that we believe."""
+        if self._dead_known is not None and self._dead_known[0] == now:
+            return self._dead_known[1]
         living = {peer.host for peer in self._peers.all_alive(now)} | self._peers.vouched(now)
-        return frozenset(self.config.members | self.map.members) - living - {self.config.host_id}
+        dead = frozenset(self.config.members | self.map.members) - living - {self.config.host_id}
+        self._dead_known = now, dead
+        return dead
 
     def _notice(self, now: float) -> None:
         """Who came and who went."""
@@ -442,6 +457,10 @@ class Member:
     def _adopt(self, new: BucketMap, now: float, why: str, *, made_here: bool) -> None:
         old = self.map
         self._tenure.adopt(new, now)
+        self._dead_known = None
+        for peer in self._trusted(now):
+            # Whoever told us of the map follows it.
+            self._tenure.evidence(peer.host, peer.heartbeat, peer.acknowledged)
         self.outbox.put(MapChanged(new.version, new.members, made_here, why))
         counted = self.config.host_id in new.members
         if counted and self.state is State.JOINING:
@@ -459,9 +478,6 @@ class Member:
         period = self.config.period
         if waited < LISTEN * period:
             return
-        if self.config.host_id in self.map.members and not self._serving_peers(now):
-            self._trigger(Trigger.ADMITTED, now)
-            return
         patient = waited < PATIENCE * period
         for peer in self._peers.all_alive(now):
             beat = peer.heartbeat
@@ -478,9 +494,6 @@ class Member:
         me = self.config.host_id
         made = self.map.successor(self._shares, [me], {me: self.config.weight}, self._next_version(now))
         self._adopt(made, now, "no cluster is heard", made_here=True)
-
-    def _serving_peers(self, now: float) -> list[Peer]:
-        return [peer for peer in self._peers.all_verified(now) if peer.heartbeat.state in SERVING_STATES]
 
     def _next_version(self, now: float) -> int:
         return max([self.map.version, *(peer.heartbeat.map.version for peer in self._trusted(now))]) + 1
@@ -589,5 +602,5 @@ def _says(beat: Heartbeat) -> tuple[object, ...]:
     """What others draw conclusions from at once; counters, echoes and the like are looked at every period."""
     return (
         beat.state, beat.conditions, beat.serving, beat.weight, beat.digest, beat.map.rank, beat.confirmed, beat.heard,
-        beat.confirmers, beat.dirty, beat.slots,
+        beat.dirty, beat.slots,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from portico.cluster.buckets import BucketMap, Owners
 from portico.cluster.config import (
@@ -93,7 +93,7 @@ class Heartbeat:
     echoes: Mapping[int, Echo] = field(default_factory=dict)
     slots: bytes | None = None
 
-    @property
+    @cached_property
     def heard_anywhere(self) -> frozenset[int]:
         """Host ids heard on at least one path."""
         return frozenset().union(*self.heard)

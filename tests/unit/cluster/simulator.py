@@ -21,6 +21,9 @@ from portico.cluster.states import State
 
 PATHS = (Path("external", True), Path("internal", True))
 KEYS = (Key(1, b"k" * 32),)
+WAKE_UP = 0.0005
+"""Seconds from the arrival of a frame until the agent reads its sockets."""
+
 RULES = (PortRule((443, 443)), PortRule((3544, 3544)))
 
 
@@ -299,7 +302,9 @@ class Cluster:
             return
         if len(server.inbox) < 256:  # as a socket's buffer
             server.inbox.append((path, data))
-        self._step(host)
+        if len(server.inbox) == 1 and not server.frozen:
+            # What arrives while a process wakes up is read with it.
+            self.at(self.now + WAKE_UP, lambda: self._step(host) if server.life == life else None)
 
     def _observe(self) -> None:
         for observer in self.observers:

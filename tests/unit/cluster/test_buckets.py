@@ -48,7 +48,8 @@ def test_the_order_in_which_hosts_are_named_does_not_matter(
 
 @given(st.lists(st.tuples(hosts, st.sampled_from([0, 30, 50, 100])), max_size=20))
 def test_walks_of_members_that_come_and_go_keep_shares_and_moves(walk: list[tuple[int, int]]) -> None:
-    current, share = NOBODY, {}
+    current = NOBODY
+    share: dict[int, int] = {}
     for host, weight in walk:
         if host in share:
             del share[host]
@@ -105,7 +106,8 @@ def test_rules_that_stay_keep_their_owners_when_others_change() -> None:
     rules = (PortRule((22, 22), mode=Mode.SINGLE), teredo, web, PortRule((25, 25), mode=Mode.DISABLED))
     new = carried_over(old, (web, teredo), rules, shares(rules))
     assert new.owners == (old.owners[0], old.owners[0], old.owners[2], old.owners[1], NOBODY)
-    assert (new.version, new.members) == (7, {1, 2})
+    assert new.version == 7
+    assert new.members == {1, 2}
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -94,7 +94,7 @@ def test_digest_covers_what_members_must_agree_on_and_nothing_else() -> None:
         replace(base, members=frozenset({1, 2, 3})),
         replace(base, period_ms=50),
         replace(base, paths=(Path("other", True), Path("internal", True))),
-        *(replace(base, rules=(PortRule((443, 443), **change),)) for change in (  # type: ignore[arg-type]
+        *(replace(base, rules=(PortRule((443, 443), **change),)) for change in (
             {}, {"mode": Mode.SINGLE}, {"weights": {1: 3}}, {"extended_affinity": 60.0},
             {"vip": ip_address("192.0.2.1")},
         )),

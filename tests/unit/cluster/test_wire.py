@@ -1,4 +1,4 @@
-"""Frames come back as they were written; everything else is refused with its reason, and nothing else is ever raised."""
+"""Frames come back as they were written; everything else is refused with its reason, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from portico.cluster.config import BUCKETS, MAX_SPREADS, Key
 from portico.cluster.heartbeat import Echo, FrameCount, Heartbeat
 from portico.cluster.states import Condition, State
 from portico.cluster.wire import (
-    ETHERTYPE, MAC_LENGTH, MAX_FRAME, OVERHEAD, SIGNATURE, Envelope, Kind, ProtocolError, Reason, Sealer,
+    ETHERTYPE,
+    MAC_LENGTH,
+    MAX_FRAME,
+    OVERHEAD,
+    SIGNATURE,
+    Envelope,
+    Kind,
+    ProtocolError,
+    Reason,
+    Sealer,
 )  # fmt: skip
 
 OLD, NEW = Key(1, b"o" * 32), Key(2, b"n" * 32)
