@@ -36,7 +36,7 @@ SUDO := $(if $(filter 0,$(UID)),,sudo)
 AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
 CARGO_ENV = PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
 RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
-PYTHON_SOURCES := $(shell find portico -name '*.py')
+PYTHON_SOURCES := $(shell find portico -name '*.py' -o -name '*.service')
 
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"

@@ -7,7 +7,9 @@
 #
 #   PREFIX/                                     a Python environment with Portico and what it needs
 #   /usr/local/bin/portico                      a link to PREFIX/bin/portico
-#   /usr/local/lib/systemd/system/              portico-server.service, portico-client.service (not enabled)
+#   /usr/local/lib/systemd/system/              portico-server.service, portico-client.service (not enabled), and the
+#                                               units of their packet paths, portico-gateway and portico-tunnel
+#   /usr/local/lib/sysusers.d/portico.conf      the accounts of those two
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/opt/portico root= wheel= remove=
@@ -28,20 +30,29 @@ case $prefix in /?*) ;; *) fail "the prefix must be an absolute directory, not '
 
 bin=/usr/local/bin
 units=/usr/local/lib/systemd/system
+accounts=/usr/local/lib/sysusers.d
+names="portico-server portico-gateway portico-client portico-tunnel"
+make_accounts() {
+    for account in portico-gateway portico-client; do
+        id -u "$account" >/dev/null 2>&1 || PATH=$PATH:/usr/sbin \
+            useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
+    done
+}
 reload() { [ -n "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload; }
 
 if [ -n "$remove" ]; then
-    for unit in portico-server portico-client; do
+    for unit in $names; do
         if [ -z "$root" ] && [ -d /run/systemd/system ] && systemctl -q is-active "$unit"; then
             fail "$unit runs: stop it first (systemctl disable --now $unit)"
         fi
         rm -f "$root$units/$unit.service"
     done
+    rm -f "$root$accounts/portico.conf"
     [ "$(readlink "$root$bin/portico" || true)" != "$prefix/bin/portico" ] || rm -f "$root$bin/portico"
     # Only an environment that this script made: a mistyped prefix must not cost a directory.
     if [ -f "$root$prefix/.portico" ]; then rm -rf "$root$prefix"; fi
     reload
-    echo "Removed. Settings, certificates and keys stay in /var/lib/portico."
+    echo "Removed. Settings, certificates and keys stay in /var/lib/portico, and the accounts of the packet paths."
     exit 0
 fi
 
@@ -75,8 +86,13 @@ fi
 echo "==> $bin/portico and the systemd units"
 mkdir -p "$root$bin" "$root$units"
 ln -sfn "$prefix/bin/portico" "$root$bin/portico"
-for unit in portico-server portico-client; do
-    sed "s|/usr/bin/portico|$prefix/bin/portico|" "$here/systemd/$unit.service" >"$root$units/$unit.service"
+for unit in $names; do
+    sed "s|/usr/bin/portico|$prefix/bin/portico|; s|/usr/bin/python3|$prefix/bin/python|" \
+        "$root$prefix"/lib/python*/site-packages/portico/systemd/$unit.service >"$root$units/$unit.service"
 done
+mkdir -p "$root$accounts"
+cp "$here/sysusers.d/portico.conf" "$root$accounts/portico.conf"
+# The packet paths run under them, before there are settings or an identity.
+[ -n "$root" ] || make_accounts
 reload
 echo "Installed. Next, as root: portico server install (on a server) or portico client enrol TOKEN (on a client)"

@@ -1,26 +1,35 @@
 """The child's half of a native process: a control socket on one side, an object of `portico._gateway` on the other.
 
 `portico.supervisor` describes the channel. The process holds keys, so nobody may trace it or read its memory, it never
-gains a privilege, it ends with its parent, and once it runs the kernel lets it do nothing but what it is for (seccomp:
+gains a privilege, it ends with its agent, and once it runs the kernel lets it do nothing but what it is for (seccomp:
 `portico._gateway.confine`).
+
+The agent either starts it, with the number of its end of the channel as argument, or it was started by the service
+manager in a unit of its own and connects to the agent's socket (`--connect PATH`, see `portico.connected`).
 """
 
 from __future__ import annotations
 
+import array
 import ctypes
+import fcntl
 import json
 import os
+import resource
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from portico._gateway import confine
-from portico.errors import InvalidInput
+from portico.child import BATCH, LAST, MORE, REFUSED
+from portico.errors import InvalidInput, NotPermitted, PorticoError, Unavailable
 
 MAX_LINE = 4 * 1024 * 1024
 """Bytes in one line of the channel, both ways."""
@@ -29,7 +38,14 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 
+_F_SETSIG = 10
+"""asm-generic/fcntl.h; the module `fcntl` has it on some machines only."""
+
 _EVENT_WAIT = 0.25
+
+CONNECT_TIMEOUT = 60.0
+"""Seconds in which the agent listens; then the service manager starts this process anew."""
+_CONNECT_AGAIN = 0.05
 
 
 class Native(Protocol):
@@ -54,15 +70,20 @@ class Slow:
     carry_out: Operation
 
 
-def harden() -> None:
+def harden(*, dies_with_parent: bool = True) -> None:
     """No privilege can be gained, nobody can trace this process or make it dump core, and it dies with its parent.
+
+    Args:
+        dies_with_parent: the parent is the agent. Otherwise `hold` does the same.
 
     Raises:
         OSError: the kernel refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getppid()
-    options = ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0), (_PR_SET_PDEATHSIG, int(signal.SIGKILL)))
+    options = [(_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_DUMPABLE, 0)]
+    if dies_with_parent:
+        options.append((_PR_SET_PDEATHSIG, int(signal.SIGKILL)))
     for option, value in options:
         if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
             code = ctypes.get_errno()
@@ -71,8 +92,92 @@ def harden() -> None:
         raise OSError("the parent ended while this process started")
 
 
+def connect(path: str, timeout: float = CONNECT_TIMEOUT) -> socket.socket:
+    """Connects to the agent, which may start later than this process.
+
+    Raises:
+        Unavailable: it does not listen.
+        OSError: this process may not connect.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            connection.close()
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"No agent listens on {path}",
+                    why=error.strerror or "",
+                    resolution="Look at it: systemctl status 'portico-*'",
+                ) from None
+            time.sleep(_CONNECT_AGAIN)
+        except OSError:
+            connection.close()
+            raise
+        else:
+            return connection
+
+
+def take_descriptors(connection: socket.socket) -> list[int] | None:
+    """Waits until the agent takes this process; returns the descriptors that come with that, the lifeline first.
+
+    None when the agent closed the connection.
+
+    Raises:
+        NotPermitted: it does not take this process.
+        InvalidInput: it sent something else.
+        OSError: the connection broke.
+    """
+    fds = array.array("i")
+    while True:
+        # One byte at a time: what follows the last of them belongs to the channel.
+        data, ancillary, flags, _ = connection.recvmsg(
+            1, socket.CMSG_SPACE(BATCH * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if not data:
+            return None
+        if data == REFUSED:
+            raise NotPermitted(
+                "The agent does not take this process", why=connection.recv(256).decode(errors="replace")
+            )
+        if data not in (MORE, LAST) or flags & socket.MSG_CTRUNC:
+            raise InvalidInput("The control channel is broken", why="the descriptors did not come whole")
+        if data == LAST:
+            if not fds:
+                raise InvalidInput("The control channel is broken", why="no descriptors came")
+            return list(fds)
+
+
+def hold(lifeline: socket.socket) -> None:
+    """From now on the kernel kills this process when the agent closes its end of the lifeline, or dies.
+
+    It needs nothing of this process for that, which may hang or be stopped.
+
+    Raises:
+        OSError: the kernel refused, or the other end is closed already.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, _F_SETSIG, int(signal.SIGKILL))
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if poll.poll(0):  # it was closed before the kernel was told to watch it
+        raise OSError("the agent ended while this process started")
+
+
+def open_all_descriptors() -> None:
+    """Raises the soft limit of open descriptors to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class Channel:
-    """Lines of JSON over an inherited stream socket. Sending is safe from several threads."""
+    """Lines of JSON over a stream socket. Sending is safe from several threads."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -125,10 +230,15 @@ def serve(
     channel: Channel,
     start: Callable[[str, Mapping[str, Sequence[int]]], Native],
     operations: Mapping[str, Operation | Slow],
+    received: Sequence[int] | None = None,
 ) -> None:
     """Starts the native object that the first line describes and serves until the parent closes or says so.
 
     Everything is open when the native object exists, so from then on the process is confined.
+
+    Args:
+        received: the descriptors that came over the channel: the first line names them by their places in it. None:
+            they were inherited, and the line has their numbers.
     """
     first = channel.receive()
     if first is None:
@@ -137,16 +247,20 @@ def serve(
         channel.fail(first.get("id"), "the first line must be a start with a configuration")
         return
     try:
-        native = start(json.dumps(first["config"]), first.get("fds") or {})
+        fds: Mapping[str, Sequence[int]] = first.get("fds") or {}
+        if received is not None:
+            fds = {name: [received[place] for place in places] for name, places in fds.items()}
+        native = start(json.dumps(first["config"]), fds)
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         confine()
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, LookupError) as error:
         channel.fail(first.get("id"), str(error))
         return
     del first  # it holds keys
     stopping = threading.Event()
     pump = threading.Thread(target=_pump, args=(channel, native, stopping), name="events")
     pump.start()
-    channel.reply(0, None)
+    channel.reply(0, {"descriptors": allowed})
     aside = _Aside()
     try:
         while (message := channel.receive()) is not None:
@@ -210,20 +324,36 @@ def main(
     start: Callable[[str, Mapping[str, Sequence[int]]], Native],
     operations: Mapping[str, Operation | Slow],
 ) -> int:
-    """Entry point of a child: the channel's descriptor number is the only argument."""
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.stderr.write("This is started by Portico's agent, with the number of its control socket as argument.\n")
+    """Entry point of a child: the channel's descriptor number, or `--connect` and the agent's socket."""
+    inherited = len(sys.argv) == 2 and sys.argv[1].isdigit()
+    if not inherited and (len(sys.argv) != 3 or sys.argv[1] != "--connect"):
+        sys.stderr.write(
+            "This is started by Portico's agent, with the number of its control socket as argument, or by its unit: "
+            "--connect PATH\n"
+        )
         return 2
-    try:
-        harden()
-        channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    except OSError as error:
-        sys.stderr.write(f"Cannot start: {error}\n")
-        return 1
+    received: list[int] | None = None
     # The agent ends its children itself; a terminal's interrupt is meant for the agent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        serve(channel, start, operations)
+        harden(dies_with_parent=inherited)
+        if inherited:
+            connection = socket.socket(fileno=int(sys.argv[1]))
+        else:
+            open_all_descriptors()
+            connection = connect(sys.argv[2])
+            taken = take_descriptors(connection)
+            if taken is None:
+                return 0
+            # It lives as long as this frame does, and must: closing it would free this process of its agent.
+            lifeline, received = socket.socket(fileno=taken[0]), taken[1:]
+            hold(lifeline)
+        channel = Channel(connection)
+    except (OSError, PorticoError) as error:
+        sys.stderr.write(f"Cannot start: {error}\n")
+        return 1
+    try:
+        serve(channel, start, operations, received)
     except InvalidInput as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,36 +1,32 @@
-"""The parent's half of a native child process: start it without privileges, talk to it, keep it running.
+"""The parent's half of a native child process: have one without privileges, talk to it, keep it running.
 
 A child holds the packet path. It gets its descriptors and its configuration (with secrets) from the parent over one
-inherited socket and nothing else: no capability, no supplementary group, no way to gain either, no environment beyond
-what the interpreter needs. The parent keeps every descriptor open, so that a child that dies leaves listening sockets
-and TUN devices behind for its successor, and peers that redial wait in the backlog instead of being refused.
+socket and nothing else: no capability, no supplementary group, no way to gain either, no environment beyond what the
+interpreter needs (`portico.spawned` and `portico.connected` say how). The parent keeps every descriptor open, so that a
+child that dies leaves listening sockets and TUN devices behind for its successor, and peers that redial wait in the
+backlog instead of being refused.
 
 The channel carries one JSON object a line, at most `MAX_LINE` bytes. Parent: `{"id": n, "op": name, ...}`; child:
 `{"id": n, "ok": true, "result": ...}`, `{"id": n, "ok": false, "error": text}` and `{"event": name, ...}`. The first
-line starts the child: `{"id": 0, "op": "start", "config": {...}, "fds": {name: [numbers]}}`.
+line starts the child: `{"id": 0, "op": "start", "config": {...}, "fds": {name: [numbers]}}`. The answer to it may say
+how many descriptors the child may open: `{"descriptors": n}`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import pwd
-import resource
-import shutil
-import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from portico.errors import LimitReached, NotFound, PorticoError, Unavailable
+from portico.child import Begun, Child, Program, Source, Start
+from portico.errors import LimitReached, PorticoError, Unavailable
+from portico.spawned import Spawner
+
+__all__ = ["TRANSITIONS", "ChildError", "ChildState", "Program", "Start", "Supervisor", "restart_delay"]
 
 log = logging.getLogger("portico.supervisor")
 
@@ -67,41 +63,6 @@ TRANSITIONS: Mapping[ChildState, frozenset[ChildState]] = {
 }
 
 
-@dataclass(frozen=True)
-class Program:
-    """What to run: a Python module that takes the channel's descriptor number as its only argument.
-
-    Attributes:
-        name: for messages.
-        module: run with `python -m`.
-        user: the account to become when the parent is root; None keeps the parent's (without its capabilities).
-        heartbeat: an operation the child answers at once; a child that does not within `heartbeat_timeout` is killed.
-    """
-
-    name: str
-    module: str
-    user: str | None = None
-    heartbeat: str | None = None
-    heartbeat_interval: float = 5.0
-    heartbeat_timeout: float = 10.0
-    start_timeout: float = 15.0
-    stop_timeout: float = 3.0
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a new child gets: its configuration and the descriptors, which stay open in the parent.
-
-    Attributes:
-        descriptors: how many the child may need at one time. It gets the parent's hard limit, or more when that is too
-            low and the parent may raise it.
-    """
-
-    config: Mapping[str, Any]
-    fds: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    descriptors: int = 0
-
-
 class ChildError(PorticoError):
     """The child refused a request; its own words are the cause."""
 
@@ -119,59 +80,15 @@ def restart_delay(short_lives: int) -> float:
     return min(0.5 * 2.0**exponent, _LONGEST_WAIT)
 
 
-def drop_privileges(program: Program) -> list[str]:
-    """The prefix of the child's command line that drops privileges: util-linux's setpriv.
-
-    An external program does it because code between fork and exec in a threaded interpreter can deadlock.
-
-    Raises:
-        NotFound: the account does not exist.
-        Unavailable: setpriv is not installed.
-    """
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
-    if setpriv is None:
-        raise Unavailable(
-            f"Cannot start the {program.name} process",
-            why="setpriv is not installed",
-            resolution="Install the package util-linux",
-        )
-    prefix = [setpriv, "--no-new-privs", "--pdeathsig", "KILL"]
-    if os.geteuid() != 0:
-        return [*prefix, "--"]
-    prefix += ["--inh-caps", "-all", "--ambient-caps", "-all", "--bounding-set", "-all"]
-    if program.user is not None:
-        try:
-            account = pwd.getpwnam(program.user)
-        except KeyError:
-            raise NotFound(
-                f"Cannot start the {program.name} process",
-                why=f"there is no user {program.user}",
-                resolution=f"Create it: useradd --system --no-create-home --shell /usr/sbin/nologin {program.user}",
-            ) from None
-        prefix += ["--reuid", str(account.pw_uid), "--regid", str(account.pw_gid)]
-    return [*prefix, "--clear-groups", "--"]
-
-
-def child_environment() -> dict[str, str]:
-    """The whole environment of a child: enough to find its own code, nothing of the parent's."""
-    root = str(Path(__file__).resolve().parent.parent)
-    return {
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "PYTHONPATH": root,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
 class Supervisor:
     """Keeps one child running.
 
     Args:
-        program: what to run.
+        program: what it is.
         prepare: called before every start for the current configuration and descriptors.
         on_event: called with every event of the child, in order. Must not block.
         on_change: called after every change of state with the new state and its reason.
+        source: where children come from; None starts them.
     """
 
     def __init__(
@@ -180,6 +97,7 @@ class Supervisor:
         prepare: Callable[[], Start],
         on_event: Callable[[dict[str, Any]], None],
         on_change: Callable[[ChildState, str], None] | None = None,
+        source: Source | None = None,
     ) -> None:
         self.program = program
         self.state = ChildState.STOPPED
@@ -190,13 +108,15 @@ class Supervisor:
         self.last_failure = ""
         self.started_at: float | None = None
         """Seconds since the epoch at which the running child became ready."""
+        self._source: Source = Spawner() if source is None else source
         self._prepare = prepare
         self._on_event = on_event
         self._on_change = on_change
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 1
         self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
+        self._began = 0.0
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -206,7 +126,7 @@ class Supervisor:
     def pid(self) -> int | None:
         """The process id of the living child."""
         process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        return process.pid if process is not None and process.alive else None
 
     def start(self) -> None:
         """Begins supervising, or ends a back-off. Does not wait; see `wait_ready`."""
@@ -229,7 +149,7 @@ class Supervisor:
             if asyncio.get_running_loop().time() >= deadline or self.failures > _FREE_RESTARTS:
                 raise Unavailable(
                     f"The {self.program.name} process does not start",
-                    why=self.last_failure or f"no answer within {timeout:g} s",
+                    why=self.reason or self.last_failure or f"no answer within {timeout:g} s",
                     resolution="Its own messages are in the journal: journalctl -u 'portico-*'",
                 )
             await asyncio.sleep(0.005)
@@ -268,7 +188,7 @@ class Supervisor:
     def kill(self, reason: str) -> None:
         """Kills the child at once; its successor starts as after any death."""
         process = self._process
-        if process is not None and process.returncode is None:
+        if process is not None and process.alive:
             log.warning("killing child=%s pid=%d reason=%r", self.program.name, process.pid, reason)
             process.kill()
 
@@ -293,12 +213,11 @@ class Supervisor:
     async def _supervise(self) -> None:
         self.failures = 0
         while not self._stop.is_set():
-            began = time.monotonic()
-            self._change(ChildState.STARTING)
+            self._change(ChildState.STARTING, self._source.awaited)
             reason = await self._live()
             if self._stop.is_set():
                 break
-            self.failures = 0 if time.monotonic() - began >= SETTLED else self.failures + 1
+            self.failures = 0 if time.monotonic() - self._began >= SETTLED else self.failures + 1
             self.last_failure = reason
             delay = restart_delay(self.failures)
             log.error("child=%s died reason=%r restart_in=%g", self.program.name, reason, delay)
@@ -316,19 +235,46 @@ class Supervisor:
 
     async def _live(self) -> str:
         """One life of the child; returns why it ended."""
+        stopping = asyncio.create_task(self._stop.wait())
+        available = asyncio.create_task(self._source.available(), name=f"await {self.program.name}")
         try:
+            await asyncio.wait({available, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self._began = time.monotonic()
+            if stopping.done():
+                return "stopped"
+            # Only now: what was prepared for a child that comes later would be old.
+            available.result()
+            self.reason = ""
             start = self._prepare()
-            process, reader = await self._spawn(start)
+            begun = await self._source.begin(self.program, start)
         except (PorticoError, OSError) as error:
             return str(error)
         except Exception as error:  # preparing failed in a way nobody foresaw: later attempts may still succeed
             log.exception("child=%s cannot be prepared", self.program.name)
             return f"{type(error).__name__}: {error}"
-        self._process = process
+        finally:
+            for task in (available, stopping):
+                task.cancel()
+            await asyncio.gather(available, stopping, return_exceptions=True)
+        try:
+            return await self._accompany(begun, start)
+        except OSError as error:
+            return str(error)
+
+    async def _accompany(self, begun: Begun, start: Start) -> str:
+        """The life of a child that is there; returns why it ended."""
+        process = self._process = begun.child
+        try:
+            reader, self._writer = await asyncio.open_connection(sock=begun.channel, limit=MAX_LINE)
+        except BaseException:  # no descriptor is left, for example: nobody else would end it
+            process.kill()
+            await process.reap()
+            self._process = None
+            raise
         read = asyncio.create_task(self._read(reader), name=f"read {self.program.name}")
-        ended = asyncio.create_task(process.wait(), name=f"wait {self.program.name}")
+        ended = asyncio.create_task(process.ended(), name=f"wait {self.program.name}")
         stopping = asyncio.create_task(self._stop.wait())
-        alive = asyncio.create_task(self._keep_alive(start), name=f"start {self.program.name}")
+        alive = asyncio.create_task(self._keep_alive(begun, start), name=f"start {self.program.name}")
         try:
             done, _ = await asyncio.wait({ended, stopping, alive, read}, return_when=asyncio.FIRST_COMPLETED)
             if stopping in done:
@@ -338,55 +284,31 @@ class Supervisor:
             # A child that closed its channel ends by itself a moment later; its own exit status says more.
             if ended not in done:
                 await asyncio.wait({ended}, timeout=0.0 if alive in done else 1.0)
-            if ended.done():
-                return _exit_reason(process.returncode)
-            return alive.result() if alive in done else (read.result() or "it closed its channel and did not end")
+            if ended.done() and (status := process.status()):
+                return status
+            if alive in done:
+                return alive.result()
+            return "it ended" if ended.done() else (read.result() or "it closed its channel and did not end")
         finally:
-            if process.returncode is None:
+            if process.alive:
                 process.kill()
-            await process.wait()
+            await process.reap()
             for task in (read, ended, stopping, alive):
                 task.cancel()
             await asyncio.gather(read, ended, stopping, alive, return_exceptions=True)
             self._close_channel()
             self._process = None
 
-    async def _spawn(self, start: Start) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
-        command = drop_privileges(self.program)
-        _allow_descriptors(self.program.name, start.descriptors)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
-                fds = sorted({fd for group in start.fds.values() for fd in group} | {theirs.fileno()})
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    self.program.module,
-                    str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=fds,
-                    close_fds=True,
-                    env=child_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
-        return process, reader
-
-    async def _keep_alive(self, start: Start) -> str:
+    async def _keep_alive(self, begun: Begun, start: Start) -> str:
         """Starts the child over the channel, then asks for a sign of life for ever; returns what went wrong."""
-        fds = {name: list(numbers) for name, numbers in start.fds.items()}
+        fds = {name: list(numbers) for name, numbers in begun.fds.items()}
         try:
-            await self._exchange(
+            answer = await self._exchange(
                 "start", self.program.start_timeout, {"config": start.config, "fds": fds}, identifier=0
             )
         except PorticoError as error:
             return error.why or str(error)
+        self._compare_descriptors(start.descriptors, answer)
         self.started_at = time.time()
         self._change(ChildState.RUNNING)
         while True:
@@ -399,6 +321,17 @@ class Supervisor:
                 continue  # a refusal is a sign of life
             except PorticoError as error:
                 return f"no sign of life: {error.why}"
+
+    def _compare_descriptors(self, wanted: int, answer: Any) -> None:
+        allowed = answer.get("descriptors") if isinstance(answer, dict) else None
+        if isinstance(allowed, int) and allowed < wanted:
+            log.error(
+                "child=%s may open %d descriptors and needs up to %d: connections beyond wait until others end; "
+                "raise LimitNOFILE of its unit",
+                self.program.name,
+                allowed,
+                wanted,
+            )
 
     async def _exchange(
         self,
@@ -471,15 +404,15 @@ class Supervisor:
                 ChildError(f"The {self.program.name} process refused", why=str(message.get("error", "no reason given")))
             )
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
+    async def _end(self, process: Child) -> None:
         try:
             await self._exchange("close", self.program.stop_timeout, {})
-            await asyncio.wait_for(process.wait(), self.program.stop_timeout)
+            await asyncio.wait_for(process.ended(), self.program.stop_timeout)
         except (PorticoError, TimeoutError):
-            if process.returncode is None:
+            if process.alive:
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), self.program.stop_timeout)
+                await asyncio.wait_for(process.ended(), self.program.stop_timeout)
             except TimeoutError:
                 process.kill()
 
@@ -492,34 +425,3 @@ class Supervisor:
                 answer.set_exception(Unavailable(f"The {self.program.name} process died", why="before it answered"))
                 answer.exception()  # nobody may be waiting any more
         self._pending.clear()
-
-
-def _allow_descriptors(name: str, wanted: int) -> None:
-    """Raises this process's limit, which children inherit: a child that runs as another user is beyond its reach."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in sorted({hard, max(hard, wanted)}, reverse=True):
-        if soft >= limit:
-            break
-        with contextlib.suppress(OSError, ValueError):  # then the next lower one
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-            break
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed < wanted:
-        log.error(
-            "child=%s may open %d descriptors and needs up to %d: connections beyond wait until others end; "
-            "raise LimitNOFILE of the unit",
-            name,
-            allowed,
-            wanted,
-        )
-
-
-def _exit_reason(returncode: int | None) -> str:
-    if returncode is None:
-        return "it does not end"
-    if returncode < 0:
-        try:
-            return f"killed by {signal.Signals(-returncode).name}"
-        except ValueError:
-            return f"killed by signal {-returncode}"
-    return f"exit status {returncode}"

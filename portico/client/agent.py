@@ -39,6 +39,7 @@ from portico.client.identity import (
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
 from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
 from portico.supervisor import ChildState, Program, Start, Supervisor
@@ -46,6 +47,7 @@ from portico.supervisor import ChildState, Program, Start, Supervisor
 log = logging.getLogger("portico.client.agent")
 
 ACCOUNT = "portico-client"
+TUNNEL_UNIT = "portico-tunnel.service"
 RESOLV_CONF = Path("/etc/resolv.conf")
 _LOOK_AGAIN = 3600.0
 """Seconds between looks at the server's settings and the certificate's age."""
@@ -60,10 +62,19 @@ class ClientAgent:
     Args:
         files: its directory.
         resolv_conf: the machine's.
+        door: where the tunnel process of the unit connects, open; None starts it as a child of this process.
     """
 
-    def __init__(self, files: ClientFiles, *, resolv_conf: Path = RESOLV_CONF, resolver_port: int = 53) -> None:
+    def __init__(
+        self,
+        files: ClientFiles,
+        *,
+        resolv_conf: Path = RESOLV_CONF,
+        resolver_port: int = 53,
+        door: Door | None = None,
+    ) -> None:
         self.files = files
+        self._door = door
         self._resolv_conf = ResolvConfFile(resolv_conf, files.resolv_record)
         self._resolver_port = resolver_port
         self._turn = asyncio.Lock()
@@ -181,6 +192,8 @@ class ClientAgent:
         ]
         if running is not None and running.state is ChildState.WAITING:
             problems.append(f"The tunnel process died ({running.reason}); it is restarted")
+        if running is not None and running.state is ChildState.STARTING and running.reason:
+            problems.append(f"The tunnel process is missing: {running.reason}")
         now = time.time()
         return ClientStatus(
             status=status,
@@ -258,8 +271,9 @@ class ClientAgent:
         await naming.start(self._settings)
         self._addresses = files.known_addresses(server_of(self._settings.url)[0])
         await self._resolve(first=True)
-        program = Program("client tunnel", "portico.client.tunnel_process", user=_account(), heartbeat="status")
-        self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child)
+        user = _account() if self._door is None else None
+        program = Program("client tunnel", "portico.client.tunnel_process", user=user, heartbeat="status")
+        self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child, source=self._door)
         self._supervisor.start()
         self._watch = network.Watch(lambda: self._way, self._on_network, self._on_any_change)
         self._run(self._watch.run(), "watch the network")

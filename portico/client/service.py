@@ -11,9 +11,10 @@ import signal
 import socket
 from pathlib import Path
 
-from portico.client.agent import ClientAgent
+from portico.client.agent import ACCOUNT, TUNNEL_UNIT, ClientAgent
 from portico.client.control import ControlServer, listen
 from portico.client.identity import ClientFiles
+from portico.connected import Door
 from portico.files import exclusive, private_directory
 from portico.paths import client_socket
 
@@ -22,12 +23,16 @@ log = logging.getLogger("portico.client.service")
 LOCK_NAME = "agent.lock"
 
 
-def run(socket_path: Path | None = None) -> None:
+def run(socket_path: Path | None = None, *, tunnel_socket: Path | None = None) -> None:
     """Runs in the foreground until SIGTERM or SIGINT; SIGHUP reloads.
+
+    Args:
+        tunnel_socket: where the tunnel process of its unit connects; None starts it as a child.
 
     Raises:
         Conflict: code AGENT_RUNNING.
-        Unavailable: the control socket cannot be made.
+        NotFound: there is no account for the tunnel process.
+        Unavailable: the control socket, or the one for the tunnel process, cannot be made.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     # These say one line for each request and each netlink message.
@@ -38,19 +43,22 @@ def run(socket_path: Path | None = None) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     path = client_socket() if socket_path is None else socket_path
     files = ClientFiles()
+    door = Door(tunnel_socket, ACCOUNT, TUNNEL_UNIT) if tunnel_socket is not None else None
     lock = private_directory(files.directory) / LOCK_NAME
     what, resolution = "The client's agent cannot start", "Look at it: systemctl status portico-client"
     with exclusive(lock, what=what, resolution=resolution):
         listener = listen(path)
         try:
-            asyncio.run(_run(listener, files))
+            asyncio.run(_run(listener, files, door))
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-async def _run(listener: socket.socket, files: ClientFiles) -> None:
-    agent = ClientAgent(files)
+async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -> None:
+    if door is not None:
+        door.open()
+    agent = ClientAgent(files, door=door)
     control = ControlServer(agent, listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -77,6 +85,8 @@ async def _run(listener: socket.socket, files: ClientFiles) -> None:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await agent.stop()
+        if door is not None:
+            door.close()
         control.should_exit = True
         await asyncio.gather(serving, return_exceptions=True)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from portico import __version__
 from portico.certificates.revocation import revoke, revoke_foreign
+from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
 from portico.server.clients import Client, clients, session_name
@@ -86,15 +87,16 @@ class Agent:
     Args:
         state: the directory of everything that outlives a restart.
         logs: the directory of records that others may collect; None is one below `state`.
+        door: where the gateway of the unit connects; None starts gateways as children of this process.
 
     Raises:
         Unavailable: the directory cannot be made.
     """
 
-    def __init__(self, state: Path, logs: Path | None = None) -> None:
+    def __init__(self, state: Path, logs: Path | None = None, *, door: Door | None = None) -> None:
         self.state = private_directory(state)
         self.credentials = Credentials.open(state)
-        self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported)
+        self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported, door)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
@@ -138,7 +140,12 @@ class Agent:
         """Serves from the last applied revision, then takes up a newer one that was stored but not applied.
 
         Never fails because of the settings or the machine: `problem` says what is wrong, and it is tried again.
+
+        Raises:
+            Unavailable: the gateway's unit cannot connect, as the agent's own unit is wrong.
         """
+        if self.gateway.door is not None:
+            self.gateway.door.open()
         self._monitor.start()
         async with self._changing:
             await self._begin()
@@ -153,6 +160,8 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         failures = await self.platform.stop()
+        if self.gateway.door is not None:
+            self.gateway.door.close()
         await self.translation.accounting.stop()
         self._write_seen()
         self.credentials.close()

@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
 from portico.supervisor import ChildError, ChildState, Program, Start, Supervisor
 
 log = logging.getLogger("portico.gateway")
 
 USER = "portico-gateway"
+UNIT = "portico-gateway.service"
 MODULE = "portico.server.gateway_process"
 
 PAGE = 1000
@@ -57,6 +59,7 @@ class Gateway:
         answer: answers a request from the Internet; must not raise.
         spawn: runs a coroutine in the background and keeps it from being collected.
         watch: gets every event but requests, and `{"event": "gateway_started", "at": ...}` for each new process.
+        door: where the gateway of the unit connects; None starts gateways as children of this process.
     """
 
     def __init__(
@@ -65,12 +68,18 @@ class Gateway:
         answer: Callable[[Request], Awaitable[Response]],
         spawn: Callable[[Awaitable[None]], None],
         watch: Callable[[dict[str, Any]], None] = lambda _event: None,
+        door: Door | None = None,
     ) -> None:
         self._watch = watch
+        self.door = door
         self._answer = answer
         self._spawn = spawn
         self.supervisor = Supervisor(
-            Program("gateway", MODULE, user=_user(), heartbeat="stats"), prepare, self._event, self._changed
+            Program("gateway", MODULE, user=_user() if door is None else None, heartbeat="stats"),
+            prepare,
+            self._event,
+            self._changed,
+            source=door,
         )
 
     @property
@@ -83,6 +92,7 @@ class Gateway:
         return {
             "state": watched.state.value,
             "reason": watched.reason,
+            "unit": self.door.unit if self.door is not None else None,
             "pid": watched.pid,
             "restarts": watched.restarts,
             "since": watched.started_at,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
@@ -22,7 +23,7 @@ from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unava
 from portico.files import private_directory, read_file, write_file
 from portico.paths import log_directory
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
-from portico.server.gateway import USER
+from portico.server.gateway import UNIT, USER
 from portico.server.platform import LEDGER_NAME
 from portico.server.reconcile.kernel import Kernel
 from portico.settings.model import Settings
@@ -30,6 +31,9 @@ from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
+_UNITS = (UNIT, UNIT_NAME)
+_HIDDEN = ("/home", "/root", "/run/user")
+"""systemd.exec(5), ProtectHome."""
 _UNIT_DIRECTORY = Path("/etc/systemd/system")
 _PACKAGED_UNITS = tuple(
     Path(directory, UNIT_NAME) for directory in ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
@@ -94,9 +98,12 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
     """What taking the role off does, in order. The agent has been stopped."""
     made = _made(state)
     steps = [Step("Put the kernel back as it was", lambda: True, lambda: _undo_kernel(state))]
-    unit = made.get("unit")
-    if isinstance(unit, str):
-        steps.insert(0, Step(f"Remove {unit}", lambda: Path(unit).exists(), lambda: _remove_unit(Path(unit))))
+    noted = made.get("units", [made.get("unit")])
+    units = [Path(unit) for unit in noted if isinstance(unit, str)] if isinstance(noted, list) else []
+    if units:
+        names = " and ".join(map(str, units))
+        present = any(unit.exists() for unit in units)
+        steps.insert(0, Step(f"Remove {names}", lambda: present, lambda: _remove_units(units)))
     if purge:
         logs = log_directory()
         steps.append(Step(f"Delete {logs}", logs.exists, lambda: _purge(logs)))
@@ -108,61 +115,14 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
     return steps
 
 
-def unit_text(executable: str) -> str:
-    """The systemd unit. The agent needs root for devices, routes and nftables, and no more than the listed."""
-    return f"""\
-[Unit]
-Description=Portico Remote Access server
-Wants=network-online.target
-After=network-online.target nftables.service
+def unit_text(name: str, portico: str, python: str) -> str:
+    """A unit of the package for these commands.
 
-[Service]
-Type=notify
-ExecStart={executable} server run
-Restart=always
-RestartSec=1
-TimeoutStopSec=30
-KillMode=mixed
-RuntimeDirectory=portico
-RuntimeDirectoryPreserve=yes
-StateDirectory=portico
-StateDirectoryMode=0755
-LogsDirectory=portico
-LogsDirectoryMode=0750
-LimitNOFILE=524288
-UMask=0077
-
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_KILL
-NoNewPrivileges=yes
-DeviceAllow=/dev/net/tun rw
-DevicePolicy=closed
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-PrivateMounts=yes
-PrivateTmp=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHome=read-only
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
-ProtectSystem=strict
-ReadWritePaths=/proc/sys/net
-RemoveIPC=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service seccomp
-SystemCallFilter=~@resources
-SystemCallErrorNumber=EPERM
-
-[Install]
-WantedBy=multi-user.target
-"""
+    Args:
+        portico, python: command lines of the program and its interpreter, absolute.
+    """
+    text = resources.files("portico").joinpath("systemd", name).read_text()
+    return text.replace("/usr/bin/portico", portico).replace("/usr/bin/python3", python)
 
 
 def executable() -> str:
@@ -191,7 +151,7 @@ def _made(state: Path) -> dict[str, object]:
     raise InvalidInput(
         f"cannot use {path}, the note of what the installation made",
         why=why,
-        resolution=f"Remove it (rm -r {path}); the user {USER} and {_UNIT_DIRECTORY / UNIT_NAME} then stay, "
+        resolution=f"Remove it (rm -r {path}); the user {USER} and the units in {_UNIT_DIRECTORY} then stay, "
         f"remove them by hand: userdel {USER}",
         code="FILE_DAMAGED",
     )
@@ -259,18 +219,26 @@ def _store(settings: Settings, state: Path, author: str, comment: str) -> str:
 
 def _enable_unit(state: Path) -> str:
     if not any(unit.exists() for unit in _PACKAGED_UNITS):
-        target = _UNIT_DIRECTORY / UNIT_NAME
-        _note(state, unit=str(target))
-        write_file(target, unit_text(executable()).encode(), mode=0o644)
+        if any(Path(sys.executable).is_relative_to(home) for home in _HIDDEN):
+            raise Unavailable(
+                f"{UNIT_NAME} cannot run this program",
+                why=f"{sys.executable} is below a home directory, which the unit hides",
+                resolution="Install it for the machine: make install, or packaging/install.sh",
+            )
+        targets = [_UNIT_DIRECTORY / name for name in _UNITS]
+        _note(state, units=[str(target) for target in targets])
+        for target in targets:
+            write_file(target, unit_text(target.name, executable(), sys.executable).encode(), mode=0o644)
         _run(["systemctl", "daemon-reload"])
     _run(["systemctl", "enable", UNIT_NAME])
     return ""
 
 
-def _remove_unit(unit: Path) -> str:
+def _remove_units(units: list[Path]) -> str:
     if systemd_runs():
         _run(["systemctl", "disable", UNIT_NAME])
-    unit.unlink(missing_ok=True)
+    for unit in units:
+        unit.unlink(missing_ok=True)
     if systemd_runs():
         _run(["systemctl", "daemon-reload"])
     return ""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from portico.connected import Door
 from portico.errors import Unavailable
 from portico.server.credentials import Credentials, now_utc
 from portico.server.desired import desired_kernel
@@ -42,6 +43,7 @@ class Platform:
         answer: Callable[[Request], Awaitable[Response]],
         spawn: Callable[[Awaitable[None]], None],
         watch: Callable[[dict[str, Any]], None] = lambda _event: None,
+        door: Door | None = None,
     ) -> None:
         self.credentials = credentials
         self.kernel = Kernel(state / LEDGER_NAME)
@@ -50,7 +52,7 @@ class Platform:
         self.handover: Handover | None = None
         self.settings: Settings | None = None
         self.values: Effective | None = None
-        self.gateway = Gateway(self._start, answer, spawn, watch)
+        self.gateway = Gateway(self._start, answer, spawn, watch, door)
         self._config: dict[str, Any] = {}
         self._given: tuple[int, int] = (-1, -1)
         self._dns_given: DnsSockets | None = None

@@ -26,8 +26,11 @@ class FaultAnswer(Model):
 
 
 class GatewayStatus(Model):
+    """The gateway process. `unit` is None when the agent started it itself."""
+
     state: str
     reason: str
+    unit: str | None
     pid: int | None
     restarts: int
     since: float | None

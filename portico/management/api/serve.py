@@ -15,11 +15,13 @@ from pathlib import Path
 import uvicorn
 
 from portico import paths
+from portico.connected import Door
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import exclusive
 from portico.management.api.app import create_app
 from portico.server.agent import Agent
 from portico.server.control import LOG_VARIABLE, bound_log
+from portico.server.gateway import UNIT, USER
 
 log = logging.getLogger("portico.server")
 
@@ -174,12 +176,13 @@ class _OneLine(logging.Formatter):
         return super().format(record).replace("\n", "\\n")
 
 
-def run(state: Path, path: Path, *, verbose: bool = False) -> int:
+def run(state: Path, path: Path, *, gateway_socket: Path | None = None, verbose: bool = False) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
     log_to_stderr(verbose=verbose)
 
     async def body() -> int:
-        return await serve(Agent(state, paths.log_directory()), path)
+        door = Door(gateway_socket, USER, UNIT) if gateway_socket is not None else None
+        return await serve(Agent(state, paths.log_directory(), door=door), path)
 
     try:
         return asyncio.run(body())

@@ -254,13 +254,18 @@ def unenrol(yes: Yes = False, json: Json = False) -> None:
 
 
 @app.command()
-def run() -> None:
+def run(
+    tunnel_socket: Annotated[
+        Path | None,
+        typer.Option(help="Where the process of portico-tunnel.service connects. Without it, one is started here."),
+    ] = None,
+) -> None:
     """Run the agent in the foreground (what the service does). Connects when enrolled, unless told otherwise.
 
     Example: `portico client run`
     """
     require_root("The agent cannot start")
-    run_service()
+    run_service(tunnel_socket=tunnel_socket)
 
 
 @app.command("clean-up", hidden=True)

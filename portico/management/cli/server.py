@@ -145,6 +145,10 @@ def stop_command(yes: output.Yes = False, dry_run: output.DryRun = False, json: 
 
 @app.command("run")
 def run_command(
+    gateway_socket: Annotated[
+        Path | None,
+        typer.Option(help="Where the gateway of portico-gateway.service connects. Without it, one is started here."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line.
@@ -154,7 +158,7 @@ def run_command(
     from portico.management.api.serve import run
 
     output.require_root("Cannot run the server")
-    raise typer.Exit(run(paths.server_state(), paths.server_socket(), verbose=verbose))
+    raise typer.Exit(run(paths.server_state(), paths.server_socket(), gateway_socket=gateway_socket, verbose=verbose))
 
 
 @app.command("uninstall")
@@ -273,6 +277,7 @@ def _show_status(out: Console, status: dict[str, Any]) -> None:
     now = time.time()
     since = f", {output.duration_text(now - gateway['since'])}" if gateway["since"] else ""
     restarts = f", {gateway['restarts']} restarts" if gateway["restarts"] else ""
+    unit = f", {gateway['unit']}" if gateway["unit"] else ""
     out.print("[green]Serving[/]" if status["serving"] else "[bold red]Not serving[/]")
     out.print(
         output.fields(
@@ -281,7 +286,7 @@ def _show_status(out: Console, status: dict[str, Any]) -> None:
                 "Address": status["url"],
                 "Settings": f"revision {status['revision']}" if status["revision"] else "none in force",
                 "Read-only": status["settings_damage"] if status["settings_read_only"] else None,
-                "Gateway": f"{gateway['state']}{since}{restarts}",
+                "Gateway": f"{gateway['state']}{since}{restarts}{unit}",
                 "Reason": gateway["reason"] or None,
                 "Tunnels": status["sessions"],
                 "Drift": "; ".join(status["drifting"]) or None,

@@ -2,14 +2,38 @@
 
 import json
 import os
+import resource
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
 
+from portico.errors import PorticoError
+
+
+def connected() -> tuple[socket.socket, list[int], socket.socket]:
+    """As a child under a unit does it: with the product's own code."""
+    from portico import native_process
+
+    channel = native_process.connect(sys.argv[2], 10.0)
+    try:
+        taken = native_process.take_descriptors(channel)
+    except PorticoError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(4)
+    if taken is None:
+        sys.exit(0)
+    lifeline = socket.socket(fileno=taken[0])
+    native_process.hold(lifeline)
+    return channel, taken[1:], lifeline
+
 
 def main() -> None:
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    if sys.argv[1] == "--connect":
+        channel, received, _lifeline = connected()
+    else:
+        channel, received = socket.socket(fileno=int(sys.argv[1])), []
     lines = channel.makefile("rwb")
 
     def say(message: dict[str, object]) -> None:
@@ -27,7 +51,11 @@ def main() -> None:
             if config.get("die"):
                 sys.exit(3)
             fds = message["fds"]
-            say({"id": number, "ok": True, "result": None})
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            say({"id": number, "ok": True, "result": {"descriptors": config.get("descriptors", limit)}})
+            if received:
+                files = [str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in received]
+                say({"event": "received", "names": {name: [files[n] for n in fds[name]] for name in fds}})
             say({"event": "started", "fds": fds, "open": sorted(int(n.name) for n in Path("/proc/self/fd").iterdir())})
         elif op == "close":
             say({"id": number, "ok": True, "result": None})
@@ -43,6 +71,8 @@ def main() -> None:
         elif op == "garbage":
             lines.write(b"\xff{nonsense\n")
             lines.flush()
+        elif op == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         elif op == "hang":
             time.sleep(60)
 

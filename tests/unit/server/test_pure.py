@@ -273,9 +273,13 @@ def test_clients_merge_certificates_and_tunnels() -> None:
     assert [client.state for client in found[:2]] == [ClientState.CONNECTED] * 2
 
 
-def test_packaged_unit_is_the_one_that_is_installed() -> None:
-    packaged = REPOSITORY / "packaging" / "systemd" / "portico-server.service"
-    assert packaged.read_text() == unit_text("/usr/bin/portico")
+@pytest.mark.parametrize("name", ["portico-server.service", "portico-gateway.service"])
+def test_units_run_the_program_that_installs_them(name: str) -> None:
+    shipped = REPOSITORY / "portico" / "systemd" / name
+    assert unit_text(name, "/usr/bin/portico", "/usr/bin/python3") == shipped.read_text()
+    text = unit_text(name, "/srv/p/bin/portico", "/srv/p/bin/python")
+    assert "/srv/p/bin/" in text
+    assert "ExecStart=/usr/bin/p" not in text
 
 
 def test_pool_address_is_the_source_of_nat64() -> None:

@@ -155,7 +155,7 @@ def test_failed_start_is_named_and_repeated_with_back_off(config: dict[str, Any]
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
 def test_missing_account_is_named() -> None:
     with pytest.raises(NotFound, match="useradd"):
-        from portico.supervisor import drop_privileges
+        from portico.spawned import drop_privileges
 
         drop_privileges(Program("echo", "x", user="portico-nobody-here"))
 

@@ -83,7 +83,7 @@ impl Worker {
                     "DESCRIPTORS",
                     &format!(
                         "no descriptor is left for a new connection ({error}): whoever dials waits until others leave; \
-                         raise LimitNOFILE of the server's unit to ip_https.max_clients and some thousand more"
+                         raise LimitNOFILE of the gateway's unit to ip_https.max_clients and some thousand more"
                     ),
                 );
             }
