@@ -285,12 +285,12 @@ def main() -> None:
     environment = {**os.environ, **dict(word.split("=", 1) for word in unit.words("Environment"))}
     os.chdir(unit.one("WorkingDirectory", "/"))
     filters = make_filters(unit, allowed)
-    command = shlex.split(unit.one("ExecStart"))
+    program = shlex.split(unit.one("ExecStart"))
     make_private(unit, writable)
     become(unit)
     for made in filters:
         made.load()
-    os.execve(command[0], command, environment)
+    os.execve(program[0], program, environment)
 
 
 if __name__ == "__main__":

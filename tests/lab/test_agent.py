@@ -22,6 +22,7 @@ import pytest
 
 from portico.certificates.issue import make_request
 from portico.errors import PorticoError
+from portico.lab import wait
 from portico.management.api.app import create_app
 from portico.server import gateway as gateway_module
 from portico.server.agent import Agent, ApplyFailed
@@ -325,6 +326,8 @@ def test_stop_and_uninstall_leave_no_trace(tmp_path: Path) -> None:
     state = tmp_path / "state"
 
     def snapshot() -> list[str]:
+        # The kernel is still looking whether its new addresses are unique (RFC 4862, 5.4).
+        wait.until("addresses that stay", lambda: "tentative" not in command("ip", "-o", "addr"), timeout=20.0)
         return [
             command("ip", "-o", "addr"),
             command("ip", "rule"),
