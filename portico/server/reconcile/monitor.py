@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 from collections.abc import Callable
 
 log = logging.getLogger("portico.reconcile")
@@ -20,6 +21,12 @@ _ADD_MEMBERSHIP = 1
 # linux/rtnetlink.h: link, IPv4 address, route, rule, IPv6 address, route, rule
 _ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19)
 _NFTABLES_GROUPS = (7,)  # linux/netfilter/nfnetlink.h
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_NFTABLES = 10
+# linux/netfilter/nf_tables.h: elements of sets come and go, and each transaction ends with a new generation.
+_ROUTINE = frozenset({_NFTABLES << 8 | kind for kind in (12, 14, 15)})
+"""What other programs do all the time. No set of ours has elements that come and go, so no drift begins with it; what
+does, the periodic look finds."""
 
 
 class Monitor:
@@ -57,12 +64,24 @@ class Monitor:
             self._timer.cancel()
 
     def _readable(self, channel: socket.socket) -> None:
+        changed = False
         for _ in range(256):  # leave the loop to others in a storm
             try:
-                channel.recv(65_536)
+                changed |= worth_a_look(channel.recv(65_536))
             except BlockingIOError:
                 break
             except OSError:  # ENOBUFS: messages were lost, so something changed
+                changed = True
                 break
-        if self._timer is None or self._timer.when() <= asyncio.get_running_loop().time():
+        if changed and (self._timer is None or self._timer.when() <= asyncio.get_running_loop().time()):
             self._timer = asyncio.get_running_loop().call_later(self._settle, self._changed)
+
+
+def worth_a_look(datagram: bytes) -> bool:
+    """Whether any of the netlink messages could be about something that Portico manages. Pure."""
+    while len(datagram) >= _HEADER.size:
+        length, kind, _, _, _ = _HEADER.unpack_from(datagram)
+        if kind not in _ROUTINE or length < _HEADER.size:
+            return True
+        datagram = datagram[(length + 3) & ~3 :]
+    return False
