@@ -212,8 +212,8 @@ def test_the_resolver_of_a_host_agrees_with_bind(lab: Lab, server: Host, mgmt: H
     section 5.1.7), and that ::ffff:0:0/96 is none (5.1.4).
     """
     zone = "varied.example.net"
-    # A stub resolver asks for full answers; to names of other servers BIND only says which those are. An alias to a name
-    # of other servers is followed there by DNS64; here nobody serves it.
+    # A stub resolver asks for full answers; to names of other servers BIND only says which those are. An alias to a
+    # name of other servers is followed there by DNS64; here nobody serves it.
     delegated = ("child", "kept", "gone", "abroad")
     names = [name for name in owners() if name and not name.endswith(delegated) and "*" not in name]
     names += ["x.wild", "x.wild6", "x.wildalias", "six.tree", "four.tree", "both.bush", "nowhere", "SIX", "b.empty"]
