@@ -193,12 +193,13 @@ class Load:
         while not self.stop.is_set():
             target = (APP6, APP4_THROUGH_NAT64)[turn % 2]
             turn += 1
-            done = client.run("iperf3", "-J", "-c", target, "-t", "10", "--bidir", check=False, timeout=60.0)
+            said = ""
             try:
-                end = json.loads(done.stdout)["end"]
+                said = client.run("iperf3", "-J", "-c", target, "-t", "10", "--bidir", check=False, timeout=60.0).stdout
+                end = json.loads(said)["end"]
                 up, down = end["sum_received"]["bytes"], end["sum_received_bidir_reverse"]["bytes"]
-            except (ValueError, KeyError):
-                self.diary.note("bulk_failed", output=done.stdout[-300:])
+            except (ValueError, KeyError, LabFailure) as error:
+                self.diary.note("bulk_failed", output=said[-300:], why=str(error))
                 self.stop.wait(1.0)
                 continue
             self.diary.note("bulk_rounds")

@@ -50,6 +50,7 @@ def dns64_configuration(settings: Settings, values: Effective) -> dict[str, Any]
         ],
         "timeout": 5.0,
         "cache_entries": 65_536,
+        "cache_bytes": 64 << 20,
         "max_queries": 4096,
         "max_queries_per_client": 256,
         "prefetch": dns64.prefetch,

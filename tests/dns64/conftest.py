@@ -122,12 +122,12 @@ def free_port() -> int:
             return port
 
 
-def wait_for(server: Server, process: subprocess.Popen[Any], log: Path) -> None:
-    """Waits until a server answers for the zone; shows its log when it ends instead."""
+def wait_for(server: Server, process: subprocess.Popen[Any], log: Path, probe: str) -> None:
+    """Waits until a server answers for a name; shows its log when it ends instead."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            if server.ask(f"app4.{ZONE}", "A", timeout=0.2).rcode() == dns.rcode.NOERROR:
+            if server.ask(probe, "A", timeout=0.2).rcode() == dns.rcode.NOERROR:
                 return
         except (dns.exception.DNSException, OSError):
             pass
@@ -136,10 +136,10 @@ def wait_for(server: Server, process: subprocess.Popen[Any], log: Path) -> None:
         time.sleep(0.05)
 
 
-def run(command: list[str], log: Path, server: Server) -> Iterator[Server]:
+def run(command: list[str], log: Path, server: Server, probe: str = f"app4.{ZONE}") -> Iterator[Server]:
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         try:
-            wait_for(server, process, log)
+            wait_for(server, process, log, probe)
             yield server
         finally:
             process.terminate()

@@ -321,6 +321,36 @@ def test_dns64_does_not_amplify(server: Host, rogue: Peer) -> None:
     rise.until(1, "dns64", "answered_any_by_tcp")
 
 
+def test_one_client_cannot_ask_dns64_without_end(client: Host, server: Host, rogue: Peer) -> None:
+    """Questions over the client's rate: no answer, or "ask by TCP" every other time; the intranet's DNS is spared."""
+    rise = Rise(server)
+    per_second, burst, count = 100, 200, 1500
+    before = time.monotonic()
+    for start in range(0, count, 100):
+        # Names that nobody asked for before: the cache knows nothing of them.
+        queries = [
+            dns_query(f"n{number}-{secrets.token_hex(4)}.corp.example.net") for number in range(start, start + 100)
+        ]
+        rogue.send(*[udp(rogue.address, DNS64, (5000, 53), query) for query in queries])
+        # As fast as they are taken: what the socket has no room for would not be counted.
+        rise.until(start + 100, "dns64", "queries_udp")
+    rise.until(300, "dns64", "dropped_client_rate")
+    answers = [packet.payload[8:] for packet in rogue.everything(0.5) if packet.protocol == 17]
+    allowed = burst + per_second * (time.monotonic() - before) + 1
+    now, then = counters(server)["dns64"], rise.before["dns64"]
+    dropped, slipped, asked = (
+        now[key] - then[key] for key in ("dropped_client_rate", "answered_client_rate_by_tcp", "upstream_udp")
+    )
+    assert abs(dropped - slipped) <= 1 + allowed, "one of two is told the way to TCP"
+    assert asked <= 2 * allowed, "each question that was let through may be asked twice"
+    truncated = [answer for answer in answers if answer[2] & 0x02]
+    assert truncated and all(len(answer) <= len(queries[0]) for answer in truncated), "no more bytes than the question"
+    assert len(answers) - len(truncated) <= allowed
+    # The rate is each client's own.
+    assert client.output("dig", "+short", "+tries=1", "+time=2", "AAAA", f"{secrets.token_hex(4)}.{APP4}") == ""
+    assert client.output("dig", "+short", "+tries=1", "+time=2", "AAAA", APP4) == str(APP4_ADDRESS)
+
+
 def test_dns64_takes_no_answer_that_it_did_not_ask_for(lab: Lab, client: Host, server: Host, rogue: Peer) -> None:
     """Answers pushed through the tunnel to its port, and forged ones from the intranet to the ports it might use."""
     rise = Rise(server)

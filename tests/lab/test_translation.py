@@ -13,6 +13,8 @@ import pytest
 from portico.lab import deployment, wait
 from portico.lab.hosts import PYTHON, Host, LabFailure
 from portico.lab.lab import Lab
+from portico.lab.services import bind
+from tests.dns64.varied_zone import BODY, owners
 from tests.lab.helpers import APP4, ECHO_PORT, echo_service, gateway_pid, through_nat64
 
 SECOND = "10.0.0.3"
@@ -201,3 +203,70 @@ def test_questions_about_names_are_answered_with_reasons(lab: Lab, server: Host)
     assert "IPv6 addresses of its own" in server.output("portico", "dns64", "query", "app6.corp.example.net")
     for group in ("nat64", "dns64"):
         assert "Counter" in server.output("portico", group, "stats")
+
+
+def test_the_resolver_of_a_host_agrees_with_bind(lab: Lab, server: Host, mgmt: Host) -> None:
+    """getaddrinfo of the C library, once with BIND in resolv.conf and once with DNS64.
+
+    They agree on every name, but that a name with IPv4 addresses alone has the addresses made of them too (RFC 6147
+    section 5.1.7), and that ::ffff:0:0/96 is none (5.1.4).
+    """
+    zone = "varied.example.net"
+    # A stub resolver asks for full answers; to names of other servers BIND only says which those are. An alias to a
+    # name of other servers is followed there by DNS64; here nobody serves it.
+    delegated = ("child", "kept", "gone", "abroad")
+    names = [name for name in owners() if name and not name.endswith(delegated) and "*" not in name]
+    names += ["x.wild", "x.wild6", "x.wildalias", "six.tree", "four.tree", "both.bush", "nowhere", "SIX", "b.empty"]
+    address = lab.topology.host("mgmt").address(4, "eth0")
+    bind.serve(mgmt, {zone: BODY}, probe=f"four.{zone}")
+    try:
+        forwarding = f"dns64.conditional_forwarding=[{{suffix: {zone}, servers: ['{address}']}}]"
+        with settings(server, forwarding, "dns64.only_send_a_query=false", "dns64.queries_per_second_per_client=0"):
+            theirs, ours = (
+                _resolve(server, nameserver, [f"{name}.{zone}." for name in names])
+                for nameserver in (str(address), "fd7c:1a2b:3c4d:3333::1")
+            )
+    finally:
+        mgmt.stop_service(bind.SERVICE)
+    assert len(theirs) == len(names)
+    synthesized = 0
+    for name, (v4, v6, both) in theirs.items():
+        native, wanted = _native(v6), _native(v6) or v6
+        if "." in v4[0] and not native:
+            wanted = sorted(str(through_nat64(address)) for address in v4)
+            synthesized += 1
+        else:
+            assert _native(ours[name][2]) == _native(both), name
+        assert ours[name][:2] == [v4, wanted], name
+    assert 5 < synthesized < len(names) / 2
+
+
+RESOLVE = """
+import json, socket, sys
+found = {}
+for name in json.load(sys.stdin):
+    found[name] = answers = []
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNSPEC):
+        try:
+            got = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+            answers.append(sorted({address[0] for *_, address in got}))
+        except socket.gaierror as error:
+            answers.append([f"error {error.errno}"])
+        except UnicodeError as error:
+            answers.append([str(error)])
+print(json.dumps(found))
+"""
+
+
+def _native(addresses: list[str]) -> list[str]:
+    return [address for address in addresses if ":" in address and not address.startswith("::ffff:")]
+
+
+def _resolve(host: Host, nameserver: str, names: list[str]) -> dict[str, list[list[str]]]:
+    """What the C library finds for each name: IPv4, IPv6, and both; an error as the only entry."""
+    host.write("/etc/resolv-other.conf", f"nameserver {nameserver}\n")
+    mounted = 'mount --bind /etc/resolv-other.conf /etc/resolv.conf && exec "$@"'
+    command = ("unshare", "-m", "sh", "-c", mounted, "sh", PYTHON, "-c", RESOLVE)
+    found = host.run(*command, input_text=json.dumps(names), timeout=120.0)
+    answers: dict[str, list[list[str]]] = json.loads(found.stdout)
+    return answers

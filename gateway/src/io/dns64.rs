@@ -28,7 +28,7 @@ use tokio::task::{AbortHandle, LocalSet};
 use crate::core::dns64::config::Config;
 use crate::core::dns64::engine::{Engine, Entropy};
 use crate::core::dns64::stats::Stats;
-use crate::core::dns64::{Action, Client, Transport};
+use crate::core::dns64::{Action, Client, Transport, Way};
 use crate::core::time::Now;
 
 pub use inspect::Flush;
@@ -55,6 +55,10 @@ pub struct ShellStats {
     pub tcp_idle: u64,
     /// Closed because an answer was not taken in time.
     pub tcp_slow: u64,
+    /// Closed because the client's connections had too many bytes of answers that were not taken.
+    pub tcp_crowded: u64,
+    /// Closed because what came was no query.
+    pub tcp_garbage: u64,
     /// Closed, being idle, to make room for another client's.
     pub tcp_evicted: u64,
     /// Answers that the socket did not take, or whose connection had gone.
@@ -66,6 +70,8 @@ pub struct ShellStats {
     pub upstream_connections_reused: u64,
     /// Messages on them that answer nothing that was asked there.
     pub upstream_unasked: u64,
+    /// Ended in the middle of a message, or ended here, because what came was no DNS or too many answers to nothing.
+    pub upstream_connections_broken: u64,
 }
 
 /// Where the answer to an administrator's query goes; `None` when there are too many.
@@ -224,7 +230,7 @@ fn entropy() -> Entropy {
 }
 
 /// How a server is being asked.
-enum Way {
+enum Asked {
     Datagram(AbortHandle),
     Line(Rc<lines::Line>, u16),
 }
@@ -236,7 +242,7 @@ struct Shell {
     udp: Vec<UdpSocket>,
     connections: clients::Connections,
     /// How servers are being asked, by attempt.
-    attempts: RefCell<HashMap<u64, Way>>,
+    attempts: RefCell<HashMap<u64, Asked>>,
     lines: lines::Lines,
     /// Where datagrams from servers are read.
     datagram: RefCell<[u8; servers::DATAGRAM]>,
@@ -343,10 +349,10 @@ impl Shell {
         loop {
             let action = self.engine.borrow_mut().poll_action();
             match action {
-                Some(Action::SendUpstream { attempt, server, tcp, bytes }) => self.send(attempt, server, tcp, bytes),
+                Some(Action::SendUpstream { attempt, server, way, bytes }) => self.send(attempt, server, way, bytes),
                 Some(Action::CancelUpstream { attempt }) => match self.attempts.borrow_mut().remove(&attempt) {
-                    Some(Way::Datagram(task)) => task.abort(),
-                    Some(Way::Line(line, id)) => line.forget(id, attempt),
+                    Some(Asked::Datagram(task)) => task.abort(),
+                    Some(Asked::Line(line, id)) => line.forget(id, attempt),
                     None => {}
                 },
                 Some(Action::Reply { client, bytes }) => self.reply(client, bytes),
@@ -366,29 +372,34 @@ impl Shell {
         }
     }
 
-    fn send(self: &Rc<Self>, attempt: u64, server: SocketAddr, tcp: bool, bytes: Vec<u8>) {
-        let way = if tcp {
-            lines::Lines::ask(self, server, attempt, bytes).map(|(line, id)| Way::Line(line, id))
-        } else {
+    fn send(self: &Rc<Self>, attempt: u64, server: SocketAddr, way: Way, bytes: Vec<u8>) {
+        let asked = if way == Way::Udp {
             let task = tokio::task::spawn_local(servers::exchange(Rc::clone(self), attempt, server, bytes));
-            Some(Way::Datagram(task.abort_handle()))
+            Some(Asked::Datagram(task.abort_handle()))
+        } else {
+            let new = way == Way::NewTcp;
+            lines::Lines::ask(self, server, attempt, bytes, new).map(|(line, id)| Asked::Line(line, id))
         };
-        match way {
-            Some(way) => _ = self.attempts.borrow_mut().insert(attempt, way),
+        match asked {
+            Some(asked) => _ = self.attempts.borrow_mut().insert(attempt, asked),
             None => self.engine.borrow_mut().handle_unreachable(self.now(), attempt),
         }
     }
 
     /// A question goes on by another connection.
     fn moved(&self, attempt: u64, line: Rc<lines::Line>, id: u16) {
-        self.attempts.borrow_mut().insert(attempt, Way::Line(line, id));
+        self.attempts.borrow_mut().insert(attempt, Asked::Line(line, id));
     }
 
     fn reply(&self, client: Client, bytes: Vec<u8>) {
         let sent = match client.transport {
             // A full socket buffer means the client's queries come faster than its line takes answers; it will ask again.
             Transport::Udp { socket } => self.udp[socket].try_send_to(&bytes, client.address).is_ok(),
-            Transport::Tcp { connection } => self.connections.reply(connection, bytes),
+            Transport::Tcp { connection } => {
+                let delivery = self.connections.reply(connection, bytes);
+                self.counters.borrow_mut().tcp_crowded += u64::from(delivery == clients::Delivery::Crowded);
+                delivery == clients::Delivery::Taken
+            }
             // Answered by reports, or not at all.
             Transport::Local { .. } | Transport::Nobody => true,
         };

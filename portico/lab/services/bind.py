@@ -26,6 +26,7 @@ options {{
     dnssec-validation no;
     querylog yes;
     notify no;
+    check-names primary ignore;
 }};
 {zones}
 """
@@ -62,7 +63,7 @@ def corporate_dns(host: Host, topology: Topology) -> None:
         *(f'large TXT "{index:02d} {"x" * 200}"' for index in range(12)),
     ]
     name_server = f"\nns.{CORP_DOMAIN}."
-    _start(
+    serve(
         host,
         {
             CORP_DOMAIN: _HEAD + "\n".join(lines),
@@ -79,7 +80,7 @@ def public_dns(host: Host, topology: Topology) -> None:
     # One server's own address, or the VIP of all of them.
     entrance = f"{CONNECT_TO.split('.')[0]} A {topology.host(topology.servers()[0]).address(4)}"
     common = _HEAD + f"ns A {own4}\n"
-    _start(
+    serve(
         host,
         {
             "example.net": common + entrance,
@@ -95,7 +96,8 @@ def query_log(host: Host) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _start(host: Host, zones: dict[str, str], *, probe: str) -> None:
+def serve(host: Host, zones: dict[str, str], *, probe: str) -> None:
+    """Starts BIND, authoritative for zones given as text; `probe` is a name with an address in one of them."""
     for zone, text in zones.items():
         host.write(f"/etc/bind/lab/{zone}", text + "\n")
     declared = [f'zone "{zone}" {{ type primary; file "/etc/bind/lab/{zone}"; }};' for zone in zones]

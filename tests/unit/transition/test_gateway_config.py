@@ -87,6 +87,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "upstreams": [{"suffix": "", "servers": ["10.0.0.53"]}],
             "timeout": 5.0,
             "cache_entries": 65536,
+            "cache_bytes": 67_108_864,
             "max_queries": 4096,
             "max_queries_per_client": 256,
             "prefetch": True,

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::Message;
-use hickory_proto::rr::RData;
 
 use super::message::{
     self, CLASS_IN, FLAG_AD, FLAG_QR, FLAG_RA, FLAG_RD, FLAG_TC, HEADER, NOERROR, NXDOMAIN, Query, Question, SERVFAIL,
-    Section, TYPE_AAAA, TYPE_ANY, TYPE_DNAME, TYPE_OPT, TYPE_SOA, TYPE_TSIG, u16_at, u32_at,
+    Section, TYPE_AAAA, TYPE_ANY, TYPE_CNAME, TYPE_DNAME, TYPE_NS, TYPE_OPT, TYPE_SOA, TYPE_TSIG, u16_at, u32_at,
 };
 use crate::core::time::Now;
 
@@ -77,8 +76,7 @@ impl Answer {
         let end = records.position();
         let extended = opt.map_or(0, |record| (record.ttl >> 24) as u16);
         let rcode = u16_at(bytes, 2) & 0xf | extended << 4;
-        let kept = match opt {
-            _ if dname => Self::respelled(bytes)?,
+        let mut kept = match opt {
             None => bytes[..end].to_vec(),
             Some(record) => {
                 if record.end == end {
@@ -94,20 +92,10 @@ impl Answer {
                 }
             }
         };
-        Self::examined(now, kept, question, rcode).ok_or(AnswerError::Rewrite)
-    }
-
-    /// The message without OPT, aliases in lower case: what a server derives from a DNAME repeats the first labels of the
-    /// question as they were spelled for it, which is random.
-    fn respelled(bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
-        let mut message = Message::from_vec(bytes).map_err(|_| AnswerError::Rewrite)?;
-        message.edns = None;
-        for record in &mut message.answers {
-            if let RData::CNAME(target) = &mut record.data {
-                target.0 = target.0.to_lowercase();
-            }
+        if dname {
+            lower_aliases(&mut kept).ok_or(AnswerError::Malformed)?;
         }
-        message.to_vec().map_err(|_| AnswerError::Rewrite)
+        Self::examined(now, kept, question, rcode).ok_or(AnswerError::Rewrite)
     }
 
     /// An answer made here: any encoded response with one question and without OPT.
@@ -239,9 +227,20 @@ impl Answer {
         Self { bytes, ttls: self.ttls.clone(), at: now, ttl: STALE_TTL, authenticated: false, ..*self }
     }
 
+    /// Corrects the counts of `out`, which is the beginning of the answer: the sections that are left out whole.
+    fn count_records(&self, out: &mut [u8]) {
+        let [answers, authorities] = [6, 8].map(|at| usize::from(u16_at(out, at)));
+        let count = self.ttls.iter().filter(|&&at| usize::from(at) < out.len()).count();
+        if count < answers + authorities {
+            out[8..10].fill(0);
+        }
+        out[10..12].fill(0);
+    }
+
+    /// `bytes` may be the beginning of the answer alone, up to any record.
     fn write_ttls(&self, bytes: &mut [u8], ttl: impl Fn(u32) -> u32) {
-        for &at in &self.ttls {
-            let at = usize::from(at);
+        let end = bytes.len();
+        for at in self.ttls.iter().map(|&at| usize::from(at)).take_while(|&at| at < end) {
             let ttl = ttl(u32_at(bytes, at));
             bytes[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
         }
@@ -253,6 +252,11 @@ impl Answer {
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Bytes of memory it takes, allocations not rounded.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>() + self.bytes.len() + size_of_val(&*self.ttls)
     }
 
     /// Decodes the answer, with the TTLs of `now`; `None` when a record contradicts its type's definition.
@@ -290,30 +294,64 @@ impl Answer {
         self.data(TYPE_AAAA).any(|data| <[u8; 16]>::try_from(data).is_ok_and(|address| !excluded(address)))
     }
 
+    /// How many bytes of the answer are sent, at most `limit`: all, or as far as the additional section, or as far as the
+    /// authority section where that only names the servers (RFC 2181 section 9). A referral is of no use without its
+    /// additional section (RFC 9471), nor is what DNSSEC has to prove of a positive answer (RFC 4035 section 3.1.3.3).
+    fn cut(&self, limit: usize) -> Option<usize> {
+        if self.bytes.len() <= limit {
+            return Some(self.bytes.len());
+        }
+        let (question, mut records) = message::question(&self.bytes)?;
+        let (mut answers, mut matching, mut only_names) = (false, false, true);
+        let (mut authority, mut additional) = (self.bytes.len(), self.bytes.len());
+        while records.more() {
+            let record = records.next(&self.bytes)?;
+            match record.section {
+                Section::Answer => {
+                    answers = true;
+                    matching |= record.kind == question.kind;
+                }
+                Section::Authority => {
+                    authority = authority.min(record.start);
+                    only_names &= record.kind == TYPE_NS;
+                }
+                Section::Additional => additional = additional.min(record.start),
+            }
+        }
+        let without_additional = (answers || self.soa_minimum.is_some()).then_some(additional);
+        let without_authority = (matching && only_names).then_some(authority.min(additional));
+        [without_additional, without_authority].into_iter().flatten().find(|&length| length <= limit)
+    }
+
     /// Writes the message for one client into `out`: its id, its spelling of the question, current TTLs, at most `limit`
-    /// bytes. A larger one becomes an empty one with TC (the result is true then), which sends the client to TCP (RFC 2181
-    /// section 9). `stale` says that the answer has expired.
+    /// bytes. Of a larger one goes what can be spared; if that is not enough it becomes an empty one with TC (the result is
+    /// true then), which sends the client to TCP (RFC 2181 section 9). `stale` says that the answer has expired.
     pub fn reply(&self, now: Now, query: &Query, limit: usize, stale: bool, out: &mut Vec<u8>) -> bool {
         out.clear();
+        let name = query.question.name.wire();
+        let end = HEADER + name.len();
+        // The kept question differs at most in case and, where an A answer serves an AAAA question, in its type: what was
+        // validated then is that there is no A, unless the name does not exist at all.
+        debug_assert!(self.bytes[HEADER..end].eq_ignore_ascii_case(name));
+        let proven = u16_at(&self.bytes, end) == query.question.kind || self.rcode == NXDOMAIN;
         let wants_ad = query.dnssec_ok() || query.flags & FLAG_AD != 0;
-        let ad = if self.authenticated && wants_ad && !stale { FLAG_AD } else { 0 };
+        let ad = if self.authenticated && proven && wants_ad && !stale { FLAG_AD } else { 0 };
         // An extended code cannot be said to a client without EDNS.
         let rcode = if self.rcode > 0xf && query.edns.is_none() { SERVFAIL } else { self.rcode };
         let error = stale.then_some(if rcode == NXDOMAIN { STALE_NXDOMAIN_ANSWER } else { STALE_ANSWER });
         let opt_length = query.edns.map_or(0, |_| message::opt_length(error));
-        if self.bytes.len() + opt_length > limit {
+        let Some(length) = self.cut(limit - opt_length) else {
             let question = Some(&query.question);
-            message::bare_reply_into(out, query.id, query.flags, rcode, question, query.edns, ad | FLAG_TC);
+            message::bare_reply_into(out, query.id, query.flags, rcode, question, query.edns, FLAG_TC);
             return true;
+        };
+        out.extend_from_slice(&self.bytes[..length]);
+        if length < self.bytes.len() {
+            self.count_records(out);
         }
-        out.extend_from_slice(&self.bytes);
         let flags = FLAG_QR | FLAG_RA | ad | (query.flags & (FLAG_RD | message::FLAG_CD)) | (rcode & 0xf);
         out[..2].copy_from_slice(&query.id.to_be_bytes());
         out[2..4].copy_from_slice(&flags.to_be_bytes());
-        let name = query.question.name.wire();
-        let end = HEADER + name.len();
-        // The kept question differs at most in case and, where an A answer serves an AAAA question, in its type.
-        debug_assert!(out[HEADER..end].eq_ignore_ascii_case(name));
         out[HEADER..end].copy_from_slice(name);
         out[end..end + 2].copy_from_slice(&query.question.kind.to_be_bytes());
         if stale {
@@ -326,6 +364,26 @@ impl Answer {
         }
         false
     }
+}
+
+/// Writes the targets of aliases in lower case: what a server derives from a DNAME repeats the first labels of the question as
+/// they were spelled for it, which is random. In place, since encoding anew may compress less and then not fit any more.
+fn lower_aliases(message: &mut [u8]) -> Option<()> {
+    let (_, mut records) = message::question(message)?;
+    while records.more() {
+        let record = records.next(message)?;
+        if record.section != Section::Answer {
+            break;
+        }
+        let mut at = record.data;
+        // A pointer ends it: what it leads to was written before, as a name of its own.
+        while record.kind == TYPE_CNAME && at < record.end && (1..=63).contains(&message[at]) {
+            let end = at + 1 + usize::from(message[at]);
+            message.get_mut(at + 1..end.min(record.end))?.make_ascii_lowercase();
+            at = end;
+        }
+    }
+    Some(())
 }
 
 /// A TTL with its highest bit set means zero (RFC 2181 section 8).

@@ -1,4 +1,5 @@
-//! Answers kept for later, positive, negative and failed alike: bounded in entries and bytes, the least recently used leaves.
+//! Answers kept for later, positive, negative and failed alike: bounded in entries and in bytes of memory, the least recently
+//! used leaves.
 //!
 //! Expired answers stay as long as they may stand in for servers that do not answer (RFC 8767).
 
@@ -17,8 +18,9 @@ use crate::core::time::Now;
 
 /// Answers larger than this are not kept: they are rare, and a few clients could fill the memory with them.
 const MAX_ANSWER: usize = 8192;
-/// Bytes of answers per entry, on average; the bound of the whole is this times the entries.
-const BYTES_PER_ENTRY: usize = 1024;
+/// Bytes of memory that an entry takes beside its name and its answer: its places in slab and index, which double when they
+/// are full, the counts of the shared answer, and what four allocations are rounded up by.
+const OVERHEAD: usize = 2 * (size_of::<Entry>() + 2 * size_of::<usize>()) + 16 + 4 * 16;
 /// How long an answer that was reported as nearly expired is not reported again.
 const REFRESH_PATIENCE: Duration = Duration::from_secs(5);
 const NONE: usize = usize::MAX;
@@ -114,6 +116,13 @@ struct Entry {
     older: usize,
 }
 
+impl Entry {
+    /// An answer kept for two questions counts twice: it may have to outlive either of them.
+    fn footprint(&self) -> usize {
+        OVERHEAD + self.key.name.len() + self.answer.footprint()
+    }
+}
+
 /// A hasher for numbers that are hashes already.
 #[derive(Default)]
 struct AsIs(u64);
@@ -140,26 +149,37 @@ pub struct Cache {
     entries: Slab<Entry>,
     newest: usize,
     oldest: usize,
-    capacity: usize,
+    bounds: Bounds,
     /// How long expired answers are kept.
     stale: Duration,
     bytes: usize,
     pub evicted: u64,
+    /// Those of `evicted` that had to leave although there was room for more entries.
+    pub evicted_for_bytes: u64,
     pub too_large: u64,
 }
 
+/// What the cache holds at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub entries: usize,
+    /// Of memory, with everything that belongs to the entries.
+    pub bytes: usize,
+}
+
 impl Cache {
-    pub fn new(secret: Secret, capacity: usize, stale: Duration) -> Self {
+    pub fn new(secret: Secret, bounds: Bounds, stale: Duration) -> Self {
         Self {
             state: secret,
             index: HashMap::default(),
             entries: Slab::new(),
             newest: NONE,
             oldest: NONE,
-            capacity,
+            bounds,
             stale,
             bytes: 0,
             evicted: 0,
+            evicted_for_bytes: 0,
             too_large: 0,
         }
     }
@@ -172,7 +192,7 @@ impl Cache {
         self.entries.is_empty()
     }
 
-    /// Bytes of the answers kept.
+    /// Bytes of memory that the answers kept take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -227,24 +247,24 @@ impl Cache {
         if let Some(&at) = self.index.get(&hash) {
             self.remove(at);
         }
-        if answer.ttl == 0 || self.capacity == 0 {
+        if answer.ttl == 0 || self.bounds.entries == 0 {
             return;
         }
         if answer.len() > MAX_ANSWER {
             self.too_large += 1;
             return;
         }
-        self.bytes += answer.len();
-        let at =
-            self.entries.insert(Entry { hash, key, answer, quiet: Now(0), hold: Now(0), newer: NONE, older: NONE });
+        let entry = Entry { hash, key, answer, quiet: Now(0), hold: Now(0), newer: NONE, older: NONE };
+        self.bytes += entry.footprint();
+        let at = self.entries.insert(entry);
         self.index.insert(hash, at);
         self.link(at);
         self.trim();
     }
 
     /// Other bounds; what they do not allow leaves.
-    pub fn configure(&mut self, capacity: usize, stale: Duration) {
-        (self.capacity, self.stale) = (capacity, stale);
+    pub fn configure(&mut self, bounds: Bounds, stale: Duration) {
+        (self.bounds, self.stale) = (bounds, stale);
         self.trim();
     }
 
@@ -276,10 +296,13 @@ impl Cache {
     }
 
     fn trim(&mut self) {
-        while self.oldest != NONE
-            && (self.entries.len() > self.capacity || self.bytes > self.capacity * BYTES_PER_ENTRY)
-        {
+        while self.oldest != NONE {
+            let too_many = self.entries.len() > self.bounds.entries;
+            if !too_many && self.bytes <= self.bounds.bytes {
+                return;
+            }
             self.evicted += 1;
+            self.evicted_for_bytes += u64::from(!too_many);
             self.remove(self.oldest);
         }
     }
@@ -287,7 +310,7 @@ impl Cache {
     fn remove(&mut self, at: usize) {
         self.unlink(at);
         let entry = self.entries.remove(at);
-        self.bytes -= entry.answer.len();
+        self.bytes -= entry.footprint();
         self.index.remove(&entry.hash);
     }
 
@@ -315,7 +338,10 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message;
     use super::*;
+
+    const TWO: Bounds = Bounds { entries: 2, bytes: 1 << 20 };
 
     fn key(text: &str) -> Key {
         let name = Name::from_text(text).expect("a name");
@@ -328,7 +354,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_and_the_expired_are_not_found() {
-        let mut cache = Cache::new(Secret::fixed(), 2, Duration::ZERO);
+        let mut cache = Cache::new(Secret::fixed(), TWO, Duration::ZERO);
         cache.insert(key("a"), failure());
         cache.insert(key("b"), failure());
         assert!(cache.get(Now(0), &key("a").as_ref()).is_some());
@@ -338,15 +364,62 @@ mod tests {
         assert!(cache.get(Now(0), &key("a").as_ref()).is_some());
         assert!(cache.get(Now::from_secs(1), &key("a").as_ref()).is_none());
         assert_eq!(cache.len(), 1);
-        cache.configure(0, Duration::ZERO);
+        cache.configure(Bounds { entries: 0, ..TWO }, Duration::ZERO);
         assert_eq!((cache.len(), cache.bytes()), (0, 0));
         cache.insert(key("a"), failure());
         assert!(cache.is_empty());
     }
 
+    /// Any response of a server of so many bytes.
+    fn large(bytes: usize) -> Arc<Answer> {
+        let question = Question { name: Name::ROOT, kind: 16, class: 1 };
+        let mut message = message::bare_reply(0, 0, 0, Some(&question), None, 0);
+        let data = bytes - message.len() - 11;
+        message[7] = 1;
+        message.extend([0, 0, 16, 0, 1, 0, 0, 14, 16]);
+        message.extend((data as u16).to_be_bytes());
+        message.resize(bytes, 0);
+        Arc::new(Answer::from_server(Now(0), &message).expect("an answer"))
+    }
+
+    #[test]
+    fn large_answers_cannot_fill_the_memory() {
+        const BYTES: usize = 1 << 20;
+        let mut cache = Cache::new(Secret::fixed(), Bounds { entries: 65_536, bytes: BYTES }, Duration::ZERO);
+        for number in 0..1000 {
+            cache.insert(key(&format!("n{number}")), large(MAX_ANSWER));
+            assert!(cache.bytes() <= BYTES);
+            // What is asked for meanwhile stays.
+            cache.insert(key("wanted"), failure());
+            assert!(cache.get(Now(0), &key("wanted").as_ref()).is_some());
+        }
+        let room = BYTES / MAX_ANSWER;
+        assert!((room - 10..room).contains(&(cache.len() - 1)), "{} of {room}", cache.len());
+        assert_eq!((cache.evicted, cache.evicted_for_bytes), (1001 - cache.len() as u64, cache.evicted));
+        cache.insert(key("larger"), large(MAX_ANSWER + 1));
+        assert_eq!(cache.too_large, 1);
+        assert!(cache.get(Now(0), &key("larger").as_ref()).is_none());
+        cache.flush();
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn the_bytes_counted_are_those_of_the_memory() {
+        // Small answers, where everything around them weighs most. The counted bytes must not be fewer than those that a
+        // process really loses: entry, two places of it while the slab grows, index, name, answer and its positions.
+        let mut cache = Cache::new(Secret::fixed(), Bounds { entries: 65_536, bytes: 64 << 20 }, Duration::ZERO);
+        for number in 0..65_536 {
+            cache.insert(key(&format!("host{number}.corp.example.net")), failure());
+        }
+        assert_eq!((cache.len(), cache.evicted), (65_536, 0), "as many small answers as entries");
+        let least = size_of::<Entry>() + 16 + size_of::<Answer>() + failure().len();
+        assert!(cache.bytes() / cache.len() > least);
+        assert!(size_of::<Entry>() + size_of::<Answer>() < 256, "{} + {}", size_of::<Entry>(), size_of::<Answer>());
+    }
+
     #[test]
     fn what_expires_is_refreshed_and_then_kept_for_bad_days() {
-        let mut cache = Cache::new(Secret::fixed(), 2, Duration::from_secs(100));
+        let mut cache = Cache::new(Secret::fixed(), TWO, Duration::from_secs(100));
         let question = Question { name: Name::ROOT, kind: 1, class: 1 };
         let none = Answer::failure(Now(0), &question, 3).kept_for(20);
         cache.insert(key("a"), Arc::new(none));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::cache::Bounds;
 pub use super::forms::{Exclusion, Network, Server, Suffix};
 use super::prefix::{Ipv4Network, Mapping, Mappings, Prefix};
 
@@ -49,7 +50,7 @@ pub struct Config {
     /// How long a question may wait for its servers, all attempts together.
     pub timeout: Duration,
     /// Answers kept, positive and negative.
-    pub cache_entries: usize,
+    pub cache: Bounds,
     /// Questions waiting for servers, of all clients.
     pub max_queries: usize,
     /// Questions waiting for servers, of one client address.
@@ -117,6 +118,8 @@ struct Document {
     timeout: f64,
     #[serde(default = "default_cache_entries")]
     cache_entries: usize,
+    #[serde(default = "default_cache_bytes")]
+    cache_bytes: usize,
     #[serde(default = "default_max_queries")]
     max_queries: usize,
     #[serde(default = "default_max_queries_per_client")]
@@ -145,6 +148,11 @@ fn default_timeout() -> f64 {
 
 fn default_cache_entries() -> usize {
     65_536
+}
+
+/// Small answers take half of it when there are as many as there may be; large ones cannot take more than this.
+fn default_cache_bytes() -> usize {
+    64 << 20
 }
 
 fn default_max_queries() -> usize {
@@ -186,6 +194,12 @@ impl TryFrom<Document> for Config {
         }
         if document.cache_entries > 4_194_304 {
             return refuse(format!("dns64.cache_entries is {}; give at most 4194304", document.cache_entries));
+        }
+        if !(65_536..=4 << 30).contains(&document.cache_bytes) {
+            return refuse(format!(
+                "dns64.cache_bytes is {}; give 65536 to 4294967296, and 0 as dns64.cache_entries to keep no answers",
+                document.cache_bytes
+            ));
         }
         if !(1..=32_768).contains(&document.max_queries) {
             return refuse(format!("dns64.max_queries is {}; give 1 to 32768", document.max_queries));
@@ -258,7 +272,7 @@ impl TryFrom<Document> for Config {
             exclusions: document.exclusions,
             upstreams: document.upstreams,
             timeout,
-            cache_entries: document.cache_entries,
+            cache: Bounds { entries: document.cache_entries, bytes: document.cache_bytes },
             max_queries: document.max_queries,
             max_queries_per_client: document.max_queries_per_client,
             server_choice: document.server_choice,
@@ -281,7 +295,8 @@ impl From<Config> for Document {
             exclusions: config.exclusions,
             upstreams: config.upstreams,
             timeout: config.timeout.as_secs_f64(),
-            cache_entries: config.cache_entries,
+            cache_entries: config.cache.entries,
+            cache_bytes: config.cache.bytes,
             max_queries: config.max_queries,
             max_queries_per_client: config.max_queries_per_client,
             server_choice: config.server_choice,
@@ -330,6 +345,7 @@ mod tests {
             (r#"{"max_queries": 0}"#, "dns64.max_queries"),
             (r#"{"max_queries": 5, "max_queries_per_client": 6}"#, "dns64.max_queries_per_client"),
             (r#"{"cache_entries": 99999999}"#, "dns64.cache_entries"),
+            (r#"{"cache_bytes": 1000}"#, "dns64.cache_bytes"),
             (r#"{"exclusions": ["2001:db8::"]}"#, "prefix length"),
             (r#"{"prefix_mappings": [{"prefix": "fd00::/96", "network": "0.0.0.0/0"}]}"#, "both prefix and"),
             (r#"{"prefix": null}"#, "0 entries"),

@@ -64,7 +64,7 @@ impl Engine {
         Self {
             excluded: ExcludedRanges::new(&config.exclusions),
             unsynthesized: suffixes(&config),
-            cache: Cache::new(secret, config.cache_entries, config.serve_stale),
+            cache: Cache::new(secret, config.cache, config.serve_stale),
             resolver: Resolver::new(&config, entropy),
             secret,
             jobs: HashMap::new(),
@@ -85,7 +85,7 @@ impl Engine {
         let config = &self.config;
         self.excluded = ExcludedRanges::new(&config.exclusions);
         self.unsynthesized = suffixes(config);
-        self.cache.configure(config.cache_entries, config.serve_stale);
+        self.cache.configure(config.cache, config.serve_stale);
         if old.rate != config.rate {
             self.limiter = config.rate.map(|rate| Limiter::new(self.secret, rate));
             self.tcp_limiter = config.rate.map(|rate| Limiter::new(self.secret, rate));
@@ -389,7 +389,9 @@ impl Engine {
         stats.asking = self.resolver.len() as u64;
         stats.cache_entries = self.cache.len() as u64;
         stats.cache_bytes = self.cache.bytes() as u64;
+        stats.cache_bytes_limit = self.config.cache.bytes as u64;
         stats.cache_evicted = self.cache.evicted;
+        stats.cache_evicted_for_bytes = self.cache.evicted_for_bytes;
         stats.cache_too_large = self.cache.too_large;
         let limiters = [&self.limiter, &self.tcp_limiter];
         stats.rate_displaced = limiters.into_iter().flatten().map(|limiter| limiter.displaced).sum();

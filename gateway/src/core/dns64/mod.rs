@@ -52,12 +52,21 @@ pub struct Client {
     pub transport: Transport,
 }
 
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Udp,
+    Tcp,
+    /// By a connection that no question has found waiting: the one before may wait behind what never comes.
+    NewTcp,
+}
+
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send a message to a server, from a port of its own that nobody can guess, or by a TCP connection, and hand what
     /// comes back on it to [`engine::Engine::handle_response`] with the number of the attempt.
-    SendUpstream { attempt: u64, server: SocketAddr, tcp: bool, bytes: Vec<u8> },
+    SendUpstream { attempt: u64, server: SocketAddr, way: Way, bytes: Vec<u8> },
     /// Nothing more is expected on this attempt: close its socket.
     CancelUpstream { attempt: u64 },
     /// Answer a client.

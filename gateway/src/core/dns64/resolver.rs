@@ -16,7 +16,7 @@ use super::config::Config;
 use super::message::{self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, u16_at};
 use super::name::Name;
 use super::servers::Upstreams;
-use super::{Action, Output};
+use super::{Action, Output, Way};
 use crate::core::time::Now;
 
 /// Messages sent for one question at most.
@@ -480,7 +480,12 @@ impl<R: Copy> Resolver<R> {
         let question = Question { name: spelled, ..lookup.question };
         let KeyFlags { recursion, checking_disabled, dnssec_ok, .. } = lookup.flags;
         let bytes = message::upstream_query(id, &question, recursion, checking_disabled, edns.then_some(dnssec_ok));
-        out.actions.push_back(Action::SendUpstream { attempt, server: server.address, tcp, bytes });
+        let way = match tcp {
+            false => Way::Udp,
+            true if lookup.attempts.iter().any(|other| other.tcp && other.server == index) => Way::NewTcp,
+            true => Way::Tcp,
+        };
+        out.actions.push_back(Action::SendUpstream { attempt, server: server.address, way, bytes });
         if tcp {
             out.stats.upstream_tcp += 1;
         } else {

@@ -88,12 +88,17 @@ pub struct Stats {
     pub upstream_unexpected: u64,
     /// Answers that could not be decoded for synthesis.
     pub undecodable: u64,
-    /// Now: queries and questions waiting, answers kept and their bytes.
+    /// Now: queries and questions waiting.
     pub waiting: u64,
     pub asking: u64,
+    /// Now: answers kept, and the bytes of memory that they take and may take.
     pub cache_entries: u64,
     pub cache_bytes: u64,
+    pub cache_bytes_limit: u64,
+    /// Answers that had to leave to make room, and those of them whose place was needed for bytes, not for entries.
     pub cache_evicted: u64,
+    pub cache_evicted_for_bytes: u64,
+    /// Answers not kept because they are too large.
     pub cache_too_large: u64,
     pub servers: Vec<ServerStats>,
 }

@@ -226,6 +226,55 @@ fn ad_goes_to_those_who_ask_for_it_and_never_with_synthesis() {
 }
 
 #[test]
+fn what_was_validated_about_a_says_nothing_about_aaaa() {
+    // OnlySendAQuery: the answer about A is all there is for AAAA.
+    for (code, proven) in [(ResponseCode::NoError, false), (ResponseCode::NXDomain, true)] {
+        let mut d = Dialogue::new("{}");
+        let mut asking = query("six.example", RecordType::AAAA);
+        asking.metadata.authentic_data = true;
+        d.query(&asking);
+        let asked = d.sent();
+        let mut none = negative(&asked, code, Some(60));
+        none.metadata.authentic_data = true;
+        d.answer(&asked, &none);
+        let reply = d.reply();
+        assert_eq!((reply.metadata.response_code, reply.metadata.authentic_data), (code, proven));
+        d.query(&asking);
+        assert_eq!(d.reply().metadata.authentic_data, proven, "from the cache");
+    }
+}
+
+#[test]
+fn an_answer_sheds_what_can_be_spared_before_it_is_truncated() {
+    // (answers, name servers, additional records) that the server sends and that arrive in 512 bytes; 23 fill them.
+    for (sent, arrived) in [
+        ((4, 2, 2), Some((4, 2, 2))),
+        ((20, 2, 9), Some((20, 2, 0))),
+        ((22, 9, 0), Some((22, 0, 0))),
+        ((22, 9, 9), Some((22, 0, 0))),
+        ((30, 0, 0), None),
+        // A referral is nothing without its glue.
+        ((0, 9, 40), None),
+    ] {
+        let mut d = Dialogue::new("{}");
+        d.query(&query("many.example", RecordType::A));
+        let asked = d.sent();
+        let hosts =
+            |count: usize| (0..count as u8).map(|host| a("many.example", 60, [10, 0, 0, host])).collect::<Vec<_>>();
+        let mut message = answer(&asked, hosts(sent.0));
+        message.authorities = (0..sent.1).map(|_| dialogue::name_server("example", 60, "ns.example")).collect();
+        message.additionals = hosts(sent.2);
+        d.answer(&asked, &message);
+        let reply = d.reply();
+        assert_eq!(reply.metadata.truncation, arrived.is_none(), "{sent:?}");
+        let counts = (reply.answers.len(), reply.authorities.len(), reply.additionals.len());
+        assert_eq!(counts, arrived.unwrap_or((0, 0, 0)), "{sent:?}");
+        d.query_tcp(&query("many.example", RecordType::A));
+        assert_eq!(d.reply().additionals.len(), sent.2, "all of it by TCP");
+    }
+}
+
+#[test]
 fn reverse_names_lead_to_the_ipv4_tree() {
     let mut d = Dialogue::new("{}");
     let reverse = "4.0.0.0.0.0.a.0.0.0.0.0.0.0.0.0.7.7.7.7.d.4.c.3.b.2.a.1.c.7.d.f.ip6.arpa";

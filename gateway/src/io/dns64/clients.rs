@@ -27,8 +27,9 @@ const MAX_CONNECTIONS_PER_CLIENT: usize = 32;
 /// Queries of one connection waiting for their answers; the next is read when one of them has its answer.
 const MAX_PIPELINED: u32 = 64;
 /// Bytes of answers that one connection has not taken yet, above which no query is read from it, and those of all connections
-/// together, above which the connection that would get the next one is closed.
+/// of one client and of all clients, above which the connection that would get the next one is closed.
 const MAX_UNSENT: usize = 128 << 10;
+const MAX_UNSENT_PER_CLIENT: usize = 4 << 20;
 const MAX_UNSENT_TOTAL: usize = 32 << 20;
 /// How long a connection may be silent, take to send one query, or leave an answer unread.
 const IDLE: Duration = Duration::from_secs(10);
@@ -41,13 +42,31 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(super) struct Connections {
     open: RefCell<HashMap<u64, Rc<Connection>>>,
-    by_client: RefCell<HashMap<IpAddr, usize>>,
+    by_client: RefCell<HashMap<IpAddr, Rc<Share>>>,
     last: Cell<u64>,
     /// Bytes of answers not sent yet.
     unsent: Cell<usize>,
 }
 
+/// What one client's connections take.
+#[derive(Default)]
+struct Share {
+    connections: Cell<usize>,
+    unsent: Cell<usize>,
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Taken,
+    /// The connection is gone.
+    Gone,
+    /// The connection is closed, as there are too many bytes that were not taken.
+    Crowded,
+}
+
 struct Connection {
+    client: Rc<Share>,
     replies: mpsc::UnboundedSender<Vec<u8>>,
     unsent: Cell<usize>,
     /// Queries without their answers.
@@ -62,18 +81,32 @@ impl Connections {
         self.open.borrow().len()
     }
 
-    /// Hands an answer to its connection; false when that is gone, or gone by this.
-    pub(super) fn reply(&self, number: u64, bytes: Vec<u8>) -> bool {
+    /// Hands an answer to its connection.
+    pub(super) fn reply(&self, number: u64, bytes: Vec<u8>) -> Delivery {
         let open = self.open.borrow();
-        let Some(connection) = open.get(&number) else { return false };
+        let Some(connection) = open.get(&number) else { return Delivery::Gone };
         let length = bytes.len();
-        if self.unsent.get() + length > MAX_UNSENT_TOTAL || connection.replies.send(bytes).is_err() {
+        let fits = self.unsent.get() + length <= MAX_UNSENT_TOTAL
+            && connection.client.unsent.get() + length <= MAX_UNSENT_PER_CLIENT;
+        if !fits {
             connection.close.notify_one();
-            return false;
+            return Delivery::Crowded;
         }
-        connection.unsent.set(connection.unsent.get() + length);
-        self.unsent.set(self.unsent.get() + length);
-        true
+        if connection.replies.send(bytes).is_err() {
+            connection.close.notify_one();
+            return Delivery::Gone;
+        }
+        for unsent in [&connection.unsent, &connection.client.unsent, &self.unsent] {
+            unsent.set(unsent.get() + length);
+        }
+        Delivery::Taken
+    }
+
+    /// So many bytes of a connection's answers need no room any more.
+    fn sent(&self, connection: &Connection, length: usize) {
+        for unsent in [&connection.unsent, &connection.client.unsent, &self.unsent] {
+            unsent.set(unsent.get() - length);
+        }
     }
 
     /// Makes room by closing the connection that has been of no use for longest; false when all are in use.
@@ -93,14 +126,17 @@ impl Connections {
     }
 
     fn is_full_for(&self, address: IpAddr) -> bool {
-        self.by_client.borrow().get(&address).copied().unwrap_or(0) >= MAX_CONNECTIONS_PER_CLIENT
+        self.by_client.borrow().get(&address).is_some_and(|share| share.connections.get() >= MAX_CONNECTIONS_PER_CLIENT)
     }
 
     fn enter(&self, address: IpAddr) -> (u64, Rc<Connection>, mpsc::UnboundedReceiver<Vec<u8>>) {
         let number = self.last.get() + 1;
         self.last.set(number);
         let (replies, receiver) = mpsc::unbounded_channel();
+        let client = Rc::clone(self.by_client.borrow_mut().entry(address).or_default());
+        client.connections.set(client.connections.get() + 1);
         let connection = Rc::new(Connection {
+            client,
             replies,
             unsent: Cell::new(0),
             waiting: Cell::new(0),
@@ -109,20 +145,16 @@ impl Connections {
             close: Notify::new(),
         });
         self.open.borrow_mut().insert(number, Rc::clone(&connection));
-        *self.by_client.borrow_mut().entry(address).or_default() += 1;
         (number, connection, receiver)
     }
 
     fn leave(&self, number: u64, address: IpAddr) {
-        if let Some(connection) = self.open.borrow_mut().remove(&number) {
-            self.unsent.set(self.unsent.get() - connection.unsent.get());
-        }
-        let mut clients = self.by_client.borrow_mut();
-        if let Some(own) = clients.get_mut(&address) {
-            *own -= 1;
-            if *own == 0 {
-                clients.remove(&address);
-            }
+        let Some(connection) = self.open.borrow_mut().remove(&number) else { return };
+        self.sent(&connection, connection.unsent.get());
+        let client = &connection.client;
+        client.connections.set(client.connections.get() - 1);
+        if client.connections.get() == 0 {
+            self.by_client.borrow_mut().remove(&address);
         }
     }
 }
@@ -215,6 +247,8 @@ async fn serve_tcp(
 ) {
     // Without it small answers wait for acknowledgements; where it fails they are merely slower.
     let _ = stream.set_nodelay(true);
+    // What a client does not read waits here, where it is counted, and not in the kernel, which would take megabytes.
+    let _ = socket2::SockRef::from(&stream).set_send_buffer_size(MAX_UNSENT);
     let (reader, writer) = stream.into_split();
     let free = Semaphore::new(MAX_PIPELINED as usize);
     let writing = write_replies(shell, writer, replies, connection, &free);
@@ -254,13 +288,17 @@ async fn read_queries(
                 let before = shell.engine.borrow().dropped();
                 connection.waiting.set(connection.waiting.get() + 1);
                 shell.query(client, &buffer[..length]);
-                // Given back when the answer is written; what gets no answer gives it back at once.
-                if shell.engine.borrow().dropped() == before {
-                    permit.forget();
-                } else {
-                    connection.waiting.set(connection.waiting.get() - 1);
-                }
+                let garbage = shell.engine.borrow().dropped() != before;
                 shell.pump();
+                if garbage {
+                    // Too short for a header, or a response: nothing that an answer could be addressed to, and no peer that
+                    // has anything to ask.
+                    connection.waiting.set(connection.waiting.get() - 1);
+                    shell.counters.borrow_mut().tcp_garbage += 1;
+                    return;
+                }
+                // Given back when the answer is written.
+                permit.forget();
             }
             Ok(Err(_)) => return,
             Err(_) => {
@@ -303,9 +341,7 @@ async fn write_replies(
         message.extend_from_slice(&reply);
         match timeout(IDLE, writer.write_all(&message)).await {
             Ok(Ok(())) => {
-                let connections = &shell.connections;
-                connections.unsent.set(connections.unsent.get() - reply.len());
-                connection.unsent.set(connection.unsent.get() - reply.len());
+                shell.connections.sent(connection, reply.len());
                 connection.waiting.set(connection.waiting.get().saturating_sub(1));
                 connection.active.set(Instant::now());
                 connection.drained.notify_one();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,11 +14,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::Shell;
-use crate::core::dns64::message::u16_at;
+use crate::core::dns64::message::{HEADER, u16_at};
 
 /// Connections to one server, and questions on one of them.
 const MAX_LINES: usize = 8;
 const MAX_QUESTIONS: usize = 128;
+/// How long a connection with questions may be silent and still get new ones: they might wait behind what never comes.
+const STUCK: Duration = Duration::from_millis(500);
+/// Messages in a row that answer nothing asked on the connection, after which it is ended: more than could be late answers.
+const MAX_STRAY: usize = 2 * MAX_QUESTIONS;
 /// How long a connection without questions stays open, and how long making one may take.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -40,6 +44,8 @@ pub(super) struct Line {
     proven: Cell<bool>,
     /// A question was given up on it: not for new ones until it brings something.
     suspect: Cell<bool>,
+    /// When its last message came, or when it got a question after having had none.
+    heard: Cell<Instant>,
     ended: Cell<bool>,
     emptied: Notify,
 }
@@ -49,16 +55,28 @@ pub(super) struct Line {
 pub(super) struct Lines(RefCell<HashMap<SocketAddr, Vec<Rc<Line>>>>);
 
 impl Lines {
-    /// Sends a question; `None` when there are as many as there may be.
-    pub(super) fn ask(shell: &Rc<Shell>, server: SocketAddr, attempt: u64, bytes: Vec<u8>) -> Option<(Rc<Line>, u16)> {
-        Self::place(shell, server, Question { attempt, bytes, again: false })
+    /// Sends a question, by a new connection if that is asked for and possible; `None` when there are as many as there may be.
+    pub(super) fn ask(
+        shell: &Rc<Shell>,
+        server: SocketAddr,
+        attempt: u64,
+        bytes: Vec<u8>,
+        new: bool,
+    ) -> Option<(Rc<Line>, u16)> {
+        Self::place(shell, server, Question { attempt, bytes, again: false }, new)
     }
 
-    fn place(shell: &Rc<Shell>, server: SocketAddr, question: Question) -> Option<(Rc<Line>, u16)> {
+    fn place(shell: &Rc<Shell>, server: SocketAddr, question: Question, new: bool) -> Option<(Rc<Line>, u16)> {
         let id = u16_at(&question.bytes, 0);
         let mut lines = shell.lines.0.borrow_mut();
         let lines = lines.entry(server).or_default();
-        let usable = lines.iter().find(|line| line.takes(id)).cloned();
+        let full = lines.len() >= MAX_LINES;
+        let good = |line: &&Rc<Line>| line.takes(id) && !line.is_doubtful();
+        let mut usable = if new && !full { None } else { lines.iter().find(good).cloned() };
+        if full {
+            // Better than none.
+            usable = usable.or_else(|| lines.iter().find(|line| line.takes(id)).cloned());
+        }
         let line = match usable {
             Some(line) => {
                 shell.counters.borrow_mut().upstream_connections_reused += 1;
@@ -75,7 +93,12 @@ impl Lines {
         };
         // The receiver lives as long as the line is in the list.
         _ = line.queue.send(question.bytes.clone());
-        line.questions.borrow_mut().insert(id, question);
+        let mut questions = line.questions.borrow_mut();
+        if questions.is_empty() {
+            line.heard.set(Instant::now());
+        }
+        questions.insert(id, question);
+        drop(questions);
         Some((line, id))
     }
 
@@ -103,6 +126,7 @@ impl Line {
             questions: RefCell::default(),
             proven: Cell::new(false),
             suspect: Cell::new(false),
+            heard: Cell::new(Instant::now()),
             ended: Cell::new(false),
             emptied: Notify::new(),
         };
@@ -111,7 +135,12 @@ impl Line {
 
     fn takes(&self, id: u16) -> bool {
         let questions = self.questions.borrow();
-        !self.ended.get() && !self.suspect.get() && questions.len() < MAX_QUESTIONS && !questions.contains_key(&id)
+        !self.ended.get() && questions.len() < MAX_QUESTIONS && !questions.contains_key(&id)
+    }
+
+    /// A question put on it may not find an answer there.
+    fn is_doubtful(&self) -> bool {
+        self.suspect.get() || (!self.questions.borrow().is_empty() && self.heard.get().elapsed() > STUCK)
     }
 
     /// Nothing more is expected for a question.
@@ -136,7 +165,8 @@ impl Line {
             let (attempt, server) = (question.attempt, self.server);
             // A server may end an idle connection at any time, also in the moment when a question is sent on it.
             let again = self.proven.get() && !question.again;
-            let placed = if again { Lines::place(&shell, server, Question { again: true, ..question }) } else { None };
+            let placed =
+                if again { Lines::place(&shell, server, Question { again: true, ..question }, false) } else { None };
             match placed {
                 Some((line, id)) => shell.moved(attempt, line, id),
                 None => shell.unreachable(attempt),
@@ -157,18 +187,36 @@ impl Line {
 
     async fn read(&self, shell: &Rc<Shell>, mut reader: OwnedReadHalf) -> io::Result<()> {
         let mut answer = Vec::new();
+        let mut stray = 0;
         loop {
             let length = usize::from(reader.read_u16().await?);
-            answer.resize(length, 0);
-            reader.read_exact(&mut answer).await?;
-            self.proven.set(true);
+            if length < HEADER {
+                // Whatever follows, it is no DNS.
+                shell.counters.borrow_mut().upstream_connections_broken += 1;
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            answer.clear();
+            // Memory for what has come, not for what is promised.
+            let got = (&mut reader).take(length as u64).read_to_end(&mut answer).await?;
+            if got < length {
+                shell.counters.borrow_mut().upstream_connections_broken += 1;
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             self.suspect.set(false);
-            let id = if length >= 2 { u16_at(&answer, 0) } else { return Err(io::ErrorKind::InvalidData.into()) };
+            self.heard.set(Instant::now());
+            let id = u16_at(&answer, 0);
             let found = self.questions.borrow_mut().remove(&id);
             let Some(question) = found else {
                 shell.counters.borrow_mut().upstream_unasked += 1;
+                stray += 1;
+                if stray > MAX_STRAY {
+                    shell.counters.borrow_mut().upstream_connections_broken += 1;
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
                 continue;
             };
+            stray = 0;
+            self.proven.set(true);
             let attempt = question.attempt;
             shell.response(attempt, self.server, &answer);
             // Had it been the answer, the attempt would be over and this word about it unheard.

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, NULL, PTR, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, NULL, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::core::dns64::config::Config;
 use crate::core::dns64::engine::Engine;
 use crate::core::dns64::stats::Stats;
-use crate::core::dns64::{Action, Client, Report, Transport};
+use crate::core::dns64::{Action, Client, Report, Transport, Way};
 use crate::core::time::Now;
 
 /// What a server was sent.
@@ -182,7 +182,8 @@ impl Dialogue {
     fn collect(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::SendUpstream { attempt, server, tcp, bytes } => {
+                Action::SendUpstream { attempt, server, way, bytes } => {
+                    let tcp = way != Way::Udp;
                     let message = Message::from_vec(&bytes).expect("decodes");
                     self.sent.push_back(Sent { attempt, server, tcp, bytes, message });
                 }
@@ -246,6 +247,10 @@ pub fn aaaa(owner: &str, ttl: u32, address: &str) -> Record {
 
 pub fn alias(owner: &str, ttl: u32, target: &str) -> Record {
     Record::from_rdata(name(owner), ttl, RData::CNAME(CNAME(name(target))))
+}
+
+pub fn name_server(owner: &str, ttl: u32, target: &str) -> Record {
+    Record::from_rdata(name(owner), ttl, RData::NS(NS(name(target))))
 }
 
 pub fn pointer(owner: &str, ttl: u32, target: &str) -> Record {
