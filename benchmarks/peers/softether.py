@@ -30,10 +30,11 @@ AccountPasswordSet bench /PASSWORD:bench /TYPE:standard
 AccountDetailSet bench {_DETAILS}
 AccountConnect bench
 """
-# The daemons keep state where their packages put it: each run gets empty directories that only it sees.
+# The daemons keep state where their packages put it: each run gets empty directories that only it sees. The packages
+# leave the making of some of them to systemd.
 _PRIVATE = (
-    "for at in /run /var/lib/softether /var/log/softether; do mount -t tmpfs tmpfs $at || exit 1; done;"
-    " mkdir /run/softether; exec {program} execsvc"
+    "for at in /run /var/lib /var/log; do mount -t tmpfs tmpfs $at && mkdir $at/softether || exit 1; done;"
+    " exec {program} execsvc"
 )
 
 

@@ -10,19 +10,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from benchmarks.deployment import APP4_THROUGH_NAT64, APP6, IN_TUNNEL, SERVER, SOURCES, TARGET, Deployment
+from benchmarks.deployment import APP4_THROUGH_NAT64, APP6, IN_TUNNEL, SERVER, SOURCES, TARGET, Deployment, flat
 from portico.errors import PorticoError
+from portico.lab.deployment import settings
 from portico.lab.hosts import LabFailure
 from tests.peers.crowd import Crowd, CrowdFailed, Responder
 
 PORT = 9000
 GARBAGE_PER_SECOND = 20
+DNS64_ADDRESS = "fd7c:1a2b:3c4d:3333::1"
+CACHED_NAMES = 70_000
+"""More than DNS64 keeps: its cache is full before memory is looked at."""
+ASKERS = 4
 
 
 @dataclass
@@ -77,6 +83,7 @@ class Load:
     @contextmanager
     def running(self) -> Iterator[None]:
         with ExitStack() as stack:
+            self._fill_cache()
             self._start_crowds(stack)
             actors = (
                 self._bulk, self._dns, self._garbage, self._waves, self._churn, self._revocations, self._settings,
@@ -92,6 +99,36 @@ class Load:
                 for thread in self._threads:
                     thread.join(60.0)
                 self.account()
+
+    def _fill_cache(self) -> None:
+        """Asks for so many names that DNS64's cache is as large as it ever becomes.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        client = self.place.lab.host("client1")
+        share = CACHED_NAMES // ASKERS
+        self._apply({**settings("da1"), "dns64": {**settings("da1")["dns64"], "queries_per_second_per_client": 0}})
+
+        def ask(number: int) -> None:
+            file = f"/var/cache/names-{number}"
+            client.write(file, "".join(f"full-{number}-{name}.corp.example.net AAAA\n" for name in range(share)), 0o600)
+            client.run("dig", "+noall", "+tries=2", "+time=3", f"@{DNS64_ADDRESS}", "-f", file, timeout=600.0)
+
+        with ThreadPoolExecutor(ASKERS) as pool:
+            list(pool.map(ask, range(ASKERS)))
+        with self.place.api() as api:
+            counters = flat(api.get("/v1/status")["counters"])
+        entries, evicted = (counters[f"dns64.cache_{what}"] for what in ("entries", "evicted"))
+        print(f"  DNS64's cache holds {entries} answers, {evicted} had to go", flush=True)
+        if not evicted:
+            raise RuntimeError(f"DNS64's cache did not fill up: {entries} answers after {CACHED_NAMES} names")
+
+    def _apply(self, document: dict[str, Any]) -> None:
+        """Gives the server other settings. Raises LabFailure."""
+        file = "/etc/portico/soak.yaml"
+        self.place.server.write(file, yaml.safe_dump(document, sort_keys=False), 0o600)
+        self.place.server.run("portico", "settings", "apply", file, "--yes", timeout=60.0)
 
     def _act(self, actor: Callable[[], None]) -> None:
         try:
@@ -175,7 +212,7 @@ class Load:
             names = ["app4.corp.example.net", "app6.corp.example.net", "dns.corp.example.net"]
             names += [f"no-{secrets.token_hex(4)}.corp.example.net" for _ in range(5)]
             queries = [word for name in names for word in (name, "AAAA")]
-            command = ["dig", "+noall", "+comments", "+tries=1", "+time=3", "@fd7c:1a2b:3c4d:3333::1", *queries]
+            command = ["dig", "+noall", "+comments", "+tries=1", "+time=3", f"@{DNS64_ADDRESS}", *queries]
             done = client.run(*command, check=False, timeout=30.0)
             answered = done.stdout.count("status: NOERROR") + done.stdout.count("status: NXDOMAIN")
             self.diary.note("dns_answered", answered)
@@ -257,17 +294,13 @@ class Load:
 
     def _settings(self) -> None:
         """A new document every now and then: every client hears another advertisement."""
-        from portico.lab import deployment
-
-        document = deployment.settings("da1")
+        document = settings("da1")
         turn = 0
         while not self.stop.wait(self.size.settings_seconds):
             turn += 1
             document["ip_https"] = {"route_lifetime": 1800 + turn % 60}
-            file = "/etc/portico/soak.yaml"
-            self.place.server.write(file, yaml.safe_dump(document, sort_keys=False), 0o600)
             try:
-                self.place.server.run("portico", "settings", "apply", file, "--yes", timeout=60.0)
+                self._apply(document)
                 self.diary.note("settings_applied")
             except (LabFailure, PorticoError, subprocess.SubprocessError) as error:
                 self.diary.problem(f"settings were not applied: {error}")
