@@ -24,8 +24,9 @@ from portico.files import private_directory, read_file, write_file
 from portico.server.clients import Client, clients, session_name
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
-from portico.server.facts import read_facts
+from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
+from portico.server.machine import Machine
 from portico.server.platform import Platform
 from portico.server.progress import Progress, Stage
 from portico.server.reconcile.monitor import Monitor
@@ -35,7 +36,6 @@ from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused, errors
 from portico.settings.store import Revision, SettingsStore
-from portico.settings.verify import verify
 
 log = logging.getLogger("portico.server")
 
@@ -86,15 +86,17 @@ class Agent:
     Args:
         state: the directory of everything that outlives a restart.
         logs: the directory of records that others may collect; None is one below `state`.
+        probe: asks the link who has an address, before it is taken as a dedicated one.
 
     Raises:
         Unavailable: the directory cannot be made.
     """
 
-    def __init__(self, state: Path, logs: Path | None = None) -> None:
+    def __init__(self, state: Path, logs: Path | None = None, probe: Prober | None = None) -> None:
         self.state = private_directory(state)
         self.credentials = Credentials.open(state)
         self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported)
+        self.machine = Machine(state, self.credentials, self.platform.kernel, probe)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
@@ -195,11 +197,7 @@ class Agent:
 
     async def check(self, settings: Settings, *, resolve: bool = False) -> list[Problem]:
         """Everything wrong with a document on this machine."""
-        return await asyncio.to_thread(self._check, settings, resolve)
-
-    def _check(self, settings: Settings, resolve: bool) -> list[Problem]:
-        authority = self.credentials.authority_file if settings.certificates.mode == "built-in" else None
-        return verify(settings, read_facts(settings, authority=authority, resolve=resolve))
+        return await asyncio.to_thread(lambda: self.machine.check(settings, resolve=resolve))
 
     async def change(
         self, settings: Settings, *, expected: int | None, author: str, comment: str = "", dry_run: bool = False
@@ -292,10 +290,11 @@ class Agent:
         return number
 
     async def _enforce(self, revision: Revision) -> list[str]:
-        settings = revision.settings
-        facts = await asyncio.to_thread(read_facts)
+        settings = await asyncio.to_thread(self.machine.localise, revision.settings)
+        facts = await asyncio.to_thread(self.machine.facts)
         values = _derive(settings, facts)
         changes = await self.platform.apply(settings, values)
+        await asyncio.to_thread(self.machine.settle, settings)
         await self.translation.applied(settings, values)
         store = self.store()
         if not store.read_only:

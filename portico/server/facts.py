@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,10 @@ from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, parse_certificates
 from portico.errors import PorticoError
 from portico.files import read_file
-from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL
+from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL, HostAddress
 from portico.settings.addresses import Address, Network
 from portico.settings.facts import CertificateFile, Facts, FileTrouble, Interface, Kernel, Listener
+from portico.settings.localise import dedicated_by_interface, localise
 from portico.settings.model import Settings
 
 _TROUBLE: dict[str, FileTrouble] = {
@@ -35,20 +37,43 @@ _TROUBLE: dict[str, FileTrouble] = {
 }
 
 _LISTEN = "0A"
+_PERMANENT = 0x80
 _RESOLVE_SECONDS = 5.0
 
 
-def read_facts(settings: Settings | None = None, *, authority: Path | None = None, resolve: bool = False) -> Facts:
+Prober = Callable[[str, Sequence[Address]], Mapping[Address, str]]
+"""Asks the link of an interface who has some addresses (ARP, neighbour solicitations); returns those that another
+machine answered for, with its MAC address. Blocking, for a second at most."""
+
+
+def read_facts(
+    settings: Settings | None = None,
+    *,
+    authority: Path | None = None,
+    resolve: bool = False,
+    own_name: str | None = None,
+    administrators: Mapping[str, Sequence[HostAddress]] | None = None,
+    probe: Prober | None = None,
+) -> Facts:
     """What is true of this machine now.
 
     Args:
         settings: names the files and names to look at; None looks at the machine only.
         authority: the file of the built-in CA, when it is in use.
         resolve: whether names are looked up (takes up to 5 s when the resolver is silent).
+        own_name: this machine's name within its cluster.
+        administrators: addresses of interfaces as the administrator has them, where load balancing changed them.
+        probe: asks whether other machines have the DIPs that this machine does not have yet; None does not ask.
     """
     interfaces, routes = _network()
+    in_use = _in_use(settings, own_name, interfaces, probe) if settings is not None and probe is not None else {}
+    for name, addresses in (administrators or {}).items():
+        if interfaces is not None and name in interfaces:
+            interfaces[name] = replace(interfaces[name], addresses=_with_link_local(interfaces[name], addresses))
     return Facts(
         now=datetime.now(UTC),
+        own_name=own_name,
+        in_use=in_use,
         interfaces=interfaces,
         listeners=tuple(_sockets(listening=True)),
         connections=tuple(_sockets(listening=False)),
@@ -61,22 +86,49 @@ def read_facts(settings: Settings | None = None, *, authority: Path | None = Non
     )
 
 
+def _in_use(
+    settings: Settings, own_name: str | None, interfaces: Mapping[str, Interface] | None, probe: Prober
+) -> dict[Address, str]:
+    """Whoever has the DIPs that are not on this machine."""
+    if settings.load_balancing is None or interfaces is None:
+        return {}
+    name = own_name if own_name is not None else settings.server.name
+    if settings.load_balancing.server(name) is None:
+        return {}  # told by the rules
+    present = {address.ip for interface in interfaces.values() for address in interface.addresses}
+    found: dict[Address, str] = {}
+    for interface, dedicated in dedicated_by_interface(localise(settings, name)).items():
+        missing = [address.ip for address in dedicated if address.ip not in present]
+        if missing and interface in interfaces:
+            found |= probe(interface, missing)
+    return found
+
+
+def _with_link_local(interface: Interface, addresses: Sequence[HostAddress]) -> tuple[HostAddress, ...]:
+    return (*addresses, *(a for a in interface.addresses if a.version == 6 and a.ip.is_link_local))
+
+
 def _network() -> tuple[dict[str, Interface] | None, tuple[Network, ...]]:
     try:
         with IPRoute() as ip:
             links = {link["index"]: link for link in ip.get_links()}
             addresses: dict[int, list[Any]] = {index: [] for index in links}
+            temporary: dict[int, set[Address]] = {index: set() for index in links}
             for message in ip.get_addr():
                 # On a point-to-point link IFA_ADDRESS is the other end.
                 text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
                 if message["index"] in addresses:
-                    addresses[message["index"]].append(ipaddress.ip_interface(f"{text}/{message['prefixlen']}"))
+                    address = ipaddress.ip_interface(f"{text}/{message['prefixlen']}")
+                    addresses[message["index"]].append(address)
+                    if not (message.get_attr("IFA_FLAGS") or message["flags"]) & _PERMANENT:
+                        temporary[message["index"]].add(address.ip)
             interfaces = {
                 link.get_attr("IFLA_IFNAME"): Interface(
                     name=link.get_attr("IFLA_IFNAME"),
                     up=bool(link["flags"] & 1),
                     addresses=tuple(addresses[index]),
                     mtu=link.get_attr("IFLA_MTU") or 1500,
+                    temporary=frozenset(temporary[index]),
                 )
                 for index, link in links.items()
             }

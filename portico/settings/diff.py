@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from portico.settings import cluster
 from portico.settings.model import Settings
 
 
@@ -134,6 +135,7 @@ def compare(before: Settings | None, after: Settings) -> Difference:
         for path, text, disconnects in _CONSEQUENCES
         if any(_under(change.path, path) for change in changes)
     )
+    consequences += tuple(Consequence(*item) for item in cluster.consequences(before, after))
     return Difference(changes, consequences)
 
 

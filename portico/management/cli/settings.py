@@ -71,7 +71,7 @@ def plan(file: File, json: output.Json = False) -> None:
     """
     with server() as api:
         outcome = api.post("/v1/settings", {**_document(file), "dry_run": True})
-    output.show(outcome, lambda out: _show_difference(out, outcome))
+    output.show(outcome, lambda out: print_difference(out, outcome))
 
 
 @app.command()
@@ -220,11 +220,11 @@ def rollback(
     with server() as api:
         planned = api.post("/v1/settings/rollback", {**body, "dry_run": True})
         if dry_run:
-            output.show(planned, lambda out: _show_difference(out, planned))
+            output.show(planned, lambda out: print_difference(out, planned))
             return
-        _ask(planned, yes)
+        ask(planned, yes)
         outcome = api.post("/v1/settings/rollback", body)
-    output.show(outcome, lambda out: _applied(out, outcome))
+    output.show(outcome, lambda out: print_applied(out, outcome))
 
 
 @app.command()
@@ -264,21 +264,23 @@ def _apply(
     body = {**document, "expected_revision": expected, "comment": comment, "author": author()}
     planned = api.post("/v1/settings", {**body, "dry_run": True})
     if dry_run:
-        output.show(planned, lambda out: _show_difference(out, planned))
+        output.show(planned, lambda out: print_difference(out, planned))
         return
     if planned["difference"]["changes"]:
-        _ask(planned, yes)
+        ask(planned, yes)
     outcome = api.post("/v1/settings", body)
-    output.show(outcome, lambda out: _applied(out, outcome))
+    output.show(outcome, lambda out: print_applied(out, outcome))
 
 
-def _ask(planned: dict[str, Any], yes: bool) -> None:
+def ask(planned: dict[str, Any], yes: bool) -> None:
+    """Shows what a change would do and asks whether to do it. Raises as `output.confirm`."""
     if not output.wants_json():
-        _show_difference(output.stderr(), planned)
+        print_difference(output.stderr(), planned)
     output.confirm("Apply this?", yes=yes)
 
 
-def _show_difference(out: Console, outcome: dict[str, Any]) -> None:
+def print_difference(out: Console, outcome: dict[str, Any]) -> None:
+    """What a change does, or would do, and what verification says about it."""
     _lines(out, outcome["difference"]["lines"])
     for problem in outcome["problems"]:
         output.print_problem(out, problem)
@@ -292,7 +294,7 @@ def _lines(out: Console, lines: list[str]) -> None:
         out.print("No difference.")
 
 
-def _applied(out: Console, outcome: dict[str, Any]) -> None:
+def print_applied(out: Console, outcome: dict[str, Any]) -> None:
     revision = outcome["revision"]
     out.print(f"Revision {revision['number']} is in force.")
 

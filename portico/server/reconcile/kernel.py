@@ -128,11 +128,19 @@ class Kernel:
                 raise Unavailable("Cannot put former kernel settings back", why="; ".join(stale))
             return [*done, *(c for c in changes if c not in done)]
 
-    def administrators(self, state: dict[str, host_addresses.Observed]) -> dict[str, list[HostAddress]]:
-        """The addresses that the administrator gave each of the interfaces, whatever load balancing made of them."""
+    def administrators(self) -> dict[str, tuple[HostAddress, ...]]:
+        """The addresses that the administrator has on the interfaces where load balancing changed something.
+
+        Raises:
+            Unavailable: netlink does not work.
+        """
         entries = host_addresses.entries_of(self.ledger)
+        if not entries:
+            return {}
+        with _netlink() as ip:
+            state = host_addresses.observe(ip, list(entries))
         return {
-            name: [held.address for held in host_addresses.theirs(entries.get(name), seen)]
+            name: tuple(held.address for held in host_addresses.theirs(entries[name], seen))
             for name, seen in state.items()
         }
 

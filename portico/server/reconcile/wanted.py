@@ -152,6 +152,7 @@ class Filter:
         openers: IPv4 hosts that may open connections to clients through static bindings; None is everybody, empty is
             nobody.
         dns64_interfaces: whose hosts may ask DNS64, besides clients and the server itself.
+        other_clients: the prefix of all servers' clients, when only a part of it is this server's.
         closed: families the machine did not forward before Portico turned it on for its own devices (IPv6: at all,
             IPv4: from the internal interface); nothing but Portico's own traffic is forwarded in them.
     """
@@ -165,12 +166,11 @@ class Filter:
     destinations: tuple[IPv4Network | IPv6Network, ...] | None
     sources: tuple[IPv6Network, ...] | None
     client_to_client: bool
-    other_clients: IPv6Network | None = None
-    """The prefix of all servers' clients, when only a part of it is this server's: others serve the rest."""
     closed: frozenset[Literal[4, 6]] = frozenset()
     statics: tuple[StaticPort, ...] = ()
     openers: tuple[IPv4Network, ...] | None = None
     dns64_interfaces: tuple[str, ...] = ()
+    other_clients: IPv6Network | None = None
 
     @property
     def single_interface(self) -> bool:

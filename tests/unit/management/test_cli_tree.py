@@ -19,7 +19,7 @@ from portico.management.client import ApiClient
 ROOT = Path(__file__).parents[3]
 ENDLESS = {"server run", "client run", "lab exec", "lab pcap", "lab console"}
 """These become another program or run until they are stopped: they have no result."""
-CHANGE_SHARED_STATE = ("server", "settings", "clients", "ca", "nat64", "dns64")
+CHANGE_SHARED_STATE = ("server", "settings", "clients", "ca", "nat64", "dns64", "lb")
 READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "run"} | {
     "sessions",
     "bindings",
@@ -79,7 +79,9 @@ def _texts() -> Iterator[tuple[Path, str]]:
             yield path, path.read_text()
 
 
-_MENTION = re.compile(r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab|nat64|dns64)\b[^\n`'\"|;&)(]*)")
+_MENTION = re.compile(
+    r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab|lb|nat64|dns64)\b[^\n`'\"|;&)(]*)"
+)
 
 
 def _mentions() -> list[tuple[str, str]]:

@@ -1,0 +1,216 @@
+"""`portico lb`: enable, disable, mode, add, remove, show."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from portico.management.cli import output
+from portico.management.cli.connection import author, completed, server
+from portico.management.cli.settings import Comment, ask, print_applied, print_difference
+
+app = typer.Typer()
+
+
+class Mode(StrEnum):
+    UNICAST = "unicast"
+    MULTICAST = "multicast"
+    IGMP_MULTICAST = "igmp_multicast"
+
+
+_servers = completed(lambda api: [s["name"] for s in api.get("/v1/load-balancing")["servers"]])
+
+InternetDip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--internet-dedicated-address",
+        help="Address with length of this server on the Internet interface; may be repeated.",
+    ),
+]
+InternalDip = Annotated[
+    list[str] | None,
+    typer.Option("--internal-dedicated-address", help="The same on the internal interface; may be repeated."),
+]
+
+
+@app.command()
+def enable(
+    internet_dedicated_address: Annotated[
+        list[str],
+        typer.Option(
+            help="New address with length for this server's Internet interface: 203.0.113.12/24; may be repeated. "
+            "With a single interface all of them.",
+        ),
+    ],
+    internal_dedicated_address: InternalDip = None,
+    internet_virtual_address: Annotated[
+        list[str] | None,
+        typer.Option(help="Virtual address of the Internet side; without it the interface's addresses become virtual."),
+    ] = None,
+    internal_virtual_address: Annotated[list[str] | None, typer.Option(help="The same for the internal side.")] = None,
+    mode: Annotated[Mode, typer.Option(help="How one frame reaches every server.")] = Mode.UNICAST,
+    comment: Comment = "",
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Make this server the first one of a cluster.
+
+    Its existing addresses become the virtual addresses of the cluster, so clients and routers find it where it was, and
+    it gets the dedicated ones that are given here. When anything fails everything is as it was before.
+
+    Example: `portico lb enable --internet-dedicated-address 203.0.113.12/24 --internal-dedicated-address 10.0.0.12/24`
+
+    Example: `portico lb enable --internet-dedicated-address '10.244.4.19 /255.255.255.0' --dry-run`
+    """
+    body: dict[str, Any] = {
+        "internet_dedicated_addresses": internet_dedicated_address,
+        "internal_dedicated_addresses": internal_dedicated_address or [],
+        "internet_virtual_addresses": internet_virtual_address,
+        "internal_virtual_addresses": internal_virtual_address,
+        "mode": mode.value,
+    }
+    _change("enable", body, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command()
+def disable(
+    comment: Comment = "", yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False
+) -> None:
+    """End load balancing. This server keeps the virtual addresses as its own; the others serve no longer.
+
+    Example: `portico lb disable --dry-run`
+    """
+    _change("disable", {}, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command("mode")
+def mode_command(
+    mode: Annotated[Mode, typer.Argument(help="How one frame reaches every server.")],
+    comment: Comment = "",
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Change how frames for the virtual addresses reach every server.
+
+    Example: `portico lb mode igmp_multicast --dry-run`
+    """
+    _change("mode", {"mode": mode.value}, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="SERVER", help="Name of the new server.")],
+    internet_dedicated_address: InternetDip = None,
+    internal_dedicated_address: InternalDip = None,
+    internet_interface: Annotated[
+        str | None, typer.Option(help="Its Internet interface, when it is not called as the first server's.")
+    ] = None,
+    internal_interface: Annotated[str | None, typer.Option(help="Its internal interface, likewise.")] = None,
+    weight: Annotated[int, typer.Option(help="Load weight.", min=0, max=100)] = 50,
+    priority: Annotated[
+        int | None, typer.Option(help="Unique priority; the lowest that is free when not given.", min=1, max=32)
+    ] = None,
+    comment: Comment = "",
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Add a server to the cluster.
+
+    Example: `portico lb add da2 --internet-dedicated-address 203.0.113.13/24 --internal-dedicated-address 10.0.0.13/24`
+    """
+    body: dict[str, Any] = {
+        "name": name,
+        "internet_dedicated_addresses": internet_dedicated_address or [],
+        "internal_dedicated_addresses": internal_dedicated_address or [],
+        "internet_interface": internet_interface,
+        "internal_interface": internal_interface,
+        "weight": weight,
+        "priority": priority,
+    }
+    _change("add", body, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.", autocompletion=_servers)],
+    comment: Comment = "",
+    yes: output.Yes = False,
+    dry_run: output.DryRun = False,
+    json: output.Json = False,
+) -> None:
+    """Take a server out of the cluster, also one that does not answer.
+
+    Example: `portico lb remove da2 --dry-run`
+    """
+    _change("remove", {"name": name}, comment, yes=yes, dry_run=dry_run)
+
+
+@app.command()
+def show(json: output.Json = False) -> None:
+    """Show virtual and dedicated addresses, port rules and servers as the settings have them.
+
+    Example: `portico lb show --json`
+    """
+    with server() as api:
+        found = api.get("/v1/load-balancing")
+    output.show(found, lambda out: _show(out, found))
+
+
+def _change(what: str, body: dict[str, Any], comment: str, *, yes: bool, dry_run: bool) -> None:
+    path, body = f"/v1/load-balancing/{what}", {**body, "comment": comment, "author": author()}
+    with server() as api:
+        planned = api.post(path, {**body, "dry_run": True})
+        if dry_run:
+            output.show(planned, lambda out: print_difference(out, planned))
+            return
+        ask(planned, yes)
+        outcome = api.post(path, body)
+    output.show(outcome, lambda out: print_applied(out, outcome))
+
+
+def _show(out: Console, found: dict[str, Any]) -> None:
+    out.print(
+        output.fields(
+            {
+                "Mode": found["mode"],
+                "Internet VIPs": found["internet_virtual_addresses"] or None,
+                "Internal VIPs": found["internal_virtual_addresses"],
+                "Client addresses": found["client_addresses"],
+                "Heartbeats": f"every {found['heartbeat_milliseconds']} ms, gone after {found['missed_heartbeats']}",
+                "Filter": found["filter"],
+                "This server": found["own_name"],
+            }
+        )
+    )
+    servers = [
+        (
+            item["name"],
+            item["priority"],
+            item["weight"],
+            item["state"],
+            ", ".join(item["internet_dedicated_addresses"]),
+            ", ".join(item["internal_dedicated_addresses"]),
+        )
+        for item in found["servers"]
+    ]
+    columns = ["Server", "Priority", "Weight", "To be", "Internet DIPs", "Internal DIPs"]
+    out.print(output.table(columns, servers))
+    rules = [
+        (
+            item["virtual_address"],
+            item["protocol"],
+            f"{item['first_port']}-{item['last_port']}",
+            item["mode"],
+            item["affinity"] if item["mode"] == "multiple" else "",
+            f"{item['timeout_minutes']} min" if item["timeout_minutes"] else "",
+        )
+        for item in found["port_rules"]
+    ]
+    columns = ["Address", "Protocol", "Ports", "Mode", "Affinity", "Extended"]
+    out.print(output.table(columns, rules, empty="No port rules: the default host takes everything."))
