@@ -62,7 +62,37 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT")
 
 
-MIGRATIONS = (_create,)
+def _log_changes(connection: sqlite3.Connection) -> None:
+    # What changed, in order, for the other servers of a cluster: each row once, under the number of its last change.
+    # Triggers see every change, whichever code makes it; a row that is taken over unchanged fires none.
+    connection.execute(
+        """CREATE TABLE change (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            key TEXT NOT NULL,
+            UNIQUE (kind, key)
+        ) STRICT"""
+    )
+    for kind, key in CHANGE_KEYS.items():
+        new = ", ".join(f"NEW.{column}" for column in key)
+        note = f"INSERT OR REPLACE INTO change (kind, key) VALUES ('{kind}', json_array({new}));"  # noqa: S608
+        for event in ("INSERT", "UPDATE"):
+            connection.execute(f"CREATE TRIGGER {kind}_{event.lower()} AFTER {event} ON {kind} BEGIN {note} END")
+        connection.execute(
+            f"INSERT INTO change (kind, key) SELECT '{kind}', json_array({', '.join(key)}) FROM {kind} ORDER BY rowid"  # noqa: S608
+        )
+    forget = "DELETE FROM change WHERE kind = 'token' AND key = json_array(OLD.id);"
+    connection.execute(f"CREATE TRIGGER token_delete AFTER DELETE ON token BEGIN {forget} END")
+    # The identity of this log: numbers mean nothing in another one, or in one that was put back from a backup.
+    connection.execute("CREATE TABLE log (id TEXT NOT NULL) STRICT")
+    connection.execute("INSERT INTO log VALUES (lower(hex(randomblob(16))))")
+    connection.execute("CREATE TABLE position (log TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT")
+
+
+CHANGE_KEYS = {"issued": ("issuer_sha256", "serial"), "revoked": ("issuer_sha256", "serial"), "token": ("id",)}
+"""Tables that the servers of a cluster have in common, and their keys."""
+
+MIGRATIONS = (_create, _log_changes)
 
 TRACES = ("server.pem", "crl.pem", "revoked.json")
 """Files beside the store that exist only after it was used."""
@@ -163,6 +193,9 @@ class CertificateStore:
             if error.code == "DATABASE_CORRUPT":
                 error.resolution = RESOLUTION
             raise
+
+    def read(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._database.read()
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._database.transaction()

@@ -29,7 +29,9 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
-from portico.server.machine import Machine
+from portico.server.machine import Machine, write_own_name
+from portico.server.peers.distribution import Change
+from portico.server.peers.peers import Peers
 from portico.server.platform import Platform
 from portico.server.progress import Progress, Stage
 from portico.server.reconcile.monitor import Monitor
@@ -38,7 +40,7 @@ from portico.settings.diff import Difference, compare
 from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused, errors
-from portico.settings.store import Revision, SettingsStore
+from portico.settings.store import APPLIED_NAME, DATABASE_NAME, Revision, SettingsStore
 
 log = logging.getLogger("portico.server")
 
@@ -125,6 +127,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._monitor = Monitor(self._look.set)
         self._seen = _read_seen(state / SEEN_NAME)
+        self.peers = Peers(self, self._spawn)
 
     @property
     def gateway(self) -> Gateway:
@@ -157,6 +160,7 @@ class Agent:
         if self.gateway.door is not None:
             self.gateway.door.open()
         self._monitor.start()
+        await self.peers.start()
         async with self._changing:
             await self._begin()
         self._spawn(self._watch())
@@ -167,6 +171,7 @@ class Agent:
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
         self._monitor.stop()
+        await self.peers.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -195,6 +200,15 @@ class Agent:
         except PorticoError as error:
             self._trouble(error)
             return
+        newer = latest is not None and applied is not None and latest.number > applied.number
+        if self.peers.state is not None and newer:
+            # The other servers have it in force: going through the former one would only show clients two clusters.
+            try:
+                await self._enforce(latest)
+                return
+            except PorticoError as error:
+                self.progress.note(latest.number, Stage.FAILED, time.time(), error=error)
+                latest = applied
         start = applied if applied is not None else latest
         if start is None:
             self._trouble(_not_installed())
@@ -219,12 +233,20 @@ class Agent:
         return await asyncio.to_thread(lambda: self.machine.check(settings, resolve=resolve))
 
     async def change(
-        self, settings: Settings, *, expected: int | None, author: str, comment: str = "", dry_run: bool = False
+        self,
+        settings: Settings,
+        *,
+        expected: int | None,
+        author: str,
+        comment: str = "",
+        dry_run: bool = False,
+        lost: frozenset[str] = frozenset(),
     ) -> Outcome:
-        """Verifies, stores and applies a document, or only says what that would do.
+        """Verifies, stores and applies a document on all servers, or only says what that would do.
 
         Args:
             expected: the revision the change was made on; None takes the newest there is.
+            lost: servers that the change takes out and that are gone for good.
 
         Raises:
             SettingsRefused: verification found errors; nothing was stored.
@@ -243,18 +265,39 @@ class Agent:
             if dry_run:
                 return Outcome(None, difference, problems, connected)
             number = latest.number if latest is not None else 0
-            revision = await asyncio.to_thread(
-                lambda: store.commit(
-                    settings,
-                    expected=expected if expected is not None else number,
-                    author=author,
-                    comment=comment,
-                    now=now_utc(),
-                )
-            )
-            self.progress.note(revision.number, Stage.DISTRIBUTED, time.time())
-            kernel = await self._transition(revision, self.revision)
+            before = self.revision
+            try:
+                async with self.peers.change(latest, settings, lost) as everywhere:
+                    revision = await asyncio.to_thread(
+                        lambda: store.commit(
+                            settings,
+                            expected=expected if expected is not None else number,
+                            author=author,
+                            comment=comment,
+                            now=now_utc(),
+                        )
+                    )
+                    self.progress.note(revision.number, Stage.DISTRIBUTED, time.time())
+                    kernel = await self._transition(revision, before)
+                    if everywhere is not None and before is not None and before.number != revision.number:
+                        await self._everywhere(everywhere, revision, before)
+            finally:
+                await self.peers.changed()
             return Outcome(revision, difference, problems, connected, kernel)
+
+    async def _everywhere(self, change: Change, revision: Revision, former: Revision) -> None:
+        """Has the other servers apply what is in force here, or puts the former document back, here first."""
+        try:
+            await change.apply(revision)
+        except PorticoError as error:
+            self.progress.note(revision.number, Stage.FAILED, time.time(), error=error)
+            back = await self._back_to(former, revision, error)
+            raise ApplyFailed(
+                f"Revision {revision.number} cannot be applied on all servers; revision {former.number} is in force "
+                f"again as revision {back}",
+                why=f"{error.what}: {error.why}",
+                resolution=error.resolution or "Correct the settings and apply them again",
+            ) from error
 
     async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Outcome:
         """Makes the document of an earlier revision the newest one. Raises as `change`; NotFound."""
@@ -318,6 +361,7 @@ class Agent:
             secrets = await asyncio.to_thread(cluster_secrets.ensure, self.state)
         await self.balancer.apply(settings, revision.number, secrets)
         await asyncio.to_thread(self.machine.settle, settings)
+        await self.peers.applied(revision.settings)
         await self.translation.applied(settings, values)
         store = self.store()
         if not store.read_only:
@@ -333,6 +377,80 @@ class Agent:
         for change in changes:
             log.info("kernel=%r", str(change))
         return [str(change) for change in changes]
+
+    # For the other servers
+
+    async def follow(self, revisions: list[Revision]) -> None:
+        """Stores and applies what another server of the cluster has, its newest last; empty: what is stored already.
+
+        Raises:
+            ApplyFailed: the former document is in force again here, and tried again later.
+        """
+        async with self._changing:
+            store = await asyncio.to_thread(self.store)
+            newest = (
+                await asyncio.to_thread(store.adopt, revisions) if revisions else await asyncio.to_thread(store.latest)
+            )
+            former = self.revision
+            if newest is None or (former is not None and former.sha256 == newest.sha256 and not revisions):
+                return
+            self.progress.note(newest.number, Stage.RETRIEVED, time.time())
+            try:
+                await self._enforce(newest)
+            except PorticoError as error:
+                self.progress.note(newest.number, Stage.FAILED, time.time(), error=error)
+                if former is not None:
+                    try:
+                        await self._enforce(former)
+                    except PorticoError as problem:
+                        self._trouble(problem)
+                raise ApplyFailed(
+                    f"Revision {newest.number} cannot be applied", why=str(error), resolution=error.resolution
+                ) from error
+
+    async def leave(self, by: str) -> None:
+        """This server was taken out of its cluster: it stops serving and keeps nothing of what it was given."""
+        async with self._changing:
+            for failure in await self.platform.stop():
+                log.error("left behind: %s", failure)
+            self.platform.settings = self.platform.values = self.revision = None
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            for path in self.state.glob(f"{DATABASE_NAME}*"):
+                path.unlink(missing_ok=True)
+            (self.state / APPLIED_NAME).unlink(missing_ok=True)
+            write_own_name(self.state, None)
+            self.credentials.forget()
+            self._trouble(
+                Unavailable(
+                    "This server was taken out of its cluster",
+                    why=f"{by} said so",
+                    resolution="Let it join again with a new token: portico lb add NAME, on a server of the cluster",
+                    code="NOT_IN_CLUSTER",
+                )
+            )
+
+    async def refresh_revoked(self) -> int:
+        """Gives the gateway what other servers revoked or rotated; returns how many tunnels were closed for it."""
+        async with self._changing:
+            await self.platform.refresh()
+        return await self._close_revoked()
+
+    async def _close_revoked(self) -> int:
+        gone = {(entry.issuer_sha256, entry.serial) for entry in self.credentials.revoked}
+        doomed = [int(s["session"]) for s in await self._sessions() if _identity(s) in gone]
+        return await self.platform.gateway.disconnect(doomed)
+
+    async def own_sessions(self) -> list[dict[str, Any]]:
+        """The tunnels of this server."""
+        return await self._sessions()
+
+    async def disconnect_here(self, name: str) -> int:
+        """Closes a client's tunnels on this server; it may dial again."""
+        return await self.platform.gateway.disconnect(
+            [int(s["session"]) for s in await self._sessions() if session_name(s) == name]
+        )
 
     # Keeping it so
 
@@ -416,8 +534,11 @@ class Agent:
     # Clients
 
     async def clients(self) -> list[Client]:
-        """Every remote computer that was enrolled or is connected."""
+        """Every remote computer that was enrolled or is connected, to whichever server of the cluster."""
         sessions = await self._sessions()
+        if self.peers.state is not None:
+            sessions = [{**session, "server": self.peers.own_name} for session in sessions]
+            sessions += await self.peers.sessions()
         store = self.credentials.store
         issued = await asyncio.to_thread(lambda: store.issued(kind="client", limit=100_000)) if store else []
         return clients(issued, sessions, self._seen, now_utc())
@@ -435,8 +556,8 @@ class Agent:
 
     async def disconnect(self, name: str) -> int:
         """Closes a client's tunnels; it may dial again. Raises NotFound."""
-        client = await self.client(name)
-        closed = await self.platform.gateway.disconnect([int(s["session"]) for s in client.sessions])
+        await self.client(name)
+        closed = await self.disconnect_here(name) + await self.peers.disconnect(name)
         log.info("client=%r disconnected=%d", name, closed)
         return closed
 
@@ -464,10 +585,9 @@ class Agent:
         log.warning("revoked=%r name=%r reason=%s", serials, name, reason)
         async with self._changing:  # a change in flight holds a list of revoked certificates without these
             await self.platform.refresh()
-        gone = {(entry.issuer_sha256, entry.serial) for entry in self.credentials.revoked}
-        doomed = [int(s["session"]) for s in await self._sessions() if _identity(s) in gone]
-        closed = await self.platform.gateway.disconnect(doomed)
+        closed = await self._close_revoked()
         before, after = len(sessions), len(await self._sessions())
+        await self.peers.changed()
         await asyncio.to_thread(self.credentials.write_crl, now_utc())
         return serials, max(closed, before - after, 0)
 
@@ -526,6 +646,7 @@ class Agent:
                 if error is not None
             ],
             "revisions": self.progress.as_list()[:10],
+            "cluster": self.peers.status(),
         }
 
     # Small things
@@ -541,7 +662,7 @@ class Agent:
         self.balancer.gateway_event(event)
 
     async def _answer(self, request: Request) -> Response:
-        return await asyncio.to_thread(self.enrolment.answer, request)
+        return await self.peers.answer(request)
 
     async def _sessions(self) -> list[dict[str, Any]]:
         sessions: list[dict[str, Any]] = await self.platform.gateway.sessions()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +33,7 @@ from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import TicketKey, load_tickets, next_rotation, rotate_tickets, save_tickets
 from portico.certificates.trust import merge, parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file
+from portico.files import not_written, private_directory, read_file
 from portico.settings.model import Certificates, Settings
 from portico.transition.gateway_config import GatewaySecrets
 
@@ -56,6 +58,8 @@ class Credentials:
     tickets: tuple[TicketKey, ...] = ()
     revoked: tuple[Revoked, ...] = ()
     warnings: dict[str, PorticoError] = field(default_factory=dict)
+    leads: Callable[[], bool] = field(default=lambda: True, repr=False)
+    """Whether this server rotates what several have in common."""
     _identity: Identity | None = field(default=None, repr=False)
     _kept: dict[str, str] | None = field(default=None, repr=False)
 
@@ -88,6 +92,18 @@ class Credentials:
     def close(self) -> None:
         if self.store is not None:
             self.store.close()
+
+    def forget(self) -> None:
+        """Deletes everything: a server that was taken out of its cluster keeps none of its keys. Raises Unavailable."""
+        self.close()
+        try:
+            if self.directory.exists():
+                shutil.rmtree(self.directory)
+        except OSError as error:
+            raise not_written(self.directory, error) from None
+        self.store = self.authority = self._identity = self._kept = None
+        self.tickets, self.revoked = (), ()
+        self.warnings.clear()
 
     @property
     def authority_file(self) -> Path:
@@ -286,6 +302,8 @@ class Credentials:
                 save_kept(self.directory, kept)
 
     def _rotate(self, now: datetime) -> None:
+        if self.tickets and not self.leads():
+            return  # the keys come from the server that leads; those that are here serve until then
         keys = rotate_tickets(self.tickets, now)
         if keys != self.tickets:
             with self._noting("tickets"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,6 +204,57 @@ class SettingsStore:
         settings = self.get(number).settings
         text = comment or f"restored revision {number}"
         return self.commit(settings, expected=expected, author=author, comment=text, now=now)
+
+    def after(self, number: int, *, limit: int = 100) -> list[Revision]:
+        """At most `limit` revisions newer than a number, oldest first."""
+        if self._database is None:
+            return [revision for revision in self.history() if revision.number > number]
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT * FROM revision WHERE number > ? ORDER BY number LIMIT ?",
+                (_bounded(number), max(0, min(limit, 1000))),
+            ).fetchall()
+        return [self._revision(row) for row in rows]
+
+    def adopt(self, revisions: Sequence[Revision]) -> Revision:
+        """Stores revisions as another server numbered them; own ones from the first number on give way to them.
+
+        Args:
+            revisions: at least one, in order and without gaps, continuing what is here.
+
+        Returns:
+            The newest of them.
+
+        Raises:
+            Conflict: code REVISION_GAP; there is a gap between what is here and the first.
+            InvalidInput: code REVISION_DAMAGED; a text does not match its checksum.
+            Unavailable: code STORE_READ_ONLY.
+        """
+        if self._database is None:
+            raise self._refusal("cannot store settings")
+        first = revisions[0].number
+        for index, revision in enumerate(revisions):
+            if revision.number != first + index or _digest(revision.text) != revision.sha256:
+                raise InvalidInput(
+                    f"settings revision {revision.number} of another server cannot be used",
+                    why="its text does not match its checksum, or it is out of order",
+                    resolution="Nothing was stored; it is asked for again",
+                    code="REVISION_DAMAGED",
+                )
+        with self._database.transaction() as connection:
+            newest = connection.execute("SELECT coalesce(max(number), 0) FROM revision").fetchone()[0]
+            if newest and first > newest + 1:
+                raise Conflict(
+                    "revisions of another server do not continue those that are here",
+                    why=f"the newest here is {newest}, the first there is {first}",
+                    code="REVISION_GAP",
+                )
+            connection.execute("DELETE FROM revision WHERE number >= ?", (first,))
+            connection.executemany(
+                "INSERT INTO revision (number, author, comment, created, document, sha256) VALUES (?, ?, ?, ?, ?, ?)",
+                [(r.number, r.author, r.comment, r.created.isoformat(), r.text, r.sha256) for r in revisions],
+            )
+        return revisions[-1]
 
     def compare(self, before: int, after: int) -> Difference:
         """What differs from revision `before` (0: nothing configured) to revision `after`."""

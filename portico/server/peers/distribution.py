@@ -1,0 +1,294 @@
+"""One settings document on all servers: a change is a transaction over all that can be reached.
+
+Where a change is made, that server coordinates:
+
+1. *prepare*: every other server checks the document on its machine and keeps other changes out. Whoever cannot be
+   reached is left out; without a quorum (see `quorum`) nothing happens. Nothing is stored yet.
+2. the coordinator stores and applies it; when that fails the former document is in force again, here and nowhere else
+   was anything done.
+3. *commit*: the others store and apply it, at once. When one that can be reached fails, the former document becomes
+   the newest revision again, everywhere, and the error names the server.
+
+A server that was away, or whose answer was lost, takes up what it missed when it hears of a higher revision. Where two
+histories differ, the one with more revisions holds, of equally long ones the later; that can only concern revisions
+that no quorum confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from portico.errors import Conflict, PorticoError, Unavailable
+from portico.server.peers import messages
+from portico.server.peers.caller import PeerUnreachable
+from portico.server.peers.links import Link
+from portico.server.peers.quorum import require_quorum
+from portico.server.progress import Stage
+from portico.settings.document import dump, load
+from portico.settings.model import Settings
+from portico.settings.problems import SettingsRefused, errors
+from portico.settings.store import Revision
+
+if TYPE_CHECKING:
+    from portico.server.peers.peers import Peers
+
+log = logging.getLogger("portico.peers")
+
+LEASE = 150.0
+"""Seconds for which a prepared server keeps other changes out; the coordinator gives up before."""
+PREPARE_SECONDS = 15.0
+COMMIT_SECONDS = 90.0
+MAXIMUM_PAGE = 20
+"""Revisions that travel at a time; each has up to 1 MiB."""
+MAXIMUM_BYTES = 4 << 20
+
+
+@dataclass
+class Change:
+    """A change in flight, on its coordinator.
+
+    Attributes:
+        prepared: the servers that wait for it, and the newest revision each has.
+        stages: how far the revision got on each server.
+    """
+
+    peers: Peers
+    former: Settings
+    settings: Settings
+    number: str = field(default_factory=lambda: secrets.token_hex(8))
+    prepared: dict[str, int] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+    deadline: float = field(default_factory=lambda: time.monotonic() + LEASE - COMMIT_SECONDS)
+
+    async def apply(self, revision: Revision) -> None:
+        """Has the others store and apply what is in force here.
+
+        Raises:
+            PorticoError: one that can be reached failed, or too few were left; it names the server. The caller puts
+                the former document back, as a revision of its own, which spreads like any other.
+        """
+        self._check_deadline()
+        found = await self.peers.links.each(
+            self._links(),
+            lambda link: link.caller.post("/v1/settings/commit", self._commit(link, revision), seconds=COMMIT_SECONDS),
+        )
+        for name, result in found.items():
+            if isinstance(result, PorticoError) and not isinstance(result, PeerUnreachable):
+                raise PorticoError(
+                    f"{name} cannot apply it", why=f"{result.what}: {result.why}", resolution=result.resolution
+                )
+        stored = [name for name, result in found.items() if not isinstance(result, PorticoError)]
+        require_quorum(
+            "The change did not reach enough servers",
+            {self.peers.own_name, *stored, *self.lost},
+            self.former,
+            self.settings,
+        )
+
+    def _check_deadline(self) -> None:
+        """Raises Unavailable when the other servers may have given up waiting."""
+        if self.prepared and time.monotonic() > self.deadline:
+            raise Unavailable(
+                "The change took too long", why="the other servers no longer wait for it", resolution="Try it again"
+            )
+
+    def _commit(self, link: Link, revision: Revision) -> dict[str, Any]:
+        known = self.prepared[link.name]
+        revisions = self.peers.store().after(known, limit=MAXIMUM_PAGE + 1)
+        # One that is far behind gets the newest alone and asks for the rest.
+        complete = len(revisions) <= MAXIMUM_PAGE and sum(len(item.text) for item in revisions) < MAXIMUM_BYTES
+        chosen = revisions if complete else [revision]
+        return {"transaction": self.number, "revisions": [messages.revision_data(item) for item in chosen]}
+
+    def _links(self) -> list[Link]:
+        balancing = self.settings.load_balancing
+        stay = {server.name for server in balancing.servers} if balancing is not None else set()
+        return [link for link in self.peers.links.all() if link.name in self.prepared and link.name in stay]
+
+
+@dataclass
+class _Pending:
+    transaction: str
+    coordinator: str
+    until: float
+
+
+class Distribution:
+    """Both sides of the transaction on one server."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._pending: _Pending | None = None
+        self._coordinating = False
+
+    # Coordinating
+
+    @contextlib.asynccontextmanager
+    async def change(
+        self, former: Settings, settings: Settings, base: Revision, lost: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Change]:
+        """Prepares the other servers for a change, and lets them go at the end.
+
+        Args:
+            lost: servers that the change takes out and that the administrator says are gone: nobody waits for them.
+
+        Raises:
+            Conflict: another change is in flight, or another server has newer settings.
+            SettingsRefused: on another server something is wrong with the document; `why` names it.
+            Unavailable: code NO_QUORUM.
+        """
+        pending = self._pending_now()
+        if pending is not None:
+            raise _in_flight(pending.coordinator)
+        change = Change(self._peers, former, settings, lost=lost)
+        self._coordinating = True
+        try:
+            await self._prepare(change, base)
+            yield change
+        finally:
+            self._coordinating = False
+            await self._release(change)
+
+    async def _prepare(self, change: Change, base: Revision) -> None:
+        def question(link: Link) -> dict[str, Any]:
+            balancing = change.settings.load_balancing
+            return {
+                "transaction": change.number,
+                "base": base.number,
+                "base_sha256": base.sha256,
+                "settings": _text(change.settings),
+                "removed": balancing is None or balancing.server(link.name) is None,
+            }
+
+        links = [link for link in self._peers.links.all() if link.name not in change.lost]
+        found = await self._peers.links.each(
+            links, lambda link: link.caller.post("/v1/settings/prepare", question(link), seconds=PREPARE_SECONDS)
+        )
+        refusals = {}
+        for name, result in found.items():
+            if isinstance(result, PorticoError):
+                if not isinstance(result, PeerUnreachable):
+                    refusals[name] = result
+            elif isinstance(result, dict):
+                change.prepared[name] = messages.number(result, "newest")
+        for name, error in refusals.items():
+            if error.code == "SETTINGS_NEWER":
+                self._peers.fetch_later(name)
+                raise error
+            if isinstance(error, SettingsRefused):
+                raise SettingsRefused(f"{name} refuses the settings", error.problems)
+            error.what = f"{name}: {error.what}"
+            raise error
+        require_quorum(
+            "The settings cannot be changed now",
+            {self._peers.own_name, *change.prepared, *change.lost},
+            change.former,
+            change.settings,
+        )
+
+    async def _release(self, change: Change) -> None:
+        links = [link for link in self._peers.links.all() if link.name in change.prepared]
+        body = {"transaction": change.number}
+        await self._peers.links.each(links, lambda link: link.caller.post("/v1/settings/release", body, seconds=5.0))
+
+    # Taking part
+
+    async def prepare(self, sender: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Answers a coordinator: what is newest here, after the document was checked on this machine."""
+        transaction = messages.text(body, "transaction")
+        pending = self._pending_now()
+        if self._coordinating:
+            raise _in_flight(self._peers.own_name)
+        if pending is not None and pending.transaction != transaction:
+            raise _in_flight(pending.coordinator)
+        store = self._peers.store()
+        newest = await asyncio.to_thread(store.latest)
+        base, digest = messages.number(body, "base"), messages.text(body, "base_sha256")
+        if newest is not None and (newest.number > base or (newest.number == base and newest.sha256 != digest)):
+            raise _newer(newest)
+        self._pending = _Pending(transaction, sender, time.monotonic() + LEASE)
+        try:
+            if body.get("removed") is not True:
+                settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
+                problems = await self._peers.check(settings)
+                if errors(problems):
+                    raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)
+        except BaseException:
+            self._pending = None
+            raise
+        return {"newest": newest.number if newest is not None else 0}
+
+    async def commit(self, sender: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Stores and applies what a coordinator sends.
+
+        Raises:
+            PorticoError: it cannot be applied; the former document is in force again.
+        """
+        transaction = messages.text(body, "transaction")
+        revisions = [messages.revision(item) for item in messages.items(body, "revisions", limit=MAXIMUM_PAGE)]
+        if not revisions:
+            raise messages.malformed("it has no revision")
+        pending = self._pending_now()
+        if pending is None or pending.transaction != transaction:
+            raise Conflict(
+                f"{self._peers.own_name} does not wait for this change",
+                why="it was prepared too long ago, or another one came between",
+                resolution="Try it again",
+                code="CHANGE_LOST",
+            )
+        try:
+            await self._peers.take_up(revisions, sender)
+        finally:
+            self._pending = None
+        return {"applied": revisions[-1].number}
+
+    def release(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The change with that number is over."""
+        if self._pending is not None and self._pending.transaction == messages.text(body, "transaction"):
+            self._pending = None
+        return {}
+
+    def _pending_now(self) -> _Pending | None:
+        if self._pending is not None and time.monotonic() > self._pending.until:
+            log.warning("coordinator=%s did not finish its change", self._pending.coordinator)
+            self._pending = None
+        return self._pending
+
+    @property
+    def busy(self) -> bool:
+        """Whether a change is in flight, here or elsewhere: nobody catches up meanwhile."""
+        return self._coordinating or self._pending_now() is not None
+
+
+def note_failed(peers: Peers, revision: Revision, error: PorticoError) -> None:
+    """Writes down that a revision of another server could not be applied here."""
+    peers.progress.note(revision.number, Stage.FAILED, time.time(), error=error)
+
+
+def _text(settings: Settings) -> str:
+    return dump(settings)
+
+
+def _in_flight(name: str) -> Conflict:
+    return Conflict(
+        "Another change is being made",
+        why=f"{name} coordinates it",
+        resolution="Wait until it is done, and make yours on what it left",
+        code="CHANGE_IN_FLIGHT",
+    )
+
+
+def _newer(newest: Revision) -> Conflict:
+    return Conflict(
+        "Another server has newer settings",
+        why=f"revision {newest.number} was stored by {newest.author} at {newest.created.isoformat()}",
+        resolution="Look at the difference, make your change on the newest revision and apply it again",
+        code="SETTINGS_NEWER",
+    )

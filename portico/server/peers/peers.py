@@ -1,0 +1,611 @@
+"""One server's share in the life of its cluster: greets the others, keeps what all of them share, answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from functools import partial
+from typing import Any, Protocol
+
+from portico import __version__
+from portico.certificates.ca import CertificateAuthority
+from portico.certificates.tickets import TicketKey
+from portico.errors import NotFound, NotPermitted, PorticoError, Unavailable
+from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
+from portico.server.credentials import Credentials, now_utc
+from portico.server.enrolment import Enrolment
+from portico.server.gateway import Request, Response
+from portico.server.machine import read_own_name
+from portico.server.peers import messages
+from portico.server.peers.admission import Admission
+from portico.server.peers.distribution import Change, Distribution, note_failed
+from portico.server.peers.links import Links, Locate, internal_address
+from portico.server.peers.listener import Listener, Refusals
+from portico.server.peers.quorum import has_quorum, leader
+from portico.server.peers.records import Records, keep_tickets, merge_states
+from portico.server.peers.routes import Routes
+from portico.server.peers.tls import caller_context, listener_context, own_member
+from portico.server.progress import Progress
+from portico.settings.load_balancing import LoadBalancing
+from portico.settings.model import Settings
+from portico.settings.problems import Problem
+from portico.settings.store import Revision, SettingsStore
+
+log = logging.getLogger("portico.peers")
+
+GREETING_INTERVAL = 1.0
+GREETING_SECONDS = 2.0
+START_SECONDS = 5.0
+"""So long a server that starts looks for newer settings before it serves from those it has."""
+DIVERGED = 20
+"""Revisions that are asked for again when two histories differ; more cannot differ without a quorum."""
+RETRY_FAILED = 30.0
+"""Seconds before a revision that could not be applied here is tried again."""
+
+
+class Host(Protocol):
+    """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
+
+    credentials: Credentials
+    progress: Progress
+    enrolment: Enrolment
+    revision: Revision | None
+    state: Any
+
+    def store(self) -> SettingsStore: ...
+    async def check(self, settings: Settings) -> list[Problem]: ...
+    async def change(
+        self, settings: Settings, *, expected: int | None, author: str, comment: str = ..., dry_run: bool = ...
+    ) -> Any: ...
+    async def follow(self, revisions: list[Revision]) -> None: ...
+    async def leave(self, by: str) -> None: ...
+    async def refresh_revoked(self) -> int: ...
+    async def own_sessions(self) -> list[dict[str, Any]]: ...
+    async def disconnect_here(self, name: str) -> int: ...
+
+
+class Peers:
+    """The other servers, as one server sees them. Without load balancing it does nothing.
+
+    Args:
+        spawn: runs a coroutine in the background until the agent stops.
+        locate: where the listener of a server is.
+
+    Attributes:
+        alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
+        problem: why the channel does not work on this server.
+    """
+
+    def __init__(self, host: Host, spawn: Callable[[Awaitable[None]], None], locate: Locate = internal_address) -> None:
+        self.host = host
+        self.files = ClusterFiles(host.state)
+        self.links = Links(locate)
+        self.refusals = Refusals()
+        self.distribution = Distribution(self)
+        self.records = Records(self)
+        self.admission = Admission(self)
+        self.alive: Callable[[], Collection[str]] | None = None
+        self.problem: PorticoError | None = None
+        self.state: ClusterState | None = None
+        self.own_name = ""
+        self.trust = ""
+        self._spawn = spawn
+        self._listener: Listener | None = None
+        self._place: tuple[str, int] | None = None
+        self._document: Settings | None = None
+        self._catching: asyncio.Lock = asyncio.Lock()
+        self._state_lock = asyncio.Lock()
+        self._failed: tuple[int, float] = (0, 0.0)
+        self._running = False
+        host.credentials.leads = self.leads
+
+    @property
+    def credentials(self) -> Credentials:
+        return self.host.credentials
+
+    @property
+    def progress(self) -> Progress:
+        return self.host.progress
+
+    def store(self) -> SettingsStore:
+        return self.host.store()
+
+    async def check(self, settings: Settings) -> list[Problem]:
+        return await self.host.check(settings)
+
+    # Life
+
+    async def start(self) -> None:
+        """Looks for newer settings and stores them, before anything is served. Never fails; see `problem`."""
+        self._running = True
+        await self._settle()
+        if self.state is not None and self.links.all():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    await self.greet(apply=False)
+        self._spawn(self._run())
+
+    async def stop(self) -> None:
+        self._running = False
+        await self._close()
+
+    async def applied(self, settings: Settings) -> None:
+        """The document in force is this one now: follows its servers and addresses, or ends."""
+        self._document = settings
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Makes listener and callers fit the newest document. Never fails."""
+        try:
+            if self._document is None:
+                latest = await asyncio.to_thread(self.store().latest)
+                self._document = latest.settings if latest is not None else None
+            self.state = await asyncio.to_thread(self.files.load)
+            balancing = self._document.load_balancing if self._document is not None else None
+            name = read_own_name(self.host.state)
+            if self.state is None or balancing is None or name is None:
+                await self._close()
+                return
+            self.own_name, self.trust = name, self.files.authority().pem
+            await self.links.follow(balancing.servers, name, caller_context(self.trust, self.files.member))
+            await self._listen(balancing)
+            self.problem = None
+        except PorticoError as error:
+            if str(error) != str(self.problem):
+                log.error("the other servers cannot be reached: %s", error)
+            self.problem = error
+
+    async def _listen(self, balancing: LoadBalancing) -> None:
+        own = balancing.server(self.own_name)
+        place = self.links.locate(own) if own is not None else None
+        if place == self._place and self._listener is not None:
+            return
+        if self._listener is not None:
+            await self._listener.stop()
+            self._listener, self._place = None, None
+        if place is None:
+            return
+        listener = Listener(listener_context(self.files.member, self.trust), Routes(self).answer, self.refusals)
+        await listener.start(*place)
+        self._listener, self._place = listener, place
+        log.info("peers=listening address=%s port=%d", *place)
+
+    async def _close(self) -> None:
+        await self.links.close()
+        if self._listener is not None:
+            await self._listener.stop()
+            self._listener, self._place = None, None
+
+    async def _run(self) -> None:
+        while self._running:
+            try:
+                if self.problem is not None:
+                    await self._settle()
+                if self.state is not None:
+                    await self.greet()
+                    await self._retry()
+                    await self._lead()
+                    await self.admission.tick()
+            except PorticoError as error:
+                log.warning("peers=%s", error)
+            except Exception:
+                log.exception("peers failed")
+            await asyncio.sleep(GREETING_INTERVAL)
+
+    # Who is there
+
+    def member(self, fingerprint: str) -> str | None:
+        """The server that a certificate is; None for one that is no server of the newest document any more."""
+        if self.state is None or self._document is None or self._document.load_balancing is None:
+            return None
+        names = [name for name, value in self.state.members.items() if value == fingerprint]
+        return next((name for name in names if self._document.load_balancing.server(name) is not None), None)
+
+    def present(self) -> set[str]:
+        """This server and those that can be reached."""
+        if self.alive is not None:
+            return {self.own_name, *self.alive()}
+        return {self.own_name, *(link.name for link in self.links.reachable())}
+
+    def leader(self) -> str:
+        """The server that issues certificates and rotates keys now; this one when it is in no cluster."""
+        if self.state is None or self._document is None:
+            return self.own_name
+        return leader(self._document, self.present()) or self.own_name
+
+    def leads(self) -> bool:
+        return self.leader() == self.own_name
+
+    def quorum(self) -> bool:
+        """Whether settings can be changed and computers enrolled here now."""
+        return self._document is None or self.state is None or has_quorum(self._document, self.present())
+
+    def secrets(self) -> ClusterSecrets | None:
+        """Keys and seed of the cluster, None without one."""
+        return self.state.current(now_utc()) if self.state is not None else None
+
+    def status(self) -> dict[str, Any] | None:
+        """The channel as `portico server status` shows it; None without load balancing."""
+        if self.state is None:
+            return None
+        return {
+            "name": self.own_name,
+            "leader": self.leader(),
+            "quorum": self.quorum(),
+            "problem": self.problem.as_dict() if self.problem is not None else None,
+            "refused": dict(self.refusals.counts),
+            "servers": [
+                {
+                    "name": link.name,
+                    "reachable": link.reachable,
+                    "revision": link.said.get("revision"),
+                    "applied": link.said.get("applied"),
+                    "version": link.said.get("version"),
+                }
+                for link in self.links.all()
+            ],
+        }
+
+    # Greetings and catching up
+
+    async def greeting(self) -> dict[str, Any]:
+        """What is newest on this server."""
+
+        def look() -> dict[str, Any]:
+            newest = self.store().latest()
+            return {
+                "version": __version__,
+                "revision": newest.number if newest is not None else 0,
+                "sha256": newest.sha256 if newest is not None else "-",
+                "created": newest.created.isoformat() if newest is not None else "-",
+                "applied": self.host.revision.number if self.host.revision is not None else 0,
+                "state": self.state.version if self.state is not None else 0,
+                **self.records.greeting(),
+            }
+
+        return await asyncio.to_thread(look)
+
+    async def greet(self, *, apply: bool = True) -> None:
+        """Asks every other server what it has, and takes up what is new. Raises nothing about other servers."""
+        mine = await self.greeting()
+        found = await self.links.each(
+            self.links.all(), lambda link: link.caller.post("/v1/greeting", mine, seconds=GREETING_SECONDS)
+        )
+        strange = [
+            name for name, said in found.items() if isinstance(said, NotPermitted) and said.code == "NOT_A_MEMBER"
+        ]
+        if 2 * len(strange) > len(found):
+            # Most of the others do not know this server: it was taken out while it was away. (One that joins is known
+            # to most of them before it is a server.)
+            self.dismissed(strange[0])
+            return
+        for name, said in found.items():
+            if isinstance(said, PorticoError):
+                continue
+            try:
+                await self.catch_up(name, said, apply=apply)
+            except PorticoError as error:
+                log.warning("server=%s cannot be caught up with: %s", name, error)
+
+    def heard(self, name: str, said: dict[str, Any]) -> None:
+        """A greeting of another server came in: it is there, and what it has is asked for with the next greeting."""
+        link = self.links.get(name)
+        if link is not None:
+            link.answered = time.monotonic()
+
+    async def catch_up(self, name: str, said: Any, *, apply: bool = True) -> None:
+        """Takes up from a server what is newer there. Raises PorticoError."""
+        link = self.links.get(name)
+        if link is None or not isinstance(said, dict) or self.state is None:
+            return
+        link.said, link.answered = said, time.monotonic()
+        if said.get("log"):
+            await self.records.pull(link, said)
+        if messages.number(said, "state") > self.state.version:
+            await self.take_state(ClusterState.from_data(await link.caller.get("/v1/state")))
+        if await self._newer(said) and not self.distribution.busy:
+            await self.pull_settings(name, apply=apply)
+
+    async def _newer(self, said: dict[str, Any]) -> bool:
+        newest = await asyncio.to_thread(self.store().latest)
+        number, digest = messages.number(said, "revision"), messages.text(said, "sha256")
+        if newest is None or number > newest.number:
+            return number > 0 and not self._failed_lately(number)
+        if number < newest.number or digest == newest.sha256:
+            return False
+        return (messages.text(said, "created"), digest) > (newest.created.isoformat(), newest.sha256)
+
+    def _failed_lately(self, number: int) -> bool:
+        return self._failed[0] == number and time.monotonic() - self._failed[1] < RETRY_FAILED
+
+    async def pull_settings(self, name: str, *, apply: bool = True) -> None:
+        """Takes up the revisions of another server that are missing here. Raises PorticoError."""
+        link = self.links.get(name)
+        if link is None:
+            return
+        async with self._catching:
+            newest = await asyncio.to_thread(self.store().latest)
+            after = newest.number if newest is not None else 0
+            pulled: list[Revision] = []
+            page = await link.caller.get("/v1/settings", after=after)
+            if newest is not None and page.get("sha256") != newest.sha256:
+                after = max(0, after - DIVERGED)  # the histories differ: theirs takes the place of the last ones here
+                page = await link.caller.get("/v1/settings", after=after)
+            while len(pulled) < 1000:
+                revisions = [messages.revision(item) for item in messages.items(page, "revisions", limit=100)]
+                pulled += revisions
+                if not revisions or page.get("more") is not True:
+                    break
+                page = await link.caller.get("/v1/settings", after=revisions[-1].number)
+            if pulled:
+                await (self.take_up(pulled, name) if apply else self._only_store(pulled, name))
+
+    def fetch_later(self, name: str) -> None:
+        """Takes up the settings of a server as soon as the agent is free."""
+        self._spawn(self.pull_settings(name))
+
+    async def settings_page(self, after: int) -> dict[str, Any]:
+        """Revisions after a number, as many as fit into an answer, and the checksum of that number's own."""
+
+        def look() -> dict[str, Any]:
+            store = self.store()
+            chosen: list[Revision] = []
+            for item in store.after(after, limit=100):
+                if chosen and sum(len(r.text) for r in chosen) + len(item.text) > 2 << 20:
+                    break
+                chosen.append(item)
+            latest = store.latest()
+            digest: str | None = None
+            with contextlib.suppress(PorticoError):
+                digest = store.get(after).sha256 if after > 0 else None
+            more = bool(chosen) and latest is not None and chosen[-1].number < latest.number
+            return {"revisions": [messages.revision_data(item) for item in chosen], "sha256": digest, "more": more}
+
+        return await asyncio.to_thread(look)
+
+    async def take_up(self, revisions: list[Revision], sender: str) -> None:
+        """Stores revisions of another server and applies the newest.
+
+        Raises:
+            PorticoError: it cannot be applied here; what was in force before is in force again.
+        """
+        newest = revisions[-1]
+        settings = newest.settings
+        balancing = settings.load_balancing
+        if balancing is None or balancing.server(self.own_name) is None:
+            self.dismissed(sender)
+            return
+        log.info("server=%s revision=%d taken up", sender, newest.number)
+        try:
+            await self.host.follow(revisions)
+        except PorticoError as error:
+            self._failed = (newest.number, time.monotonic())
+            note_failed(self, newest, error)
+            raise
+
+    async def _only_store(self, revisions: list[Revision], sender: str) -> None:
+        settings = revisions[-1].settings
+        if settings.load_balancing is None or settings.load_balancing.server(self.own_name) is None:
+            self.dismissed(sender)
+            return
+        store = self.store()
+        await asyncio.to_thread(store.adopt, revisions)
+        self._document = settings
+        log.info("server=%s revision=%d was missed; serving begins with it", sender, revisions[-1].number)
+
+    # Changing what is shared
+
+    @contextlib.asynccontextmanager
+    async def change(
+        self, former: Revision | None, settings: Settings, lost: frozenset[str] = frozenset()
+    ) -> AsyncIterator[Change | None]:
+        """Around a change of settings on this server; None where no other server is concerned.
+
+        A document with load balancing where there was none makes the cluster's secrets first, and a failure removes
+        them; the other way round they go at the end. Raises as `Distribution.change`.
+        """
+        was = former.settings if former is not None else None
+        founded = settings.load_balancing is not None and self.state is None and not self.files.exists()
+        if founded:
+            await asyncio.to_thread(self._found, settings.server.name)
+        try:
+            if was is None or former is None or self.state is None or was.load_balancing is None:
+                yield None
+            else:
+                async with self.distribution.change(was, settings, former, lost) as change:
+                    yield change
+                await self._dismiss(was, settings)
+        except BaseException:
+            if founded:
+                await self._close()
+                self.state = None
+                await asyncio.to_thread(self.files.remove)
+            raise
+
+    async def changed(self) -> None:
+        """Spreads what is newest here. Never fails."""
+        if self.state is not None:
+            await self.records.tell("a change")
+
+    def _found(self, name: str) -> None:
+        """The secrets of a new cluster, with this server as its only member."""
+        self.files.remove()
+        state = new_state(now_utc())
+        authority = CertificateAuthority.create(
+            self.files.directory, name=f"cluster {state.cluster_id[:8]}", now=now_utc()
+        )
+        member = own_member(authority, self.files.directory, name, now_utc())
+        self.files.save(state.with_member(name, member))
+
+    async def _dismiss(self, was: Settings, settings: Settings) -> None:
+        """Tells the servers that a change took out, and lets their certificates open nothing any more."""
+        assert was.load_balancing is not None
+        stay = {s.name for s in settings.load_balancing.servers} if settings.load_balancing is not None else set()
+        gone = [server for server in was.load_balancing.servers if server.name not in stay]
+        leaving = Links(self.links.locate)  # the callers of these servers have ended with the former document
+        try:
+            await leaving.follow(gone, self.own_name, caller_context(self.trust, self.files.member))
+            found = await leaving.each(leaving.all(), lambda link: link.caller.post("/v1/leave", {}, seconds=5.0))
+        finally:
+            await leaving.close()
+        for name, result in found.items():
+            if isinstance(result, PorticoError):
+                log.warning("server=%s was taken out and could not be told: %s", name, result)
+        for name in (server.name for server in gone):
+            self.admission.forget(name)
+            await self.change_state(partial(ClusterState.without_member, name=name))
+        if settings.load_balancing is None:
+            await self._close()
+            self.state = None
+            await asyncio.to_thread(self.files.remove)
+
+    def dismissed(self, by: str) -> None:
+        """Another server says that this one was taken out. It stops serving and forgets what it was given."""
+        log.warning("server=%s took this server out of the cluster", by)
+        self._spawn(self._leave(by))
+
+    async def _leave(self, by: str) -> None:
+        await asyncio.sleep(0.1)  # the answer to whoever said so goes out first
+        await self._close()
+        self.state, self._document = None, None
+        await asyncio.to_thread(self.files.remove)
+        await self.host.leave(by)
+
+    async def change_state(self, edit: Callable[[ClusterState], ClusterState]) -> None:
+        """Changes the shared state here; the others hear of it with `changed` or the next greeting."""
+        async with self._state_lock:
+            if self.state is None:
+                return
+            state = edit(self.state)
+            if state is not self.state:
+                await asyncio.to_thread(self.files.save, state)
+                self.state = state
+
+    async def take_state(self, other: ClusterState) -> None:
+        """Takes a newer shared state over. Raises PorticoError when it cannot be kept."""
+        await self.change_state(lambda own: merge_states(own, other))
+
+    async def _retry(self) -> None:
+        """Tries a revision again that is stored and could not be applied here."""
+        in_force = self.host.revision
+        newest = await asyncio.to_thread(self.store().latest)
+        if newest is None or in_force is None or newest.number <= in_force.number or self.distribution.busy:
+            return
+        if not self._failed_lately(newest.number):
+            self._failed = (newest.number, time.monotonic())
+            await self.host.follow([])
+
+    async def _lead(self) -> None:
+        """What one server does for all."""
+        if not self.leads():
+            return
+        if self.quorum() and not self.distribution.busy:
+            now = now_utc()
+            before = self.state
+            await self.change_state(lambda state: state.rotated(now))
+            if self.state is not before:
+                log.info("heartbeat_key=%d made", self.state.keys[0].number if self.state is not None else 0)
+                await self.changed()
+
+    # Certificates and clients
+
+    def take_tickets(self, theirs: tuple[TicketKey, ...]) -> bool:
+        return keep_tickets(self, theirs)
+
+    async def refresh_gateway(self) -> None:
+        """Gives the gateway what came in, and closes tunnels of clients that were revoked elsewhere."""
+        closed = await self.host.refresh_revoked()
+        if closed:
+            log.warning("revoked elsewhere: closed=%d", closed)
+
+    async def answer(self, request: Request) -> Response:
+        """A request from a remote computer: writes go to the leader, whose answer is given."""
+        if self.state is None or request.method != "POST":
+            return await asyncio.to_thread(self.host.enrolment.answer, request)
+        tried: set[str] = set()
+        while not self.leads():
+            link = self.links.get(self.leader())
+            if link is None or link.name in tried:
+                break
+            tried.add(link.name)
+            body = {
+                "peer": request.peer or "?",
+                "method": request.method,
+                "path": request.path,
+                "body": base64.b64encode(request.body or b" ").decode(),
+                "identity": request.identity,
+            }
+            try:
+                data = await link.caller.post("/v1/enrolment", body, seconds=10.0)
+                return Response(
+                    messages.number(data, "status"),
+                    messages.text(data, "content_type"),
+                    base64.b64decode(messages.text(data, "body", limit=1 << 20), validate=True),
+                )
+            except binascii.Error:
+                raise messages.malformed("'body' is not base64") from None
+            except PorticoError as error:
+                log.warning("server=%s does not answer for a remote computer: %s", link.name, error)
+                link.answered = float("-inf")
+        return await self.enrol_here(request)
+
+    async def enrol_here(self, request: Request) -> Response:
+        """Answers as the leader, and has the others know it before the remote computer does."""
+        if request.path.endswith("/enrol") and not self.quorum():
+            # Two halves of a cluster that both use up tokens would use one twice.
+            error = Unavailable(
+                "Computers cannot be enrolled now",
+                why="most servers of the cluster cannot be reached",
+                resolution="Try it again later",
+                code="NO_QUORUM",
+            )
+            return Response(503, "application/json", json.dumps({"error": error.as_dict()}).encode())
+        response = await asyncio.to_thread(self.host.enrolment.answer, request)
+        if response.status == 200:
+            await self.changed()
+        return response
+
+    async def own_sessions(self) -> list[dict[str, Any]]:
+        return await self.host.own_sessions()
+
+    async def sessions(self) -> list[dict[str, Any]]:
+        """The tunnels of the other servers, each with its `server`; a server that does not answer has none."""
+        found = await self.links.each(
+            self.links.reachable(), lambda link: link.caller.get("/v1/clients", seconds=GREETING_SECONDS)
+        )
+        every: list[dict[str, Any]] = []
+        for name, data in found.items():
+            if isinstance(data, dict):
+                rows = messages.items(data, "sessions", limit=1_000_000)
+                every += [{**row, "server": name} for row in rows if isinstance(row, dict)]
+        return every
+
+    async def disconnect_here(self, name: str) -> int:
+        return await self.host.disconnect_here(name)
+
+    async def disconnect(self, name: str) -> int:
+        """Closes a client's tunnels on the other servers."""
+        found = await self.links.each(
+            self.links.reachable(), lambda link: link.caller.post("/v1/clients/disconnect", {"name": name})
+        )
+        return sum(messages.number(data, "closed") for data in found.values() if isinstance(data, dict))
+
+    def require_cluster(self) -> tuple[ClusterState, LoadBalancing, tuple[str, int]]:
+        """The state, the section and this server's listener. Raises NotFound, Unavailable."""
+        balancing = self._document.load_balancing if self._document is not None else None
+        if self.state is None or balancing is None:
+            raise self.problem or NotFound(
+                "Load balancing is not enabled",
+                why="this server serves alone",
+                resolution="Enable it: portico lb enable --internet-dedicated-address ADDRESS/LENGTH",
+                code="LB_DISABLED",
+            )
+        if self._listener is None or self._place is None:
+            raise self.problem or Unavailable("This server does not listen for others")
+        return self.state, balancing, (self._place[0], self._listener.bound[1] if self._listener.bound else 0)
