@@ -22,7 +22,6 @@ from portico.certificates.revocation import revoke, revoke_foreign
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
-from portico.server import cluster_secrets
 from portico.server.balancer.handle import Balancer
 from portico.server.clients import Client, clients, session_name
 from portico.server.credentials import Credentials, now_utc
@@ -356,10 +355,7 @@ class Agent:
         facts = await asyncio.to_thread(self.machine.facts)
         values = _derive(settings, facts)
         changes = await self.platform.apply(settings, values)
-        secrets = None
-        if settings.load_balancing is not None:
-            secrets = await asyncio.to_thread(cluster_secrets.ensure, self.state)
-        await self.balancer.apply(settings, revision.number, secrets)
+        await self.balancer.apply(settings, revision.number, self.peers.secrets())
         await asyncio.to_thread(self.machine.settle, settings)
         await self.peers.applied(revision.settings)
         await self.translation.applied(settings, values)
@@ -411,6 +407,7 @@ class Agent:
     async def leave(self, by: str) -> None:
         """This server was taken out of its cluster: it stops serving and keeps nothing of what it was given."""
         async with self._changing:
+            await self.balancer.stop()
             for failure in await self.platform.stop():
                 log.error("left behind: %s", failure)
             self.platform.settings = self.platform.values = self.revision = None
@@ -527,8 +524,11 @@ class Agent:
                         await asyncio.to_thread(self.credentials.write_crl, now_utc())
                         written = time.monotonic()
                     await self.platform.refresh()
+                    if self.platform.settings is not None and self.revision is not None:
+                        # Heartbeat keys rotate without a change of settings.
+                        await self.balancer.apply(self.platform.settings, self.revision.number, self.peers.secrets())
                 except PorticoError as error:
-                    log.warning("certificates cannot be refreshed: %s", error)
+                    log.warning("certificates and keys cannot be refreshed: %s", error)
             await self._note_seen()
 
     # Clients

@@ -12,7 +12,8 @@ from typing import Any
 
 from portico.child import Begun, Program, Start
 from portico.errors import NotFound, PorticoError, Unavailable
-from portico.server.balancer.plans import Assignment, Secrets, assignment
+from portico.server.balancer.plans import Assignment, assignment
+from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.model import Settings
 from portico.spawned import SpawnedChild, child_environment
 from portico.supervisor import ChildState, Supervisor
@@ -99,7 +100,7 @@ class Balancer:
     def configured(self) -> bool:
         return self._told is not None
 
-    async def apply(self, local: Settings, revision: int, secrets: Secrets | None) -> None:
+    async def apply(self, local: Settings, revision: int, secrets: ClusterSecrets | None) -> None:
         """Balances as the settings say; stops when they do not.
 
         Raises:
@@ -116,6 +117,8 @@ class Balancer:
                 code="CLUSTER_SECRETS_MISSING",
             )
         told = assignment(local, revision, secrets)
+        if told == self._told and self.supervisor.state is ChildState.RUNNING:
+            return
         former, self._told = self._told, told
         try:
             if self.supervisor.state is ChildState.RUNNING:

@@ -11,6 +11,7 @@ from portico.balancing.nlb.plan import ALL_PORTS, EVERY_PROTOCOL, BalancingPlan,
 from portico.cluster.config import UNSPECIFIED, Affinity, Key, MemberConfig, Mode, Path, PortRule, Protocol
 from portico.cluster.ownership import Ownership, RuleOwnership
 from portico.errors import InvalidInput
+from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.document import load_data
 from portico.settings.effective import Effective, effective
 from portico.settings.load_balancing import LEASE_HEARTBEATS, ClusterServer, LoadBalancing
@@ -28,21 +29,6 @@ Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True)
-class Secrets:
-    """What all servers of a cluster know and nobody else.
-
-    Attributes:
-        cluster_id: unique to the cluster.
-        keys: number and 32 bytes each; the first signs.
-        seed: of the hash, 32 bits.
-    """
-
-    cluster_id: str
-    keys: tuple[tuple[int, bytes], ...]
-    seed: int
-
-
-@dataclass(frozen=True)
 class Assignment:
     """Everything the balancer's process works by.
 
@@ -56,7 +42,7 @@ class Assignment:
     balancing: LoadBalancing
     own: ClusterServer
     revision: int
-    secrets: Secrets
+    secrets: ClusterSecrets
 
     @property
     def interfaces(self) -> tuple[tuple[str, bool], ...]:
@@ -94,7 +80,7 @@ class Assignment:
         try:
             secrets = config["secrets"]
             keys = tuple((int(number), bytes.fromhex(secret)) for number, secret in secrets["keys"])
-            known = Secrets(str(secrets["cluster_id"]), keys, int(secrets["seed"]))
+            known = ClusterSecrets(str(secrets["cluster_id"]), keys, int(secrets["seed"]))
             revision = int(config["revision"])
             document = config["settings"]
         except (KeyError, TypeError, ValueError) as error:
@@ -102,7 +88,7 @@ class Assignment:
         return assignment(load_data(document), revision, known)
 
 
-def assignment(local: Settings, revision: int, secrets: Secrets) -> Assignment:
+def assignment(local: Settings, revision: int, secrets: ClusterSecrets) -> Assignment:
     """Puts it together.
 
     Raises:

@@ -12,11 +12,12 @@ from portico.balancing.nlb.plan import EVERY_PROTOCOL
 from portico.cluster.config import Affinity, PortRule
 from portico.cluster.ownership import Ownership, RuleOwnership
 from portico.errors import InvalidInput
-from portico.server.balancer.plans import Assignment, Secrets, assignment, balancing_plan, member_config, owned
+from portico.server.balancer.plans import Assignment, assignment, balancing_plan, member_config, owned
+from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.document import load_data
 from portico.settings.localise import localise
 
-SECRETS = Secrets("c1", ((3, bytes(range(32))), (2, bytes(32))), 0xDEADBEEF)
+SECRETS = ClusterSecrets("c1", ((3, bytes(range(32))), (2, bytes(32))), 0xDEADBEEF)
 MACS = {"eth0": bytes.fromhex("0a0000000001"), "eth1": bytes.fromhex("0a0000000002")}
 
 
