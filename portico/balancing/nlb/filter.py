@@ -139,12 +139,15 @@ class PortableFilter:
         self._plan: BalancingPlan | None = None
         self._clients = HeldClients(0)
         self._tracking = False
+        self._settled: dict[str, int] = {}
+        """What chains counted that are there no more."""
 
     def install(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address] = ()) -> None:
         held = HeldClients(plan.max_clients, clients)
         set_there = plan.client_prefix is not None and plan.server_prefix is None
         self._nft.run(ruleset.render(plan, owned, held.held if set_there else ()))
         self._plan, self._clients, self._tracking = plan, held, ruleset.needs_tracking(owned)
+        self._settled = {}
 
     def own(self, owned: Owned) -> None:
         plan = self._installed()
@@ -152,6 +155,8 @@ class PortableFilter:
         wanted = ruleset.needs_tracking(owned)
         if wanted != self._tracking:
             tracking = ruleset.tracking(plan, owned, installed=self._tracking)
+            if self._tracking:
+                self._settled = self._count("inet", self._settled)
             # First the chains that marked packets go to, then the marks; and the other way round.
             lines = [*tracking, *lines] if wanted else [*lines, *tracking]
         self._nft.run("\n".join(lines) + "\n")
@@ -173,14 +178,9 @@ class PortableFilter:
 
     def counters(self) -> dict[str, Counters]:
         plan = self._installed()
-        listing = self._nft.query(f"list counters table netdev {ruleset.TABLE}")
+        found = self._count("netdev", self._settled)
         if self._tracking:
-            listing += self._nft.query(f"list counters table inet {ruleset.TABLE}")
-        found: dict[str, int] = {}
-        for item in listing:
-            if "counter" in item:
-                name = item["counter"]["name"]
-                found[name] = found.get(name, 0) + int(item["counter"]["packets"])
+            found = self._count("inet", found)
         names = [field.name for field in fields(Counters)]
         return {
             nic.interface: Counters(**{name: found.get(f"{name}{n}", 0) for name in names})
@@ -193,6 +193,15 @@ class PortableFilter:
     def remove(self) -> None:
         self._nft.run(ruleset.removal())
         self._plan = None
+
+    def _count(self, family: str, already: dict[str, int]) -> dict[str, int]:
+        """The named counters of a table, added to others."""
+        found = dict(already)
+        for item in self._nft.query(f"list counters table {family} {ruleset.TABLE}"):
+            if "counter" in item:
+                name = item["counter"]["name"]
+                found[name] = found.get(name, 0) + int(item["counter"]["packets"])
+        return found
 
     def _installed(self) -> BalancingPlan:
         if self._plan is None:

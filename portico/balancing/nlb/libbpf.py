@@ -21,25 +21,7 @@ HANDLE, PRIORITY = 1, 0x4E4C
 """Of our tc filters: "NL". Others' filters on the same interface stay, before or behind ours."""
 
 _REPLACE = 1  # BPF_TC_F_REPLACE
-_LOG_SIZE = 1 << 16
 _BATCH = 4096
-
-
-class _OpenOptions(ctypes.Structure):
-    """struct bpf_object_open_opts of libbpf 1.x, as far as we set it; its size says so."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("object_name", ctypes.c_char_p),
-        ("relaxed_maps", ctypes.c_bool),
-        ("pin_root_path", ctypes.c_char_p),
-        ("kconfig", ctypes.c_char_p),
-        ("btf_custom_path", ctypes.c_char_p),
-        ("kernel_log_buf", ctypes.c_void_p),
-        ("kernel_log_size", ctypes.c_size_t),
-        ("kernel_log_level", ctypes.c_uint32),
-        ("end", ctypes.c_uint32),
-    )
 
 
 class _Hook(ctypes.Structure):
@@ -72,7 +54,7 @@ def _library() -> ctypes.CDLL:
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     for name, result, arguments in (
         ("libbpf_set_print", pointer, [pointer]),
-        ("bpf_object__open_file", pointer, [text, ctypes.POINTER(_OpenOptions)]),
+        ("bpf_object__open_file", pointer, [text, pointer]),
         ("bpf_object__load", ctypes.c_int, [pointer]),
         ("bpf_object__close", None, [pointer]),
         ("bpf_object__find_program_by_name", pointer, [pointer, text]),
@@ -108,19 +90,15 @@ class Object:
             Unavailable: the library or the file is missing, or the kernel refuses the program.
         """
         self._library = library = _library()
-        log = ctypes.create_string_buffer(_LOG_SIZE)
-        options = _OpenOptions(ctypes.sizeof(_OpenOptions))
-        options.kernel_log_buf, options.kernel_log_size = ctypes.addressof(log), _LOG_SIZE
-        self._object = library.bpf_object__open_file(os.fsencode(path), ctypes.byref(options))
+        # Without a buffer for the verifier's log: with one, libbpf 1.1 crashes when a program is refused.
+        self._object = library.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise _failed(f"open {path}", ctypes.get_errno(), resolution="make bpf builds it; packages bring it")
         self._maps: dict[str, int] = {}
         try:
             for name, size in sizes.items():
                 _check(library.bpf_map__set_max_entries(self._map(name), size), f"size the map {name}")
-            code = library.bpf_object__load(self._object)
-            if code < 0:
-                raise _failed("load the eBPF filter", -code, detail=_last_line(log.value))
+            _check(library.bpf_object__load(self._object), "load the eBPF filter")
         except BaseException:
             self.close()
             raise
@@ -227,20 +205,17 @@ def possible_cpus() -> int:
     return int(_check(_library().libbpf_num_possible_cpus(), "count the processors"))
 
 
-def _last_line(log: bytes) -> str:
-    """What the verifier complains about comes before its statistics."""
-    lines = [line for line in log.decode(errors="replace").splitlines() if line and not line.startswith("processed ")]
-    return lines[-1][:200] if lines else ""
-
-
 def _check(code: int, what: str) -> int:
     if code < 0:
         raise _failed(what, -code)
     return code
 
 
-def _failed(what: str, number: int, *, detail: str = "", resolution: str = "") -> Unavailable:
-    why = os.strerror(number) + (f" ({detail})" if detail else "")
+def _failed(what: str, number: int, *, resolution: str = "") -> Unavailable:
+    why = os.strerror(number)
+    if number == errno.E2BIG:
+        # Without CAP_PERFMON the verifier also follows what a processor might speculate, and gives up.
+        why += " (the kernel's verifier gave up, which it does without CAP_PERFMON)"
     return Unavailable(
         f"Cannot {what}",
         why=why,

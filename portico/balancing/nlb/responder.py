@@ -23,6 +23,9 @@ flood."""
 
 _MAX_EVENTS = 64
 
+_WITH_ONE_OPTION = b"\x00\x20"
+"""The payload length of the only solicitations that the program in the kernel takes: with nothing but the address."""
+
 
 @dataclass(frozen=True)
 class AddressConflict:
@@ -57,7 +60,7 @@ class Responder:
             return self._arp(arp, now)
         message = wire.parse_neighbour(frame)
         if isinstance(message, wire.Solicitation):
-            return self._solicitation(message, frame[6:12])
+            return self._solicitation(message, frame)
         if isinstance(message, wire.Advertisement):
             stranger = message.link_layer or frame[6:12]
             if message.target in self._vips and stranger != self._cluster_mac:
@@ -78,20 +81,20 @@ class Responder:
         answer = wire.Arp(2, self._cluster_mac, arp.target, arp.sender_mac, arp.sender)
         return [answer.frame(arp.sender_mac, self._source)]
 
-    def _solicitation(self, message: wire.Solicitation, sender: bytes) -> list[bytes]:
+    def _solicitation(self, message: wire.Solicitation, frame: bytes) -> list[bytes]:
         if message.target not in self._vips or message.source in self._vips:
             return []
         if message.source == wire.UNSPECIFIED:
             # Somebody is about to take the address; telling all nodes is how they learn that it is taken.
             self.answered += 1
             return [self._advertise(message.target)]
-        if message.link_layer is not None and self.kernel_answers:
+        if self.kernel_answers and message.link_layer is not None and frame[18:20] == _WITH_ONE_OPTION:
             return []
         self.answered += 1
         answer = wire.Advertisement(
             message.target, message.source, message.target, self._cluster_mac, router=self.router, solicited=True
         )
-        return [answer.frame(message.link_layer or sender, self._source)]
+        return [answer.frame(message.link_layer or frame[6:12], self._source)]
 
     def _claimed(self, address: Address, stranger: bytes, now: float) -> list[bytes]:
         self.conflicts.append(AddressConflict(address, stranger))

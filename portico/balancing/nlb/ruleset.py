@@ -158,8 +158,24 @@ def tracking(plan: BalancingPlan, owned: Owned, *, installed: bool) -> list[str]
             "}",
         ]
         begins = "tcp flags & (syn | ack) == syn"
-        lines += [f"chain dirty{number} {{", "meta mark set 0", f"{begins} counter name hushed{number} drop", *found]
-        lines += [f"chain quiet{number} {{", "meta mark set 0", f"{begins} counter name kept{number} accept", *found]
+        # Where nothing reassembles before this hook, the first fragment would begin what the others cannot join.
+        pieces = [
+            f"{match} counter name hushed{number} drop" for match in ("ip frag-off & 0x3fff != 0", "exthdr frag exists")
+        ]
+        lines += [
+            f"chain dirty{number} {{",
+            "meta mark set 0",
+            *pieces,
+            f"{begins} counter name hushed{number} drop",
+            *found,
+        ]
+        lines += [
+            f"chain quiet{number} {{",
+            "meta mark set 0",
+            *pieces,
+            f"{begins} counter name kept{number} accept",
+            *found,
+        ]
     lines.append("}")
     return lines
 
@@ -250,6 +266,8 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
     yield f"ether daddr {mac.text(nic.cluster_mac)} counter name seen{n} meta pkttype set host"
     yield f"iifname != @alive counter name lease{n} drop"
     if version == 4:
+        # Before anything looks into them: some kernels take what a later fragment begins with for a header.
+        yield f"ip frag-off & 0x1fff != 0 goto fragments4_{n}"
         types = "{ destination-unreachable, time-exceeded, parameter-problem }"
         yield f"icmp type {types} counter name errors{n} accept"
         yield f"ip frag-off & 0x3fff != 0 goto fragments4_{n}"

@@ -225,7 +225,7 @@ static __always_inline int settle(struct __sk_buff *skb, const struct packet *p,
 	__u8 flags;
 	int state;
 
-	if (!p->ports || p->later || bpf_skb_load_bytes(skb, p->offset + 13, &flags, 1))
+	if (!p->ports || p->fragment || bpf_skb_load_bytes(skb, p->offset + 13, &flags, 1))
 		return count(HUSHED, TC_ACT_SHOT);
 	if ((flags & 0x12) == 0x02) /* SYN without ACK */
 		return quiet ? count(KEPT, TC_ACT_UNSPEC) : count(HUSHED, TC_ACT_SHOT);
