@@ -478,6 +478,10 @@ class Member:
         period = self.config.period
         if waited < LISTEN * period:
             return
+        verified = self._peers.all_verified(now)
+        serving = frozenset().union(*(peer.heartbeat.map.members for peer in verified))
+        if serving & self._peers.vouched(now) - {peer.host for peer in verified} - {self.config.host_id}:
+            return  # others hear a member that we do not hear
         patient = waited < PATIENCE * period
         for peer in self._peers.all_alive(now):
             beat = peer.heartbeat

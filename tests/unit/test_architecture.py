@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,18 @@ def test_rooms_depend_in_one_direction_only() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_python_core_is_under_the_contract_of_cores() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (cores,) = [contract for contract in contracts if contract["name"].startswith("Cores ")]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in _sources("portico/**/*.py")}
+    found = {module for module in modules if module.rpartition(".")[2] in ("core", "wire")}
+    assert found, "the cluster and the resolver have some"
+    missing = {
+        module for module in found if not any(f"{module}.".startswith(f"{room}.") for room in cores["source_modules"])
+    }
+    assert not missing, f"name them in pyproject.toml: {missing}"
 
 
 @pytest.mark.parametrize("what", FORBIDDEN_IN_CORES)

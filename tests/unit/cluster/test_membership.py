@@ -46,11 +46,12 @@ def test_servers_that_start_become_one_cluster_with_equal_shares(count: int) -> 
 
 
 def test_thirty_two_servers_form_and_survive_a_death() -> None:
-    cluster = Cluster(32)
-    OneOwner(cluster)
+    cluster = Cluster(32, paths=(Path("external", True),))
+    cluster.run(0.55)
     cluster.until(cluster.settled, 3.0)
     cluster.kill(1)
-    cluster.until(lambda: cluster.settled(range(2, 33)), 1.0)
+    cluster.run(0.4)
+    cluster.until(lambda: cluster.settled(range(2, 33)), 0.3)
 
 
 def test_a_dead_servers_buckets_are_served_as_soon_as_it_is_known_to_be_dead() -> None:
