@@ -89,8 +89,6 @@ def up(
     Example: `portico lab up --servers 3 --switch pruning --bare`
     """
     topology = build(servers, clients, switch=switch_kind, strict_router=strict_router)
-    if not bare:
-        deployment.check(topology)
     progress = output.Progress()
     step = _timed(progress)
     started = time.monotonic()

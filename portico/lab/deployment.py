@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from portico.errors import InvalidInput
 from portico.lab import wait
 from portico.lab.hosts import Host, LabFailure
 from portico.lab.lab import Lab, Step
-from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX, Topology
+from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX, dedicated
 
 SERVER, CLIENT = "portico-server", "portico-client"
 """Names of the services; also of their logs."""
@@ -98,31 +98,77 @@ def wait_for_client(host: Host, timeout: float = 30.0) -> None:
     )
 
 
-def check(topology: Topology) -> None:
-    """Refuses early what `deploy` cannot install.
-
-    Raises:
-        InvalidInput: there are several servers.
-    """
-    servers = len(topology.servers())
-    if servers > 1:
-        raise InvalidInput(
-            f"Portico cannot be installed on {servers} servers of a lab",
-            why="load balancing between several servers is not available in this version",
-            resolution="Start the hosts alone with --bare, or say --servers 1",
-        )
-
-
 def install_servers(lab: Lab, step: Step) -> None:
     """Installs Portico on all servers of the lab and waits until the entrance accepts clients.
 
-    Raises:
-        InvalidInput: there are several servers.
+    With several, the first becomes the first of a cluster and the others join it, each with one token.
     """
-    check(lab.topology)
-    for server in lab.topology.servers():
-        with step(f"Remote Access server on {server}"):
-            install_server(lab, server)
+    first, *others = lab.topology.servers()
+    with step(f"Remote Access server on {first}"):
+        install_server(lab, first)
+    if not others:
+        return
+    with step(f"Load balancing on {first}: its addresses become virtual"):
+        lab.host(first).run("portico", "lb", "enable", *_dedicated(1), "--yes", timeout=60.0)
+    for number, other in enumerate(others, 2):
+        with step(f"{other} joins with a one-time token"):
+            join(lab, other, first, number)
+    with step("The cluster converges"):
+        wait_for_convergence(lab)
+
+
+def join(lab: Lab, server: str, member: str, number: int) -> None:
+    """Makes a machine a server of the cluster that `member` is in, and starts it."""
+    answer = lab.host(member).json("portico", "lb", "add", server, *_dedicated(number), "--yes", "--json", timeout=60.0)
+    token = answer.get("token")
+    if not isinstance(token, str):
+        raise LabFailure(f"On {member}: no token", why=json.dumps(answer))
+    host = lab.host(server)
+    host.run("portico", "server", "join", token, "--yes", timeout=60.0)
+    start_server(host)
+
+
+def cluster_status(host: Host) -> dict[str, Any]:
+    """The cluster as one server sees it; empty while its agent does not answer."""
+    done = host.run("portico", "cluster", "status", "--json", check=False)
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def wait_for_convergence(lab: Lab, servers: Sequence[str] | None = None, timeout: float = 30.0) -> None:
+    """Waits until these servers (all that run, when not given) follow one map, with each other and nobody else."""
+    names = list(servers) if servers is not None else [name for name in lab.topology.servers() if lab.host(name).alive]
+
+    def converged() -> bool:
+        return all(_members(cluster_status(lab.host(name))) == set(names) for name in names)
+
+    wait.until(
+        f"{', '.join(names)} to converge",
+        converged,
+        timeout=timeout,
+        evidence=lambda: "\n".join(lab.host(name).log_tail(SERVER, 15) for name in names),
+    )
+
+
+def _members(status: dict[str, Any]) -> set[str]:
+    """Servers that are up in a status of a converged cluster; nobody while it converges."""
+    if not status.get("converged"):
+        return set()
+    return {server["name"] for server in status["servers"] if server["state"] in ("Converged", "Default")}
+
+
+def _dedicated(number: int) -> list[str]:
+    """The options that give a server its dedicated addresses."""
+    found = dedicated(number)
+    options = []
+    for address in found["eth0"]:
+        options += ["--internet-dedicated-address", address]
+    for address in found["eth1"]:
+        options += ["--internal-dedicated-address", address]
+    return options
 
 
 def deploy(lab: Lab, step: Step) -> None:
