@@ -464,7 +464,7 @@ def test_drifting_and_skewed_clocks_change_nothing() -> None:
     OneOwner(cluster)
     cluster.until(cluster.settled)
     version = cluster.member(1).map.version
-    cluster.run(20.0)
+    cluster.run(8.0)
     assert cluster.settled() and cluster.member(1).map.version == version
 
 
@@ -474,7 +474,7 @@ def test_losses_change_nothing_while_some_frames_arrive() -> None:
     OneOwner(cluster)
     cluster.until(cluster.settled)
     version = cluster.member(1).map.version
-    cluster.run(20.0)
+    cluster.run(8.0)
     assert cluster.member(1).map.version == version
 
 
