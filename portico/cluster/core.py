@@ -60,7 +60,7 @@ PATIENCE = 30.0
 """Periods after which it founds one although something is heard that it cannot verify, or a lower host id does not."""
 
 URGENT_GAP = 0.01
-"""Periods for each member, at least five, between a heartbeat and the next that does not wait for its turn: when
+"""Periods for each peer, at least five, between a heartbeat and the next that does not wait for its turn: when
 something happens all members have something to say, and each has to listen to all."""
 
 
@@ -300,7 +300,7 @@ class Member:
 
     @property
     def _urgent_gap(self) -> float:
-        return URGENT_GAP * max(5, len(self.map.members)) * self.config.period
+        return URGENT_GAP * max(5, len(self._peers)) * self.config.period
 
     def _due_heartbeat(self, now: float) -> list[Frame]:
         period = self.config.period

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from portico.cluster.buckets import BucketMap, Owners
 from portico.cluster.config import (
@@ -31,14 +32,14 @@ _HEARD = struct.Struct("<I")
 _FRAMES = struct.Struct("<QQ")
 _PACKED = BUCKETS * 6 // 8
 _ONE_OWNER, _SIX_BITS = 0, 1
+_IDS = frozenset(range(1, MAX_HOSTS + 1))
 _STATES = frozenset(state.value for state in State)
 _CONDITIONS = sum(condition.value for condition in Condition)
 _SERVING = 0x80
 """Beside the conditions."""
 
 
-@dataclass(frozen=True)
-class Echo:
+class Echo(NamedTuple):
     """What the sender heard last of another member.
 
     Attributes:
@@ -50,8 +51,7 @@ class Echo:
     sequence: int
 
 
-@dataclass(frozen=True)
-class FrameCount:
+class FrameCount(NamedTuple):
     """VIP frames on one network card since the sender's boot."""
 
     seen: int
@@ -170,14 +170,10 @@ def parse(body: bytes) -> Heartbeat:
 
 
 def _parse_echoes(reader: Reader) -> dict[int, Echo]:
-    echoes: dict[int, Echo] = {}
-    last = 0
-    for _ in range(reader.count(MAX_HOSTS)):
-        host, nonce, sequence = reader.fields(_ECHO)
-        _require(last < host <= MAX_HOSTS, f"an echo of host {host} after {last}")
-        echoes[host] = Echo(nonce, sequence)
-        last = host
-    return echoes
+    found = list(_ECHO.iter_unpack(reader.take(reader.count(MAX_HOSTS) * _ECHO.size)))
+    hosts = [host for host, _, _ in found]
+    _require(hosts == sorted(set(hosts)) and _IDS.issuperset(hosts), f"echoes of hosts {hosts}")
+    return {host: Echo(nonce, sequence) for host, nonce, sequence in found}
 
 
 def _emit_owners(rules: tuple[Owners, ...]) -> bytes:

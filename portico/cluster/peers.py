@@ -82,6 +82,9 @@ class Peers:
     def __iter__(self) -> Iterator[Peer]:
         return iter(self._peers.values())
 
+    def __len__(self) -> int:
+        return len(self._peers)
+
     def get(self, host: int) -> Peer | None:
         """The peer with this host id, heard lately or not."""
         return self._peers.get(host)

@@ -46,8 +46,9 @@ class Condition(IntFlag):
     """Another server has its host id, or its settings differ from the cluster's."""
 
 
-UNREACHABLE = Condition.MUTE | Condition.CUT | Condition.DEAF | Condition.STALLED | Condition.REFUSED
-"""With one of these, clients' packets do not arrive: flows are lost, their new owners reset them."""
+UNREACHABLE = Condition.CUT | Condition.DEAF | Condition.REFUSED
+"""With one of these, clients' packets do not arrive: flows are lost, their new owners reset them. A mute or stalled
+member is itself again soon, or dead."""
 
 HALTING = Condition.MUTE | Condition.CUT | Condition.STALLED | Condition.REFUSED
 """With one of these a member stops at once, without waiting for a map that says so."""
