@@ -86,5 +86,5 @@ def test_every_packet_is_accepted_by_exactly_one_server(
             # Address resolution and answers: connections from some of them.
             for source, _ in clients[:30]:
                 answer, connection = connect(net.client, source)
-                assert answer == owner_of(servers, source)
+                assert answer == owner_of(servers, source, connection.getsockname()[1])
                 connection.close()

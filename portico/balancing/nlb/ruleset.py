@@ -4,8 +4,9 @@
 At ingress, before anything of the machine has worked on the packet:
 
     in      to a VIP? -> four, six.  To a client, framed for the cluster? -> clients.  Everything else is not touched.
-    four    packet type, lease, ICMP errors (they come from routers, so every server takes them), then the first port
-            rule that fits -> rule
+    four    packet type, lease; a fragment? -> piece, otherwise -> whole
+    whole   by protocol: ICMP errors (they come from routers, so every server takes them), the first port rule that
+            fits -> rule
     rule    mark = BASE + rule * 4096 + slot of the client; the map of buckets says what becomes of it:
             own | dirty | dirty_held | quiet | quiet_held, see plan.Verdict; a slot not there is another server's
 
@@ -19,7 +20,7 @@ An "owner" is one map; replacing it is one transaction, so no packet sees half o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 
 from portico.balancing.nlb import mac
@@ -31,7 +32,6 @@ from portico.balancing.nlb.plan import (
     BalancingPlan,
     NicPlan,
     Owned,
-    Rule,
 )
 
 TABLE = "portico_nlb"
@@ -82,7 +82,7 @@ def render(plan: BalancingPlan, owned: Owned, clients: Iterable[IPv6Address] = (
         f"table netdev {TABLE}",
         f"delete table netdev {TABLE}",
         f"table netdev {TABLE} {{",
-        "set alive { type ifname; flags timeout; }",
+        "set alive { type ether_type; flags timeout; }",
     ]
     if plan.client_prefix is not None and plan.server_prefix is None:
         lines.append(f"set clients {{ type ipv6_addr; size {plan.max_clients}; }}")
@@ -103,7 +103,8 @@ def removal() -> str:
 
 def renewal(plan: BalancingPlan, *, flush: bool = True) -> str:
     """Extends the lease. The element goes and comes back because older kernels cannot change a timeout in place."""
-    elements = ", ".join(f'"{nic.interface}" timeout {plan.lease_ms}ms' for nic in plan.nics)
+    # A short key: every packet is looked up.
+    elements = ", ".join(f"{family} timeout {plan.lease_ms}ms" for family in ("ip", "ip6"))
     text = f"add element netdev {TABLE} alive {{ {elements} }}\n"
     return f"flush set netdev {TABLE} alive\n{text}" if flush else text
 
@@ -209,7 +210,7 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     yield f"chain clients{n} {{"
     if plan.client_prefix is not None:
         yield "meta pkttype set host"
-        yield f"iifname != @alive counter name lease{n} drop"
+        yield f"meta protocol != @alive counter name lease{n} drop"
         held = "@clients" if plan.server_prefix is None else str(plan.server_prefix)
         yield f"ip6 daddr {held} counter name clients{n} accept"
         yield f"counter name elsewhere{n} drop"
@@ -248,51 +249,74 @@ def _verdicts(n: int) -> Iterator[str]:
 
 
 def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[str]:
-    family, chain = ("ip", "four") if version == 4 else ("ip6", "six")
-    rules = [(i, rule) for i, rule in enumerate(plan.rules) if rule.vip is None or rule.vip.version == version]
-    for i, rule in rules:
-        for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
-            yield from _hash(plan, n, version, i, affinity)
+    """What happens to a packet for a VIP. Every expression is paid for by every packet: hence few, and maps."""
+    chain = "four" if version == 4 else "six"
+    for i, rule in enumerate(plan.rules):
+        if rule.vip is None or rule.vip.version == version:
+            for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
+                yield from _hash(plan, n, version, i, affinity)
     yield from _hash(plan, n, version, plan.default_rule, "single")
-    yield f"chain fragments{version}_{n} {{"
-    for i, rule in rules:
-        # Only some of the fragments would be a rule's for some ports, and none says so: the first rule of the protocol
-        # takes them all, so that the fragments of a datagram meet.
-        if rule.mode != "disabled" or rule.ports == ALL_PORTS:
-            yield from _match(rule, i, n, family, fragments=True)
-    yield f"goto {_name(plan.default_rule, 'single', n, version)}"
-    yield "}"
+    icmp = "icmp" if version == 4 else "ipv6-icmp"
+    if version == 4:
+        # Some kernels take what a later fragment begins with for a header.
+        first, errors = (
+            "ip frag-off & 0x1fff == 0 ",
+            "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+        )
+    else:
+        first, errors = "", "icmpv6 type { 1, 2, 3, 4 }"
+    for prefix, kinds in (("whole", _KINDS_OF_PACKETS), ("piece", _KINDS_OF_PACKETS)):
+        for kind in kinds:
+            yield f"chain {prefix}_{kind}{version}_{n} {{"
+            if kind == "icmp":
+                yield f"{first if prefix == 'piece' else ''}{errors} counter name errors{n} accept"
+                if version == 6:
+                    yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
+            yield from _dispatch(plan, n, version, kind, pieces=prefix == "piece")
+            yield "}"
+        targets = ", ".join(f"{name} : goto {prefix}_{kind}{version}_{n}" for name, kind in _protocols(icmp))
+        yield f"chain {prefix}{version}_{n} {{ meta l4proto vmap {{ {targets} }}; goto {prefix}_other{version}_{n}; }}"
     yield f"chain {chain}{n} {{"
     yield f"ether daddr {mac.text(nic.cluster_mac)} counter name seen{n} meta pkttype set host"
-    yield f"iifname != @alive counter name lease{n} drop"
-    if version == 4:
-        # Before anything looks into them: some kernels take what a later fragment begins with for a header.
-        yield f"ip frag-off & 0x1fff != 0 goto fragments4_{n}"
-        types = "{ destination-unreachable, time-exceeded, parameter-problem }"
-        yield f"icmp type {types} counter name errors{n} accept"
-        yield f"ip frag-off & 0x3fff != 0 goto fragments4_{n}"
-    else:
-        yield f"icmpv6 type {{ 1, 2, 3, 4 }} counter name errors{n} accept"
-        yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
-        yield f"exthdr frag exists goto fragments6_{n}"
-    for i, rule in rules:
-        yield from _match(rule, i, n, family)
-    yield f"goto {_name(plan.default_rule, 'single', n, version)}"
+    yield f"meta protocol != @alive counter name lease{n} drop"
+    fragment = "ip frag-off & 0x3fff != 0" if version == 4 else "exthdr frag exists"
+    yield f"{fragment} goto piece{version}_{n}"
+    yield f"goto whole{version}_{n}"
     yield "}"
 
 
-def _match(rule: Rule, i: int, n: int, family: str, *, fragments: bool = False) -> Iterator[str]:
-    to, version = _to(rule, family), 4 if family == "ip" else 6
-    first, last = rule.ports
-    whole = _name(i, portless(rule.affinity), n, version)
-    if protocols := [p for p in ("tcp", "udp") if p in rule.protocols]:
-        ports = "" if fragments or rule.ports == ALL_PORTS else f"th dport {first}-{last} "
-        target = whole if fragments else _name(i, rule.affinity, n, version)
-        yield f"{to}meta l4proto {_set(protocols)} {ports}goto {target}"
-    if "udp" in rule.protocols and first <= IKE_PORT <= last:
-        yield f"{to}meta l4proto esp goto {whole}"
-    if "other" in rule.protocols:
-        yield f"{to}meta l4proto != {{ tcp, udp, esp }} goto {whole}"
+_KINDS_OF_PACKETS = ("tcp", "udp", "esp", "icmp", "other")
+
+
+def _protocols(icmp: str) -> tuple[tuple[str, str], ...]:
+    return (("tcp", "tcp"), ("udp", "udp"), ("esp", "esp"), (icmp, "icmp"))
+
+
+def _dispatch(plan: BalancingPlan, n: int, version: int, kind: str, *, pieces: bool) -> Iterator[str]:
+    """The port rules for one kind of packets in order, up to one that fits them all.
+
+    Only some of the fragments would be a rule's for some ports, and none says so: the first rule of the protocol takes
+    them all, so that the fragments of a datagram meet.
+    """
+    ported = kind in ("tcp", "udp")
+    for i, rule in enumerate(plan.rules):
+        if rule.vip is not None and rule.vip.version != version:
+            continue
+        first, last = rule.ports
+        if kind == "esp":
+            fits = "udp" in rule.protocols and first <= IKE_PORT <= last
+        else:
+            fits = (kind if ported else "other") in rule.protocols
+        if not fits or (ported and pieces and rule.mode == "disabled" and rule.ports != ALL_PORTS):
+            continue
+        condition = "" if rule.vip is None else f"{'ip' if version == 4 else 'ip6'} daddr {rule.vip} "
+        if ported and not pieces and rule.ports != ALL_PORTS:
+            condition += f"th dport {first}-{last} "
+        affinity = rule.affinity if ported and not pieces else portless(rule.affinity)
+        yield f"{condition}goto {_name(i, affinity, n, version)}"
+        if not condition:
+            return
+    yield f"goto {_name(plan.default_rule, 'single', n, version)}"
 
 
 def _hash(plan: BalancingPlan, n: int, version: int, rule: int, affinity: Affinity) -> Iterator[str]:
@@ -308,16 +332,8 @@ def _hash(plan: BalancingPlan, n: int, version: int, rule: int, affinity: Affini
     yield "}"
 
 
-def _to(rule: Rule, family: str) -> str:
-    return f"{family} daddr {rule.vip} " if rule.vip is not None else ""
-
-
 def _name(rule: int, affinity: Affinity, n: int, version: int) -> str:
     return f"rule{rule}_{affinity}{version}_{n}"
-
-
-def _set(values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
 
 
 def _tracked(n: int, kind: int) -> int:
