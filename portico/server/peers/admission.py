@@ -175,7 +175,8 @@ class Admission:
         if self._one.locked() or not self._tokens_exist():
             return
         async with self._one:
-            for name in await asyncio.to_thread(self._tokens.abandoned, now_utc()):
+            heard = {link.name for link in self._peers.links.reachable()}
+            for name in await asyncio.to_thread(self._tokens.settle, heard, now_utc()):
                 log.warning("join=%s was never finished", name)
                 await self._take_back(name)
 

@@ -24,14 +24,13 @@ from portico.server.gateway import Request, Response
 from portico.server.machine import read_own_name
 from portico.server.peers import messages
 from portico.server.peers.admission import Admission
-from portico.server.peers.distribution import Change, Distribution, note_failed
+from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader
 from portico.server.peers.records import Records, keep_tickets, merge_states
 from portico.server.peers.routes import Routes
 from portico.server.peers.tls import caller_context, listener_context, own_member
-from portico.server.progress import Progress
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.model import Settings
 from portico.settings.problems import Problem
@@ -53,7 +52,6 @@ class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
     credentials: Credentials
-    progress: Progress
     enrolment: Enrolment
     revision: Revision | None
     state: Any
@@ -108,10 +106,6 @@ class Peers:
     @property
     def credentials(self) -> Credentials:
         return self.host.credentials
-
-    @property
-    def progress(self) -> Progress:
-        return self.host.progress
 
     def store(self) -> SettingsStore:
         return self.host.store()
@@ -384,9 +378,8 @@ class Peers:
         log.info("server=%s revision=%d taken up", sender, newest.number)
         try:
             await self.host.follow(revisions)
-        except PorticoError as error:
+        except PorticoError:
             self._failed = (newest.number, time.monotonic())
-            note_failed(self, newest, error)
             raise
 
     async def _only_store(self, revisions: list[Revision], sender: str) -> None:
