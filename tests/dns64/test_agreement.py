@@ -227,7 +227,6 @@ def before(start: Start, bind: Server) -> Dns64:
         (PLAIN, Flags()),
         (PLAIN, Flags(payload=None, flags=0)),
         (SIGNED, Flags(tcp=True, dnssec=True)),
-        (SIGNED, Flags(flags=RD | CD, dnssec=True)),
         (HASHED, Flags(dnssec=True)),
     ],
     ids=str,
@@ -252,4 +251,5 @@ def test_agrees_with_the_authority(start: Start, authority: Server, zone: str, h
 def test_agrees_with_a_validating_resolver(start: Start, validator: Server, zone: str, how: Flags) -> None:
     # What a resolver says to ANY and RRSIG, and about aliases in a circle, depends on what it happens to have cached.
     asked = [(name, kind) for name, kind in questions(zone) if kind not in ("ANY", "RRSIG") and "loop" not in name]
-    check(before(start, validator), validator, asked, how)
+    # Where nothing can be validated all names are alike: some of them will do.
+    check(before(start, validator), validator, asked[::4] if zone == BROKEN else asked, how)

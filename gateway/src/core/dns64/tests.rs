@@ -261,15 +261,22 @@ fn an_answer_sheds_what_can_be_spared_before_it_is_truncated() {
         let asked = d.sent();
         let hosts =
             |count: usize| (0..count as u8).map(|host| a("many.example", 60, [10, 0, 0, host])).collect::<Vec<_>>();
-        let mut message = answer(&asked, hosts(sent.0));
-        message.authorities = (0..sent.1).map(|_| dialogue::name_server("example", 60, "ns.example")).collect();
-        message.additionals = hosts(sent.2);
-        d.answer(&asked, &message);
+        let whole = |asked: &Sent| {
+            let mut message = answer(asked, hosts(sent.0));
+            message.authorities = (0..sent.1).map(|_| dialogue::name_server("example", 60, "ns.example")).collect();
+            message.additionals = hosts(sent.2);
+            message
+        };
+        d.answer(&asked, &whole(&asked));
         let reply = d.reply();
         assert_eq!(reply.metadata.truncation, arrived.is_none(), "{sent:?}");
         let counts = (reply.answers.len(), reply.authorities.len(), reply.additionals.len());
         assert_eq!(counts, arrived.unwrap_or((0, 0, 0)), "{sent:?}");
         d.query_tcp(&query("many.example", RecordType::A));
+        // A referral is not kept, and so asked for again.
+        if let Some(again) = d.try_sent() {
+            d.answer(&again, &whole(&again));
+        }
         assert_eq!(d.reply().additionals.len(), sent.2, "all of it by TCP");
     }
 }
