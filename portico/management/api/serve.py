@@ -20,6 +20,7 @@ from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import exclusive
 from portico.management.api.app import create_app
 from portico.server.agent import Agent
+from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
 from portico.server.gateway import UNIT, USER
 
@@ -182,7 +183,7 @@ def run(state: Path, path: Path, *, gateway_socket: Path | None = None, verbose:
 
     async def body() -> int:
         door = Door(gateway_socket, USER, UNIT) if gateway_socket is not None else None
-        return await serve(Agent(state, paths.log_directory(), door=door), path)
+        return await serve(Agent(state, paths.log_directory(), door=door, probe=ask_link), path)
 
     try:
         return asyncio.run(body())
