@@ -355,9 +355,9 @@ class Agent:
         facts = await asyncio.to_thread(self.machine.facts)
         values = _derive(settings, facts)
         changes = await self.platform.apply(settings, values)
-        await self.balancer.apply(settings, revision.number, self.peers.secrets())
         await asyncio.to_thread(self.machine.settle, settings)
         await self.peers.applied(revision.settings)
+        await self.balancer.apply(settings, revision.number, self.peers.secrets())
         await self.translation.applied(settings, values)
         store = self.store()
         if not store.read_only:
