@@ -22,11 +22,15 @@ from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unava
 from portico.files import private_directory, read_file, write_file
 from portico.paths import log_directory
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
+from portico.server.facts import read_facts
 from portico.server.gateway import USER
+from portico.server.peers.joining import Joining
 from portico.server.platform import LEDGER_NAME
 from portico.server.reconcile.kernel import Kernel
 from portico.settings.model import Settings
+from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
+from portico.settings.verify import verify
 
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
@@ -67,6 +71,20 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
     steps.append(
         Step("Store the settings as revision 1", lambda: True, lambda: _store(settings, state, author, comment))
     )
+    if systemd_runs():
+        steps.append(Step(f"Enable {UNIT_NAME}", lambda: True, lambda: _enable_unit(state)))
+    return steps
+
+
+def join_steps(joining: Joining, state: Path) -> list[Step]:
+    """What joining a cluster does, in order; the settings, which make this machine a server, come last."""
+    steps = [
+        Step(f"Create the system user {USER}", lambda: not _user_exists(), lambda: _make_user(state)),
+        Step(f"Ask to be taken in as {joining.name}", lambda: True, lambda: f"by {joining.ask()}"),
+        Step("Read the records of certificates", lambda: True, lambda: f"{joining.fetch_records()}"),
+        Step("Check this machine with the cluster's settings", lambda: True, lambda: _check_joining(joining, state)),
+        Step("Store the settings", lambda: True, lambda: _finish(joining)),
+    ]
     if systemd_runs():
         steps.append(Step(f"Enable {UNIT_NAME}", lambda: True, lambda: _enable_unit(state)))
     return steps
@@ -255,6 +273,25 @@ def _store(settings: Settings, state: Path, author: str, comment: str) -> str:
     finally:
         store.close()
     return f"in {state}, revision {revision.number}"
+
+
+def _check_joining(joining: Joining, state: Path) -> str:
+    settings = joining.settings
+    authority = state / DIRECTORY / AUTHORITY_NAME
+    facts = read_facts(
+        settings,
+        authority=authority if settings.certificates.mode == "built-in" else None,
+        own_name=joining.name,
+    )
+    problems = verify(settings, facts)
+    if errors(problems):
+        raise SettingsRefused("This machine cannot serve with the cluster's settings", problems)
+    return ""
+
+
+def _finish(joining: Joining) -> str:
+    joining.finish()
+    return f"revision {joining.revision.number}" if joining.revision is not None else ""
 
 
 def _enable_unit(state: Path) -> str:

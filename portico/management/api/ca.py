@@ -91,6 +91,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
                 author=body.author,
             )
         )
+        await agent.peers.changed()
         return TokenAnswer(
             id=made.id, name=made.name, token=made.text, url=made.url, expires=(now + lifetime).isoformat()
         )
@@ -105,6 +106,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     async def burn(token_id: str, agent: Agent = the_agent) -> TokenModel:
         """Makes an open token useless."""
         record = await asyncio.to_thread(lambda: burn_token(agent.credentials.usable_store(), token_id, now_utc()))
+        await agent.peers.changed()
         return TokenModel.model_validate(record.as_dict(now_utc()))
 
     @routes.post("/issue")
@@ -116,6 +118,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
                 body.name, body.csr, days=settings.certificates.client_lifetime_days, now=now_utc()
             )
         )
+        await agent.peers.changed()
         return IssueAnswer(name=body.name, certificate_chain=chain, trust=agent.credentials.trust(settings))
 
     @routes.get("/certificates")

@@ -18,6 +18,7 @@ from portico.settings.addresses import format_interface, parse_host_address
 from portico.settings.facts import Facts
 from portico.settings.load_balancing import ClusterServer, LoadBalancing, Mode
 from portico.settings.model import Settings
+from portico.settings.problems import Problem, SettingsRefused, errors
 
 Edit = Callable[[Settings, Facts], Settings]
 
@@ -53,7 +54,10 @@ class Add(Change):
 
 
 class Remove(Change):
+    """`lost` says that the server is gone for good: the others then change settings without its vote."""
+
     name: str = Field(max_length=63)
+    lost: bool = False
 
 
 class ServerModel(Model):
@@ -90,7 +94,9 @@ def router(
     routes = APIRouter(prefix="/v1/load-balancing", responses=faults)
     the_agent = Depends(agent_of)
 
-    async def change(agent: Agent, body: Change, edit: Edit, comment: str) -> OutcomeAnswer:
+    async def change(
+        agent: Agent, body: Change, edit: Edit, comment: str, lost: frozenset[str] = frozenset()
+    ) -> OutcomeAnswer:
         store = await asyncio.to_thread(agent.store)
         latest = await asyncio.to_thread(store.latest)
         if latest is None:
@@ -105,6 +111,7 @@ def router(
             author=body.author,
             comment=body.comment or comment,
             dry_run=body.dry_run,
+            lost=lost,
         )
         return answer(agent, outcome)
 
@@ -166,10 +173,39 @@ def router(
     async def remove(body: Remove, agent: Agent = the_agent) -> OutcomeAnswer:
         """Takes a server out of the document, also one that does not answer."""
         return await change(
-            agent, body, lambda s, _: cluster.remove_server(s, body.name), f"{body.name} removed from the cluster"
+            agent,
+            body,
+            lambda s, _: cluster.remove_server(s, body.name),
+            f"{body.name} removed from the cluster",
+            frozenset({body.name}) if body.lost else frozenset(),
         )
 
     return routes
+
+
+async def check_addition(agent: Agent, body: Add) -> list[Problem]:
+    """What is wrong with the cluster once a server is added; what only the new machine knows is checked when it joins.
+
+    Raises:
+        SettingsRefused: it cannot be added as it is described.
+        NotFound, Conflict, InvalidInput: of `portico.settings.cluster.add_server`.
+    """
+    store = await asyncio.to_thread(agent.store)
+    latest = await asyncio.to_thread(store.latest)
+    if latest is None:
+        raise NotFound("There are no settings", why="nothing was installed yet", resolution="portico server install")
+    balancing = latest.settings.load_balancing
+    if balancing is not None and (there := balancing.server(body.name)) is not None:
+        if body.internet_dedicated_addresses or body.internal_dedicated_addresses:
+            cluster.add_server(latest.settings, there)  # says that it is there already
+        return []
+    settings = cluster.add_server(latest.settings, _server(latest.settings, body))
+    problems = await agent.check(settings)
+    if not (body.internet_dedicated_addresses or body.internal_dedicated_addresses):
+        problems = [problem for problem in problems if problem.code != "LB_DIP_MISSING"]  # the machine brings its own
+    if errors(problems):
+        raise SettingsRefused(f"{body.name} cannot be added", problems)
+    return problems
 
 
 def _addresses(name: str, texts: list[str]) -> list[IPv4Interface | IPv6Interface]:

@@ -64,6 +64,7 @@ class Status(Model):
     drifts: list[DriftReport]
     warnings: list[Fault]
     revisions: list[RevisionProgress]
+    cluster: dict[str, Any] | None = Field(default=None, description="the other servers, see /v1/peers")
 
 
 class ProblemModel(Model):

@@ -42,6 +42,10 @@ def list_command(
         found = _all(api, state)
     columns = ["Name", "State", "Address", "From", "Since", "In", "Out", "Serial"]
     rows = [_row(client) for client in found["clients"]]
+    if any("server" in session for client in found["clients"] for session in client["sessions"]):
+        columns.insert(2, "Server")
+        for row, client in zip(rows, found["clients"], strict=True):
+            row.insert(2, ", ".join(dict.fromkeys(str(s.get("server", "")) for s in client["sessions"])))
     empty = (
         f"No client is {state.value}." if state else "No clients yet. Enrol one: portico ca token create --name NAME"
     )
@@ -146,6 +150,7 @@ def _show(out: Console, client: dict[str, Any]) -> None:
             output.fields(
                 {
                     "Tunnel": session.get("session"),
+                    "Server": session.get("server"),
                     "From": session.get("peer"),
                     "Addresses": ", ".join(_addresses(session)) or None,
                     "Since": _since(session),

@@ -1,4 +1,4 @@
-"""`portico lb`: enable, disable, mode, add, remove, show."""
+"""`portico lb`: enable, disable, mode, add, remove, servers, show."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from portico.management.cli import output
 from portico.management.cli.connection import author, completed, server
 from portico.management.cli.settings import Comment, ask, print_applied, print_difference
+from portico.management.cli.times import parse_duration
 
 app = typer.Typer()
 
@@ -107,20 +109,19 @@ def add(
     name: Annotated[str, typer.Argument(metavar="SERVER", help="Name of the new server.")],
     internet_dedicated_address: InternetDip = None,
     internal_dedicated_address: InternalDip = None,
-    internet_interface: Annotated[
-        str | None, typer.Option(help="Its Internet interface, when it is not called as the first server's.")
-    ] = None,
-    internal_interface: Annotated[str | None, typer.Option(help="Its internal interface, likewise.")] = None,
     weight: Annotated[int, typer.Option(help="Load weight.", min=0, max=100)] = 50,
     priority: Annotated[
         int | None, typer.Option(help="Unique priority; the lowest that is free when not given.", min=1, max=32)
     ] = None,
-    comment: Comment = "",
+    ttl: Annotated[str, typer.Option(help="How long the token works, for example 30m or 2h; a day at most.")] = "1h",
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
     json: output.Json = False,
 ) -> None:
-    """Add a server to the cluster.
+    """Make a token with which a new server joins the cluster, once.
+
+    Run what is printed on the new machine. Without addresses here it brings those that its interfaces have in the
+    networks of the virtual ones.
 
     Example: `portico lb add da2 --internet-dedicated-address 203.0.113.13/24 --internal-dedicated-address 10.0.0.13/24`
     """
@@ -128,27 +129,47 @@ def add(
         "name": name,
         "internet_dedicated_addresses": internet_dedicated_address or [],
         "internal_dedicated_addresses": internal_dedicated_address or [],
-        "internet_interface": internet_interface,
-        "internal_interface": internal_interface,
         "weight": weight,
         "priority": priority,
+        "lifetime_seconds": parse_duration(ttl),
+        "author": author(),
     }
-    _change("add", body, comment, yes=yes, dry_run=dry_run)
+    with server() as api:
+        planned = api.post("/v1/peers/tokens", {**body, "dry_run": True})
+        for problem in planned["problems"]:
+            output.print_problem(output.stderr(), problem)
+        if dry_run:
+            output.show(planned, lambda out: out.print(f"Would make a token for {escape(name)}."))
+            return
+        output.confirm(f"Make a token with which {name} joins the cluster?", yes=yes)
+        made = api.post("/v1/peers/tokens", body)
+
+    def people(out: Console) -> None:
+        output.note(f"Lets {made['name']} join once, until {made['expires'][:19].replace('T', ' ')} UTC. On it, run:")
+        output.note("portico server join TOKEN")
+        out.print(made["token"], soft_wrap=True, markup=False)
+
+    output.show(made, people)
 
 
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.", autocompletion=_servers)],
+    lost: Annotated[
+        bool, typer.Option("--lost", help="It is gone for good: go on without its vote. Never while it may still run.")
+    ] = False,
     comment: Comment = "",
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
     json: output.Json = False,
 ) -> None:
-    """Take a server out of the cluster, also one that does not answer.
+    """Take a server out of the cluster. It stops serving and forgets its settings and keys.
+
+    One that does not answer can never come back with what it has; it joins again with a new token.
 
     Example: `portico lb remove da2 --dry-run`
     """
-    _change("remove", {"name": name}, comment, yes=yes, dry_run=dry_run)
+    _change("remove", {"name": name, "lost": lost}, comment, yes=yes, dry_run=dry_run)
 
 
 @app.command()
@@ -160,6 +181,34 @@ def show(json: output.Json = False) -> None:
     with server() as api:
         found = api.get("/v1/load-balancing")
     output.show(found, lambda out: _show(out, found))
+
+
+@app.command("servers")
+def servers_command(json: output.Json = False) -> None:
+    """Show which servers of the cluster can be reached from this one, and how far each is.
+
+    Example: `portico lb servers --json`
+    """
+    with server() as api:
+        found = api.get("/v1/peers")
+    rows = [(found["name"], "this server", "", "", "leader" if found["leader"] == found["name"] else "")]
+    rows += [
+        (
+            item["name"],
+            "reachable" if item["reachable"] else "does not answer",
+            item["applied"] or "",
+            item["version"] or "",
+            "leader" if found["leader"] == item["name"] else "",
+        )
+        for item in found["servers"]
+    ]
+
+    def people(out: Console) -> None:
+        out.print(output.table(["Server", "State", "Revision", "Version", ""], rows))
+        if not found["quorum"]:
+            out.print("[yellow]Read-only:[/] too few servers can be reached to change settings.")
+
+    output.show(found, people)
 
 
 def _change(what: str, body: dict[str, Any], comment: str, *, yes: bool, dry_run: bool) -> None:

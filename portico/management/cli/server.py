@@ -1,4 +1,4 @@
-"""`portico server`: install, run, start, stop, status, uninstall."""
+"""`portico server`: install, join, run, start, stop, status, uninstall."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from portico import paths
 from portico.errors import InvalidInput, PorticoError
 from portico.management.cli import output
 from portico.management.cli.connection import author, server
+from portico.management.cli.join import join
 from portico.server import control, install
 from portico.server.facts import read_facts
 from portico.settings.document import dump, load_data, load_file
@@ -86,6 +87,9 @@ def install_command(
     status = _status() if start else None
     result = {"installed": True, "running": running or None, "steps": progress.steps, "status": status}
     output.show(result, lambda out: _installed(out, settings, running))
+
+
+app.command("join")(join)
 
 
 @app.command("status")

@@ -30,7 +30,6 @@ from portico.server.peers import messages
 from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
 from portico.server.peers.quorum import require_quorum
-from portico.server.progress import Stage
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused, errors
@@ -265,11 +264,6 @@ class Distribution:
     def busy(self) -> bool:
         """Whether a change is in flight, here or elsewhere: nobody catches up meanwhile."""
         return self._coordinating or self._pending_now() is not None
-
-
-def note_failed(peers: Peers, revision: Revision, error: PorticoError) -> None:
-    """Writes down that a revision of another server could not be applied here."""
-    peers.progress.note(revision.number, Stage.FAILED, time.time(), error=error)
 
 
 def _text(settings: Settings) -> str:

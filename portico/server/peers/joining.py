@@ -7,6 +7,7 @@ serves nothing. An attempt that was interrupted is repeated with the same token:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from portico.server.cluster_secrets import ClusterFiles, ClusterState
 from portico.server.credentials import DIRECTORY
 from portico.server.machine import write_own_name
 from portico.server.peers import messages
-from portico.server.peers.caller import Caller
+from portico.server.peers.caller import Caller, PeerUnreachable
 from portico.server.peers.records import ticket_keys
 from portico.server.peers.tls import blind_context, caller_context, keep_member, make_member_request
 from portico.server.peers.tokens import JoinToken
@@ -95,7 +96,8 @@ class Joining:
             store.adopt([self.revision])
         finally:
             store.close()
-        asyncio.run(self._tell("/v1/join/confirm"))
+        with contextlib.suppress(PeerUnreachable):  # it is confirmed as well when this server is heard of
+            asyncio.run(self._tell("/v1/join/confirm"))
 
     def abandon(self) -> None:
         """Has the server take the entry out again, and forgets what it gave. Raises PorticoError."""

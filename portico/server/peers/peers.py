@@ -24,14 +24,13 @@ from portico.server.gateway import Request, Response
 from portico.server.machine import read_own_name
 from portico.server.peers import messages
 from portico.server.peers.admission import Admission
-from portico.server.peers.distribution import Change, Distribution, note_failed
+from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader
 from portico.server.peers.records import Records, keep_tickets, merge_states
 from portico.server.peers.routes import Routes
 from portico.server.peers.tls import caller_context, listener_context, own_member
-from portico.server.progress import Progress
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.model import Settings
 from portico.settings.problems import Problem
@@ -45,6 +44,7 @@ START_SECONDS = 5.0
 """So long a server that starts looks for newer settings before it serves from those it has."""
 DIVERGED = 20
 """Revisions that are asked for again when two histories differ; more cannot differ without a quorum."""
+MAXIMUM_HOPS = 2
 RETRY_FAILED = 30.0
 """Seconds before a revision that could not be applied here is tried again."""
 
@@ -53,7 +53,6 @@ class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
     credentials: Credentials
-    progress: Progress
     enrolment: Enrolment
     revision: Revision | None
     state: Any
@@ -108,10 +107,6 @@ class Peers:
     @property
     def credentials(self) -> Credentials:
         return self.host.credentials
-
-    @property
-    def progress(self) -> Progress:
-        return self.host.progress
 
     def store(self) -> SettingsStore:
         return self.host.store()
@@ -384,9 +379,8 @@ class Peers:
         log.info("server=%s revision=%d taken up", sender, newest.number)
         try:
             await self.host.follow(revisions)
-        except PorticoError as error:
+        except PorticoError:
             self._failed = (newest.number, time.monotonic())
-            note_failed(self, newest, error)
             raise
 
     async def _only_store(self, revisions: list[Revision], sender: str) -> None:
@@ -524,12 +518,17 @@ class Peers:
         if closed:
             log.warning("revoked elsewhere: closed=%d", closed)
 
-    async def answer(self, request: Request) -> Response:
-        """A request from a remote computer: writes go to the leader, whose answer is given."""
+    async def answer(self, request: Request, hops: int = 0) -> Response:
+        """A request from a remote computer: writes go to the leader, whose answer is given.
+
+        Args:
+            hops: how many servers passed it on already. Who leads can look different from each for some seconds; the
+                one that thinks it is the leader answers.
+        """
         if self.state is None or request.method != "POST":
             return await asyncio.to_thread(self.host.enrolment.answer, request)
         tried: set[str] = set()
-        while not self.leads():
+        while not self.leads() and hops < MAXIMUM_HOPS:
             link = self.links.get(self.leader())
             if link is None or link.name in tried:
                 break
@@ -540,6 +539,7 @@ class Peers:
                 "path": request.path,
                 "body": base64.b64encode(request.body or b" ").decode(),
                 "identity": request.identity,
+                "hops": hops + 1,
             }
             try:
                 data = await link.caller.post("/v1/enrolment", body, seconds=10.0)

@@ -13,7 +13,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -182,11 +182,19 @@ class JoinTokens:
             self._write(records)
         return bool(waiting)
 
-    def abandoned(self, now: datetime) -> list[str]:
-        """Servers that were taken in and did not confirm before their token ended; they are told once."""
+    def settle(self, heard: Collection[str], now: datetime) -> list[str]:
+        """Servers that were taken in and were not heard of before their token ended; they are told once.
+
+        Args:
+            heard: servers that answer: whatever became of their confirmation, they have everything.
+        """
         records = self._read()
-        lost = [item for item in records if item.added is not None and now >= item.end]
-        if lost:
+        waiting = [item for item in records if item.added is not None]
+        for item in waiting:
+            if item.name in heard:
+                item.added = None
+        lost = [item for item in waiting if item.added is not None and now >= item.end]
+        if lost or any(item.added is None for item in waiting):
             self._write([item for item in records if item not in lost])
         return [item.name for item in lost]
 

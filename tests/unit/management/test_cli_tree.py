@@ -26,6 +26,7 @@ READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "
     "stats",
     "log",
     "query",
+    "servers",
 }
 
 

@@ -128,6 +128,7 @@ class Cluster:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
+        patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.1)
         chosen = random.Random()
         self.network = f"127.{chosen.randrange(1, 255)}.{chosen.randrange(1, 255)}"
         self.servers: dict[str, Server] = {}
@@ -179,7 +180,7 @@ class Cluster:
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Waits for a condition."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
             await asyncio.sleep(0.02)
 
 
