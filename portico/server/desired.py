@@ -121,6 +121,14 @@ def host_addresses(settings: Settings) -> tuple[HostAddresses, ...]:
     )
 
 
+def kept_addresses(settings: Settings) -> tuple[HostAddresses, ...]:
+    """What a server that stops leaves on its interfaces: among others its DIPs, because those answer for the VIPs."""
+    balancing = settings.load_balancing
+    if balancing is None or len(balancing.servers) < 2:
+        return ()
+    return tuple(item for item in host_addresses(settings) if item.interface != LOOPBACK)
+
+
 def _own_prefixes(values: Effective) -> tuple[IPv6Network, ...]:
     prefixes = [values.client_prefix]
     if values.dns64_address is not None:

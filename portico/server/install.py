@@ -22,11 +22,15 @@ from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unava
 from portico.files import private_directory, read_file, write_file
 from portico.paths import log_directory
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
+from portico.server.desired import kept_addresses
 from portico.server.facts import read_facts
 from portico.server.gateway import USER
+from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.peers.joining import Joining
 from portico.server.platform import LEDGER_NAME
 from portico.server.reconcile.kernel import Kernel
+from portico.server.reconcile.wanted import HostAddresses
+from portico.settings.localise import localise
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
@@ -221,6 +225,7 @@ def _note(state: Path, **made: object) -> None:
 
 
 def _forget(state: Path) -> str:
+    (state / NAME_FILE).unlink(missing_ok=True)
     (state / MADE_NAME).unlink(missing_ok=True)
     return f"settings and certificates stay in {state}"
 
@@ -316,11 +321,24 @@ def _remove_unit(unit: Path) -> str:
 def _undo_kernel(state: Path) -> str:
     if not state.exists():
         return "nothing was there"
-    failures = Kernel(state / LEDGER_NAME).undo()
+    kept = _kept_addresses(state)
+    failures = Kernel(state / LEDGER_NAME).undo(kept)
     if failures:
         raise Unavailable("Not everything could be put back", why="; ".join(failures))
     (state / LEDGER_NAME).unlink(missing_ok=True)
-    return ""
+    return "it keeps its dedicated addresses: the virtual ones are those of the other servers" if kept else ""
+
+
+def _kept_addresses(state: Path) -> tuple[HostAddresses, ...]:
+    """A server that leaves a cluster must not take the addresses back that the others have now."""
+    store = SettingsStore(state, None, None)
+    applied, name = store.applied(), read_own_name(state)
+    if applied is None or name is None:
+        return ()
+    balancing = applied.settings.load_balancing
+    if balancing is None or balancing.server(name) is None:
+        return ()
+    return kept_addresses(localise(applied.settings, name))
 
 
 def _purge(state: Path) -> str:

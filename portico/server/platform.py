@@ -10,15 +10,14 @@ from typing import Any
 
 from portico.errors import Unavailable
 from portico.server.credentials import Credentials, now_utc
-from portico.server.desired import desired_kernel, host_addresses
+from portico.server.desired import desired_kernel, kept_addresses
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.handover import Handover
 from portico.server.reconcile import sysctls
 from portico.server.reconcile.kernel import FORWARD_IPV6, Kernel
-from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, HostAddresses, Wanted
+from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, Wanted
 from portico.server.sockets import DnsSockets, SocketPlan, Sockets, open_sockets
 from portico.settings.effective import Effective
-from portico.settings.localise import LOOPBACK
 from portico.settings.model import Settings
 from portico.supervisor import ChildError, Start
 from portico.transition.gateway_config import build_gateway_config
@@ -139,14 +138,8 @@ class Platform:
         if self.handover is not None:
             self.handover.close()
             self.handover = None
-        return await asyncio.to_thread(self.kernel.undo, self._kept_addresses())
-
-    def _kept_addresses(self) -> list[HostAddresses]:
-        """What a server that stops leaves on its interfaces: its VIPs are answered for by the others, if there are."""
-        balancing = self.settings.load_balancing if self.settings is not None else None
-        if self.settings is None or balancing is None or len(balancing.servers) < 2:
-            return []
-        return [item for item in host_addresses(self.settings) if item.interface != LOOPBACK]
+        kept = kept_addresses(self.settings) if self.settings is not None else ()
+        return await asyncio.to_thread(self.kernel.undo, kept)
 
     async def _serve(self, config: dict[str, Any]) -> None:
         former, self._config = self._config, config

@@ -57,6 +57,13 @@ def enable(
         if internet_virtual is not None or internal_virtual is not None:
             internal_virtual = tuple(dict.fromkeys([*(internet_virtual or ()), *(internal_virtual or ())]))
         internet_virtual = ()
+    elif not internal_dedicated:
+        raise InvalidInput(
+            "The internal interface gets no dedicated address",
+            why=f"{server.internal_interface} is on the intranet, and its addresses become virtual too",
+            resolution="Give one with --internal-dedicated-address; only a server with a single interface needs none",
+            code="LB_NO_ADDRESSES",
+        )
     if internet_virtual is None:
         internet_virtual = _existing(settings, facts, server.internet_interface, internet_dedicated)
     if internal_virtual is None:

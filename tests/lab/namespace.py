@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import os
 import subprocess
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ def corporate_network() -> Iterator[Neighbour]:
     """The machine's two interfaces and a corporate host behind eth1."""
     corp = Neighbour()
     try:
+        for scope in ("all", "default"):  # nothing here can collide, and addresses are compared before and after
+            Path(f"/proc/sys/net/ipv6/conf/{scope}/accept_dad").write_text("0")
         command("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "inet")
         command("ip", "link", "set", "inet", "up")
         command("ip", "link", "set", "eth0", "up")
@@ -108,6 +111,18 @@ def corporate_network() -> Iterator[Neighbour]:
         corp.command("ip", "-6", "addr", "add", f"{ORGANISATION}:1::4/64", "dev", "eth0", "nodad")
         corp.command("ip", "link", "set", "eth0", "up")
         corp.command("ip", "-6", "route", "add", f"{ORGANISATION}:1000::/59", "via", f"{ORGANISATION}:1::2")
+        _wait_for_link_local("inet", "eth0", "eth1")
         yield corp
     finally:
         corp.close()
+
+
+def _wait_for_link_local(*interfaces: str) -> None:
+    """The kernel gives an interface its link-local address some time after it has come up."""
+    deadline = time.monotonic() + 10
+    while True:
+        there = command("ip", "-6", "-o", "addr", "show", "scope", "link", "-tentative")
+        if all(f" {name} " in there for name in interfaces):
+            return
+        assert time.monotonic() < deadline, f"no link-local addresses: {there}"
+        time.sleep(0.01)

@@ -13,6 +13,8 @@ import httpx
 
 from portico.server import gateway as gateway_module
 from portico.server.agent import Agent
+from portico.server.desired import kept_addresses
+from portico.server.install import uninstall_steps
 from portico.server.machine import NAME_FILE
 from portico.settings.addresses import Address
 
@@ -207,7 +209,8 @@ def test_a_server_among_others_keeps_its_dedicated_addresses_when_it_stops(tmp_p
             )
             assert added["revision"]["number"] == 3, added
         async with agent._changing:  # nobody repairs meanwhile
-            keep = agent.platform._kept_addresses()
+            assert agent.platform.settings is not None
+            keep = kept_addresses(agent.platform.settings)
             assert await asyncio.to_thread(agent.platform.kernel.undo, keep) == []
             assert addresses() == {
                 "lo": [],
@@ -218,3 +221,32 @@ def test_a_server_among_others_keeps_its_dedicated_addresses_when_it_stops(tmp_p
             assert machine() == before
 
     on_a_machine(body, tmp_path / "state")
+
+
+@isolated
+def test_taking_the_role_off_a_server_among_others_leaves_it_no_virtual_address(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+
+    async def scenario() -> None:
+        async with serving(state) as agent, api(agent) as http:
+            await post(http, "enable", **ENABLE)
+            other = {
+                "internet_dedicated_addresses": ["203.0.113.13/24"],
+                "internal_dedicated_addresses": ["10.0.0.13/24", f"{ORGANISATION}:1::13/64"],
+            }
+            assert (await post(http, "add", name="da2", **other))["revision"]["number"] == 3
+        assert addresses()["eth0"] == ["203.0.113.12/24"], "stopped, not removed"
+
+    gateway_module.MODULE = "tests.lab.fake_gateway"
+    gateway_module._user = lambda: "nobody"
+    with corporate_network():
+        install(state)
+        asyncio.run(scenario())
+        (step,) = (step for step in uninstall_steps(state, purge=False) if "kernel" in step.name)
+        assert "dedicated" in step.do()
+        assert addresses() == {
+            "lo": [],
+            "eth0": ["203.0.113.12/24"],
+            "eth1": ["10.0.0.12/24", f"{ORGANISATION}:1::12/64"],
+        }
+        assert not (state / "kernel.json").exists()

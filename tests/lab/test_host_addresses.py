@@ -86,7 +86,7 @@ def undo(path: Path) -> None:
 
 
 def differences(path: Path, wanted: tuple[HostAddresses, ...] = WANTED) -> list[str]:
-    entries = host_addresses.entries_of(Ledger(path))
+    entries = Ledger(path).host_addresses
     with IPRoute() as ip:
         state = host_addresses.observe(ip, ["lo", "eth0", "eth1"])
     return [str(change) for change in host_addresses.plan(wanted, state, entries)]

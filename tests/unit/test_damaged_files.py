@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ from portico.lab import state as lab_state
 from portico.management.cli import client as client_cli
 from portico.management.cli import settings as settings_cli
 from portico.server import agent, control, install
+from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.progress import Progress, Stage
+from portico.server.reconcile.host_entry import Entry, Held
 from portico.server.reconcile.ledger import Ledger
 from portico.settings.document import dump, load_data, load_file
 from portico.settings.model import Certificates
@@ -158,7 +161,10 @@ def written(name: str, data: bytes) -> Callable[[Path], Path]:
 
 
 def ledger(directory: Path) -> Path:
-    Ledger(directory / "kernel.json", "boot").remember_sysctl("net/ipv6/conf/all/forwarding", "0", "1")
+    made = Ledger(directory / "kernel.json", "boot")
+    made.remember_sysctl("net/ipv6/conf/all/forwarding", "0", "1")
+    vip = ip_interface("203.0.113.11/24")
+    made.set_host_addresses("eth0", Entry(3, [Held(vip, b"message")], {vip.ip}, set(), [b"route"]))
     return directory / "kernel.json"
 
 
@@ -250,6 +256,7 @@ FILES = [
     File("imported key", import_file("key.pem"), read_imported),
     File("imported CA", import_file(PUBLIC_NAME), read_imported),
     File("ledger", ledger, read_ledger, may_be_missing=True),
+    File("cluster name", written(NAME_FILE, b'{"server": "da1"}'), read_own_name, may_be_missing=True),
     File("progress", progress, lambda d: Progress(d / "revisions.json"), gets_along=True, may_be_missing=True),
     File(
         "last seen",

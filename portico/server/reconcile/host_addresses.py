@@ -12,18 +12,18 @@ Routes with a VIP as source address are exchanged, not removed: the default rout
 
 from __future__ import annotations
 
-import base64
 import errno
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Any
 
 from pyroute2 import IPRoute
 
 from portico.errors import Unavailable
 from portico.server.reconcile import messages
+from portico.server.reconcile.host_entry import Entry, Held
 from portico.server.reconcile.ledger import Ledger
 from portico.server.reconcile.wanted import Change, HostAddress, HostAddresses
 
@@ -37,63 +37,11 @@ _LOOPBACK = "lo"
 
 
 @dataclass(frozen=True)
-class Held:
-    """An address as an interface has it, and the message that makes it so."""
-
-    address: HostAddress
-    message: bytes = field(compare=False, repr=False)
-    permanent: bool = True
-
-
-@dataclass(frozen=True)
 class Observed:
     """An interface: its number, its addresses in the kernel's order (link-local ones left out)."""
 
     index: int
     held: tuple[Held, ...] = ()
-
-
-@dataclass
-class Entry:
-    """What Portico did to one interface, as the ledger keeps it.
-
-    Attributes:
-        index: of the interface; another one of the same name is a new interface and nothing was done to it.
-        former: the addresses before the first change.
-        removed: of those, the ones Portico took away (all of a family while their order is put right).
-        added: addresses that are Portico's.
-        routes: routes that may be lost while addresses change; empty when they are settled.
-        exchanged: routes whose source address is another one now: (theirs, ours).
-    """
-
-    index: int
-    former: list[Held] = field(default_factory=list)
-    removed: set[Address] = field(default_factory=set)
-    added: set[Address] = field(default_factory=set)
-    routes: list[bytes] = field(default_factory=list)
-    exchanged: list[tuple[bytes, bytes]] = field(default_factory=list)
-
-    def as_data(self) -> dict[str, Any]:
-        return {
-            "index": self.index,
-            "former": [[str(held.address), _text(held.message), held.permanent] for held in self.former],
-            "removed": sorted(map(str, self.removed)),
-            "added": sorted(map(str, self.added)),
-            "routes": [_text(route) for route in self.routes],
-            "exchanged": [[_text(theirs), _text(ours)] for theirs, ours in self.exchanged],
-        }
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Entry:
-        """Raises ValueError, LookupError or TypeError for what `as_data` did not write."""
-        return cls(
-            index=int(data["index"]),
-            former=[Held(ip_interface(text), _bytes(raw), bool(forever)) for text, raw, forever in data["former"]],
-            removed={ip_address(text) for text in data["removed"]},
-            added={ip_address(text) for text in data["added"]},
-            routes=[_bytes(route) for route in data["routes"]],
-            exchanged=[(_bytes(theirs), _bytes(ours)) for theirs, ours in data["exchanged"]],
-        )
 
 
 def observe(ip: IPRoute, names: Sequence[str]) -> dict[str, Observed]:
@@ -156,7 +104,7 @@ def apply(ip: IPRoute, wanted: Sequence[HostAddresses], ledger: Ledger) -> None:
         Unavailable: an interface is missing, or the kernel refused; what was done stays in the ledger.
     """
     by_name = {item.interface: item for item in wanted}
-    entries = entries_of(ledger)
+    entries = ledger.host_addresses
     state = observe(ip, [*by_name, *entries])
     for name in _in_order(by_name, entries):
         item, seen, entry = by_name.get(name), state.get(name), entries.get(name)
@@ -184,11 +132,6 @@ def apply(ip: IPRoute, wanted: Sequence[HostAddresses], ledger: Ledger) -> None:
 def undo(ip: IPRoute, ledger: Ledger) -> None:
     """Gives everything back. Raises Unavailable."""
     apply(ip, (), ledger)
-
-
-def entries_of(ledger: Ledger) -> dict[str, Entry]:
-    """What was done, by interface."""
-    return {name: Entry.of(data) for name, data in ledger.host_addresses.items()}
 
 
 def _in_order(by_name: Mapping[str, HostAddresses], entries: Mapping[str, Entry]) -> list[str]:
@@ -260,7 +203,7 @@ class _Interface:
         self._write()
 
     def _write(self) -> None:
-        self.ledger.set_host_addresses(self.name, self.entry.as_data())
+        self.ledger.set_host_addresses(self.name, self.entry)
 
     def _add(self, held: Held) -> None:
         try:
@@ -400,11 +343,3 @@ def _with_flags(message: bytes, flags: int) -> bytes:
     kept = [part for part in messages.attributes(message, messages.ADDRESS_HEADER) if part[0] != _IFA_FLAGS]
     head = message[:2] + bytes([flags & 0xFF]) + message[3 : messages.ADDRESS_HEADER]
     return head + b"".join(_attribute(*part) for part in (*kept, (_IFA_FLAGS, flags.to_bytes(4, _ORDER))))
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

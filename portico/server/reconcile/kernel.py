@@ -85,7 +85,7 @@ class Kernel:
         changes += sysctls.plan(wanted.sysctls, state.sysctls)
         installed = self._installed if wanted.filter == self._filter else None
         changes += nftables.plan(installed, state.table)
-        changes += host_addresses.plan(wanted.host_addresses, state.interfaces, host_addresses.entries_of(self.ledger))
+        changes += host_addresses.plan(wanted.host_addresses, state.interfaces, self.ledger.host_addresses)
         changes += addresses.plan(wanted.addresses, state.addresses)
         changes += routes.plan(wanted.routes, state.routes)
         changes += rules.plan(wanted.steer, state.rules, self.ledger.local_rule_moved)
@@ -134,7 +134,7 @@ class Kernel:
         Raises:
             Unavailable: netlink does not work.
         """
-        entries = host_addresses.entries_of(self.ledger)
+        entries = self.ledger.host_addresses
         if not entries:
             return {}
         with _netlink() as ip:

@@ -10,12 +10,11 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from portico.errors import PorticoError
 from portico.files import read_file, write_file
+from portico.server.reconcile.host_entry import Entry
 
 log = logging.getLogger("portico.reconcile")
 
@@ -33,8 +32,8 @@ class Ledger:
         self.sysctls: dict[str, tuple[str, str]] = {}
         """Path below /proc/sys to (value before Portico, value Portico wrote)."""
         self.local_rule_moved = False
-        self.host_addresses: dict[str, dict[str, Any]] = {}
-        """By interface, see `host_addresses.Entry.as_data`."""
+        self.host_addresses: dict[str, Entry] = {}
+        """What was done to the addresses of the machine's interfaces, by name."""
         self.damage: str | None = None
         self._read()
 
@@ -54,13 +53,17 @@ class Ledger:
             self.local_rule_moved = moved
             self._write()
 
-    def set_host_addresses(self, interface: str, entry: Mapping[str, Any] | None) -> None:
-        """What was done to an interface's addresses; None when everything was given back."""
-        before = self.host_addresses.pop(interface, None)
+    def set_host_addresses(self, interface: str, entry: Entry | None) -> None:
+        """What was done to an interface's addresses; None when everything was given back.
+
+        Raises:
+            Unavailable: the file cannot be written.
+        """
         if entry is not None:
-            self.host_addresses[interface] = dict(entry)
-        if before != entry:
-            self._write()
+            self.host_addresses[interface] = entry
+        elif self.host_addresses.pop(interface, None) is None:
+            return
+        self._write()
 
     def before(self, name: str) -> str | None:
         """The value a sysctl had before Portico changed it, None when it was not changed."""
@@ -76,7 +79,8 @@ class Ledger:
                 return
             self.sysctls = {str(name): (str(v[0]), str(v[1])) for name, v in data["sysctls"].items()}
             self.local_rule_moved = data["local_rule_moved"] is True
-            self.host_addresses = {str(name): dict(entry) for name, entry in data.get("host_addresses", {}).items()}
+            moved = data.get("host_addresses", {})
+            self.host_addresses = {str(name): Entry.of(entry) for name, entry in moved.items()}
         except PorticoError as error:
             self.damage = str(error)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -93,7 +97,7 @@ class Ledger:
             "boot_id": self.boot_id,
             "sysctls": self.sysctls,
             "local_rule_moved": self.local_rule_moved,
-            "host_addresses": self.host_addresses,
+            "host_addresses": {name: entry.as_data() for name, entry in self.host_addresses.items()},
         }
         write_file(self.path, json.dumps(data, indent=1).encode())
 

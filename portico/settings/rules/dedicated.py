@@ -115,6 +115,17 @@ TEMPORARY = CATALOGUE.add(
 )
 
 
+NO_IPV6 = CATALOGUE.add(
+    "LB_NO_IPV6_VIP",
+    severity="warning",
+    what="The cluster has no IPv6 address on the intranet, although this server has one",
+    why="{address} on {interface} stays an address of this server alone, so IPv6 hosts and routers of the intranet "
+    "reach the clients of no other server",
+    resolution="Make {address} an internal virtual address, and give every server an IPv6 DIP in its network",
+    example="load_balancing: {internal_virtual_addresses: [10.0.0.2/24]}   # eth1 has fd7c:1a2b:3c4d:1::2/64 too",
+)
+
+
 @dataclass(frozen=True)
 class _Side:
     """One side of the cluster: the words for it and its addresses."""
@@ -294,6 +305,7 @@ def machine(settings: Settings, facts: Facts) -> Iterator[Problem]:
     for side, interface in zip(sides, interfaces, strict=True):
         path = f"load_balancing.servers[{index}].{side.dedicated_key}"
         yield from _on_interface(facts, interface, side, side.dedicated(own), path)
+    yield from _ipv6_left_out(settings, facts, local.server.internal_interface)
     for interface, dedicated in dedicated_by_interface(local).items():
         for dip in dedicated:
             if dip.ip in facts.in_use:
@@ -303,6 +315,20 @@ def machine(settings: Settings, facts: Facts) -> Iterator[Problem]:
                     address=dip.ip,
                     mac=facts.in_use[dip.ip],
                 )
+
+
+def _ipv6_left_out(settings: Settings, facts: Facts, name: str) -> Iterator[Problem]:
+    interface, balancing = facts.interface(name), settings.load_balancing
+    if interface is None or balancing is None or any(v.version == 6 for v in balancing.internal_virtual_addresses):
+        return
+    dns64 = _Tunnel(settings).dns64
+    for address in interface.addresses:
+        known = address.ip == dns64 or address.ip in interface.temporary or address.ip.is_link_local
+        if address.version == 6 and not known:
+            yield NO_IPV6.problem(
+                "load_balancing.internal_virtual_addresses", address=address.ip, interface=interface.name
+            )
+            return
 
 
 def _on_interface(facts: Facts, name: str, side: _Side, dedicated: list[HostAddress], path: str) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ from portico.errors import PorticoError
 from portico.server.desired import desired_kernel
 from portico.server.machine import NAME_FILE, Machine, read_own_name, write_own_name
 from portico.server.reconcile import host_addresses, messages, nftables
-from portico.server.reconcile.host_addresses import Entry, Held, Observed
+from portico.server.reconcile.host_addresses import Observed
+from portico.server.reconcile.host_entry import Entry, Held
 from portico.server.reconcile.ledger import Ledger
 from portico.server.reconcile.wanted import HostAddresses, Wanted
 from portico.settings.document import load_data
@@ -138,8 +139,8 @@ def test_what_the_administrator_has_is_known_whatever_was_moved() -> None:
 def test_the_ledger_keeps_addresses_over_a_restart_and_not_over_a_boot(tmp_path: Path) -> None:
     entry = Entry(3, [held("203.0.113.11/24")], {ip_address("203.0.113.11")}, set(), [b"route"], [(b"a", b"b")])
     ledger = Ledger(tmp_path / "kernel.json", "boot")
-    ledger.set_host_addresses("eth0", entry.as_data())
-    again = host_addresses.entries_of(Ledger(tmp_path / "kernel.json", "boot"))
+    ledger.set_host_addresses("eth0", entry)
+    again = Ledger(tmp_path / "kernel.json", "boot").host_addresses
     assert again == {"eth0": entry}
     assert again["eth0"].former[0].message == b"203.0.113.11/24"
     assert Ledger(tmp_path / "kernel.json", "other").host_addresses == {}

@@ -27,6 +27,7 @@ from portico.settings.model import Settings
 
 PREFIX = "fd7c:1a2b:3c4d"
 REPOSITORY = Path(__file__).resolve().parents[3]
+WHOLE_ENTRY: dict[str, Any] = {"index": 3, "former": [], "removed": [], "added": [], "routes": [], "exchanged": []}
 
 
 def settings(**sections: dict[str, Any]) -> Settings:
@@ -215,6 +216,21 @@ def test_damaged_ledger_is_named_and_survived(tmp_path: Path, content: bytes) ->
     assert ledger.sysctls == {}
     assert ledger.damage is not None
     assert str(path) in ledger.damage
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{}, {"index": 3}, [], {**WHOLE_ENTRY, "former": [["203.0.113.11", "!", True]]}, {**WHOLE_ENTRY, "removed": ["x"]}],
+)
+def test_a_ledger_with_addresses_that_are_none_is_damaged_as_a_whole(tmp_path: Path, entry: object) -> None:
+    data = {"boot_id": "b", "sysctls": {"a": ["0", "1"]}, "local_rule_moved": False, "host_addresses": {"eth0": entry}}
+    (tmp_path / "kernel.json").write_text(json.dumps(data))
+    ledger = Ledger(tmp_path / "kernel.json", boot_id="b")
+    assert ledger.damage is not None
+    assert (ledger.sysctls, ledger.host_addresses) == ({}, {})
+    data["host_addresses"] = {"eth0": WHOLE_ENTRY}
+    (tmp_path / "kernel.json").write_text(json.dumps(data))
+    assert Ledger(tmp_path / "kernel.json", boot_id="b").damage is None
 
 
 def test_ledger_of_another_boot_means_nothing(tmp_path: Path) -> None:

@@ -112,7 +112,10 @@ def test_what_cannot_be_enabled_says_why(alone: Settings, first: Settings, data:
     dips = given("131.107.0.10/24")
     assert code(lambda: cluster.enable(first, EDGE1, internet_dedicated=dips)) == "LB_ENABLED"
     far = given("192.0.2.1/24")
-    assert code(lambda: cluster.enable(alone, EDGE1, internet_dedicated=far)) == "LB_NO_ADDRESSES"
+    inside = given("10.0.0.10/24")
+    assert code(lambda: cluster.enable(alone, EDGE1, internet_dedicated=dips)) == "LB_NO_ADDRESSES"
+    enabled = lambda: cluster.enable(alone, EDGE1, internet_dedicated=far, internal_dedicated=inside)  # noqa: E731
+    assert code(enabled) == "LB_NO_ADDRESSES"
     data["ip_https"] = {"client_prefix": f"{P}:1000::/64"}
     settings = cluster.enable(
         load_data(data), EDGE1, internet_dedicated=dips, internal_dedicated=given("10.0.0.10/24", f"{P}:1::10/64")
