@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from portico.errors import InvalidInput
-from portico.lab import deployment, state, summary
+from portico.errors import InvalidInput, PorticoError
+from portico.lab import deployment, faults, state, summary, switch
 from portico.lab import pcap as recording
 from portico.lab.console import console as shell
 from portico.lab.console import replace_with
 from portico.lab.hosts import LabFailure
 from portico.lab.lab import Lab, check_prerequisites, destroy
-from portico.lab.topology import one_server
+from portico.lab.links import SWITCH
+from portico.lab.topology import MAX_CLIENTS, MAX_SERVERS, Switch, build, one_server
 from portico.management.cli import output
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,6 +27,15 @@ app = typer.Typer(no_args_is_help=True)
 def _starting(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
     """Completion of a word from a list of names."""
     return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+def _hosts_of_the_lab(context: typer.Context, incomplete: str) -> list[str]:
+    """Completion of a host of the lab that the command line names, or of the smallest when it does not run."""
+    try:
+        topology = state.load(str(context.params.get("name") or "portico")).topology
+    except PorticoError:
+        topology = one_server()
+    return [computer.name for computer in topology.hosts if computer.name.startswith(incomplete)]
 
 
 Name = Annotated[
@@ -40,8 +50,8 @@ Name = Annotated[
 HostName = Annotated[
     str,
     typer.Argument(
-        help="A host: client1, nat1, internet, da1, dns, app4, app6, mgmt.",
-        autocompletion=_starting(lambda: [computer.name for computer in one_server().hosts]),
+        help="A host: client1, nat1, internet, da1, dns, app4, app6, mgmt; `portico lab status` lists them.",
+        autocompletion=_hosts_of_the_lab,
     ),
 ]
 Interface = Annotated[str, typer.Argument(help="An interface of the host, for example eth0.")]
@@ -61,18 +71,30 @@ def _timed(progress: output.Progress) -> Callable[[str], object]:
 @app.command()
 def up(
     name: Name = "portico",
-    servers: Annotated[int, typer.Option(help="Remote Access servers.")] = 1,
+    servers: Annotated[int, typer.Option(help=f"Remote Access servers, up to {MAX_SERVERS}.")] = 1,
+    clients: Annotated[int, typer.Option(help=f"Remote computers, each behind its own NAT, up to {MAX_CLIENTS}.")] = 1,
+    switch_kind: Annotated[
+        Switch, typer.Option("--switch", help="pruning: sends multicast frames to members only, by their MAC.")
+    ] = Switch.PLAIN,
+    strict_router: Annotated[
+        bool, typer.Option("--strict-router", help="Routers refuse multicast MACs until a static entry is made.")
+    ] = False,
     bare: Annotated[bool, typer.Option("--bare", help="Networks and intranet only, without Portico.")] = False,
     as_json: output.Json = False,
 ) -> None:
     """Start a deployment, connect its client, and show what works. It keeps running until `portico lab down`.
 
     Example: `portico lab up --name second`
+
+    Example: `portico lab up --servers 3 --switch pruning --bare`
     """
+    topology = build(servers, clients, switch=switch_kind, strict_router=strict_router)
+    if not bare:
+        deployment.check(topology)
     progress = output.Progress()
     step = _timed(progress)
     started = time.monotonic()
-    lab = Lab.create(name, servers=servers, step=step)  # type: ignore[arg-type]
+    lab = Lab.create(name, topology, step=step)  # type: ignore[arg-type]
     results: list[summary.Result] = []
     if not bare:
         deployment.deploy(lab, step)  # type: ignore[arg-type]
@@ -112,17 +134,29 @@ def status(name: Name = "portico", as_json: output.Json = False) -> None:
     rows: list[dict[str, Any]] = []
     for computer in lab.topology.hosts:
         host = lab.host(computer.name)
-        services = host.services() if host.alive else []
+        still = faults.frozen(host)
+        # Whoever would say what runs on a frozen host is frozen himself.
+        services = host.services() if host.alive and not still else []
         rows.append(
             {
                 "host": computer.name,
-                "state": "running" if host.alive else "dead",
+                "state": "frozen" if still else "running" if host.alive else "dead",
                 "addresses": [f"{card.name} {address}" for card in computer.interfaces for address in card.addresses],
                 "services": services,
                 "about": computer.about,
             }
         )
-    document = {"name": name, "started": lab.state.started, "cut": lab.state.cut, "hosts": rows}
+    wrong = switch.faults(lab.state) if lab.host(SWITCH).alive else []
+    document = {
+        "name": name,
+        "started": lab.state.started,
+        "servers": lab.topology.servers(),
+        "clients": lab.topology.clients(),
+        "pruning": list(lab.topology.pruning),
+        "cut": lab.state.cut,
+        "faults": wrong,
+        "hosts": rows,
+    }
     output.show(
         document,
         lambda out: out.print(
@@ -138,7 +172,9 @@ def status(name: Name = "portico", as_json: output.Json = False) -> None:
                     )
                     for row in rows
                 ),
-                title=f"Lab {name}" + (f", cut: {', '.join(lab.state.cut)}" if lab.state.cut else ""),
+                title=f"Lab {name}"
+                + (f", cut: {', '.join(lab.state.cut)}" if lab.state.cut else "")
+                + (f", faults of the switch: {', '.join(wrong)}" if wrong else ""),
             )
         ),
     )
@@ -214,6 +250,45 @@ def heal(host: HostName, interface: Interface, name: Name = "portico", as_json: 
 
 
 @app.command()
+def freeze(host: HostName, name: Name = "portico", as_json: output.Json = False) -> None:
+    """Stop every process of a host. Its kernel goes on: it answers pings and acknowledges what arrives.
+
+    Example: `portico lab freeze da1`
+    """
+    count = Lab.open(name).freeze(host)
+    output.show({"host": host, "done": "freeze", "processes": count}, lambda _: None)
+    output.note(f"{host} is frozen. Let it go on with: portico lab thaw {host}" + _name_option(name))
+
+
+@app.command()
+def thaw(host: HostName, name: Name = "portico", as_json: output.Json = False) -> None:
+    """Let the processes of a frozen host go on.
+
+    Example: `portico lab thaw da1`
+    """
+    count = Lab.open(name).thaw(host)
+    output.show({"host": host, "done": "thaw", "processes": count}, lambda _: None)
+    output.note(f"{host} goes on.")
+
+
+@app.command()
+def load(
+    host: HostName,
+    seconds: Annotated[float, typer.Option(help=f"How long, up to {faults.MAX_LOAD_SECONDS:g}.")] = 60.0,
+    name: Name = "portico",
+    as_json: output.Json = False,
+) -> None:
+    """Keep every core of the machine busy from a host, until the time is over or Ctrl-C.
+
+    Example: `portico lab load da1 --seconds 30`
+    """
+    with faults.loaded(Lab.open(name).host(host), seconds) as process:
+        output.note(f"{host} is busy for {seconds:g} seconds.")
+        process.wait()
+    output.show({"host": host, "done": "load", "seconds": seconds}, lambda _: None)
+
+
+@app.command()
 def pcap(
     host: HostName,
     interface: Interface,
@@ -254,6 +329,8 @@ def _service_text(service: dict[str, object]) -> str:
 def _show_summary(lab: Lab, results: list[summary.Result], progress: output.Progress, seconds: float) -> None:
     document = {
         "name": lab.name,
+        "servers": lab.topology.servers(),
+        "clients": lab.topology.clients(),
         "seconds": round(seconds, 2),
         "steps": progress.steps,
         "results": [result.as_dict() for result in results],
@@ -280,8 +357,10 @@ def _show_summary(lab: Lab, results: list[summary.Result], progress: output.Prog
                     ),
                 )
             )
-        console.print(f"The lab {lab.name} is running (started in {seconds:.1f} s). Try:")
-        for line in summary.what_to_try(lab):
+        count = len(lab.topology.servers())
+        what = f"The lab {lab.name}" + (f" with {count} servers" if count > 1 else "")
+        console.print(f"{what} is running (started in {seconds:.1f} s). Try:")
+        for line in summary.what_to_try(lab, bare=not results):
             console.print(f"  {line}", soft_wrap=True)
         console.print(f"and remove it with: {summary.command()} lab down{_name_option(lab.name)}")
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
+from portico.errors import InvalidInput
 from portico.lab import wait
 from portico.lab.hosts import Host, LabFailure
 from portico.lab.lab import Lab, Step
-from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX
+from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX, Topology
 
 SERVER, CLIENT = "portico-server", "portico-client"
 """Names of the services; also of their logs."""
@@ -97,15 +98,40 @@ def wait_for_client(host: Host, timeout: float = 30.0) -> None:
     )
 
 
-def deploy(lab: Lab, step: Step) -> None:
-    """Everything, from nothing to a connected client."""
+def check(topology: Topology) -> None:
+    """Refuses early what `deploy` cannot install.
+
+    Raises:
+        InvalidInput: there are several servers.
+    """
+    servers = len(topology.servers())
+    if servers > 1:
+        raise InvalidInput(
+            f"Portico cannot be installed on {servers} servers of a lab",
+            why="load balancing between several servers is not available in this version",
+            resolution="Start the hosts alone with --bare, or say --servers 1",
+        )
+
+
+def install_servers(lab: Lab, step: Step) -> None:
+    """Installs Portico on all servers of the lab and waits until the entrance accepts clients.
+
+    Raises:
+        InvalidInput: there are several servers.
+    """
+    check(lab.topology)
     for server in lab.topology.servers():
         with step(f"Remote Access server on {server}"):
             install_server(lab, server)
+
+
+def deploy(lab: Lab, step: Step) -> None:
+    """Everything, from nothing to connected clients."""
+    install_servers(lab, step)
     for client in lab.topology.clients():
         with step(f"{client} enrols with a one-time token"):
             enrol_client(lab, client, lab.topology.servers()[0])
-        with step(f"{client} connects from behind nat1"):
+        with step(f"{client} connects from behind nat{client.removeprefix('client')}"):
             connect_client(lab, client)
 
 

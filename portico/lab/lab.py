@@ -13,18 +13,27 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted
-from portico.lab import links, state, wait
+from portico.lab import faults, links, state, switch, wait
 from portico.lab.hosts import CODE, PYTHON, Host
 from portico.lab.links import SWITCH
 from portico.lab.services import START
 from portico.lab.state import NETNS, LabState
+from portico.lab.topology import MAX_CLIENTS, MAX_SERVERS, Switch, Topology, build
 from portico.lab.topology import Host as Computer
-from portico.lab.topology import Topology, one_server
 
 Step = Callable[[str], AbstractContextManager[object]]
 """Announces a step of something longer."""
 
-PROGRAMS = ("ip", "nsenter", "nft", "named", "nginx", "dig", "curl", "ping", "openssl", "tcpdump")
+PROGRAMS = ("ip", "bridge", "nsenter", "nft", "named", "nginx", "dig", "curl", "ping", "openssl", "tcpdump")
+
+_FORWARDING = {
+    "net.ipv4.ip_forward": 1,
+    "net.ipv6.conf.all.forwarding": 1,
+    # A router that is the only way on purpose must not tell hosts of a shorter one.
+    "net.ipv4.conf.all.send_redirects": 0,
+    "net.ipv4.conf.default.send_redirects": 0,
+}
+_ANY_SOURCE = {"net.ipv6.ip_nonlocal_bind": 1}
 
 
 class Lab:
@@ -32,16 +41,19 @@ class Lab:
 
     Attributes:
         state: what is on disk about it.
-        topology: what it was built from.
     """
 
-    def __init__(self, lab_state: LabState, topology: Topology) -> None:
+    def __init__(self, lab_state: LabState) -> None:
         self.state = lab_state
-        self.topology = topology
 
     @property
     def name(self) -> str:
         return self.state.name
+
+    @property
+    def topology(self) -> Topology:
+        """What it was built from."""
+        return self.state.topology
 
     @classmethod
     def open(cls, name: str) -> Lab:
@@ -50,25 +62,22 @@ class Lab:
         Raises:
             NotFound: there is none of that name.
         """
-        return cls(state.load(name), one_server())
+        return cls(state.load(name))
 
     @classmethod
-    def create(cls, name: str, *, servers: int = 1, step: Step | None = None) -> Lab:
+    def create(cls, name: str, topology: Topology | None = None, *, step: Step | None = None) -> Lab:
         """Starts every host and what it runs, without Portico.
+
+        Args:
+            topology: what to build; one server and one client when left away.
 
         Raises:
             Conflict: a lab of that name is there already.
-            InvalidInput: the name or the number of servers cannot be.
+            InvalidInput: the name cannot be.
             NotPermitted: not root.
             LabFailure, NeverHappened: something does not start; what was started is left for a look.
         """
         state.checked_name(name)
-        if servers != 1:
-            raise InvalidInput(
-                f"A lab with {servers} servers cannot be started",
-                why="load balancing between several servers is not available in this version",
-                resolution="Leave --servers away, or say --servers 1",
-            )
         check_prerequisites()
         if (state.RUNTIME / name).exists():
             raise Conflict(
@@ -76,12 +85,13 @@ class Lab:
                 resolution=f"Look at it: portico lab status --name {name}; remove it: portico lab down --name {name}",
             )
         step = step or (lambda _text: nullcontext())
-        lab = cls(LabState(name, servers), one_server())
+        lab = cls(LabState(name, topology or build()))
         lab.state.save()
         lab._write_commands()
         with step("Hosts and cables"):
             Host(lab.state, SWITCH).boot({})
             links.build_switch(lab.state, lab.topology)
+            switch.prune(lab.state, lab.topology)
             for computer in lab.topology.hosts:
                 lab._boot(computer)
         for computer in lab.topology.hosts:
@@ -123,6 +133,17 @@ class Lab:
         host = self._boot(self.topology.host(name))
         host.start_remembered()
 
+    def freeze(self, name: str) -> int:
+        """Stops every process of a host while its kernel goes on; returns how many.
+
+        Its kernel still answers ARP and pings and acknowledges what arrives, as that of a host whose processes hang.
+        """
+        return faults.freeze(self.host(name))
+
+    def thaw(self, name: str) -> int:
+        """Lets the processes of a frozen host go on; returns how many."""
+        return faults.thaw(self.host(name))
+
     def cut(self, name: str, interface: str) -> None:
         """Pulls a cable."""
         self._cable(name, interface)
@@ -145,8 +166,7 @@ class Lab:
 
     def _boot(self, computer: Computer) -> Host:
         host = Host(self.state, computer.name)
-        forwarding = {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1} if computer.forwarding else {}
-        host.boot(forwarding)
+        host.boot({**(_FORWARDING if computer.forwarding else {}), **(_ANY_SOURCE if computer.owns else {})})
         if not (host.disk / "etc/.lab").exists():
             host.write("/etc/resolv.conf", "".join(f"nameserver {address}\n" for address in computer.nameservers))
             names = f"127.0.0.1 localhost {computer.name}\n::1 localhost ip6-localhost\n"
@@ -155,6 +175,8 @@ class Lab:
         links.plug_in(self.state, computer)
         if computer.masquerade is not None:
             links.masquerade(host, computer.masquerade)
+        if computer.strict:
+            links.refuse_multicast_neighbours(host)
         return host
 
     def _write_commands(self) -> None:
@@ -205,11 +227,20 @@ def destroy(name: str) -> bool:
             continue
         wait.until(f"process {pid} to end", lambda pid=pid: state.start_time(pid) is None, interval=0.01)  # type: ignore[misc]
     empty = LabState(name)
-    for host in [SWITCH, *(computer.name for computer in one_server().hosts)]:
+    for host in _names_of_hosts(name):
         found = found or (NETNS / empty.netns(host)).exists()
         Host(empty, host).unname_network()
     found = found or name in state.names()
     state.remove_files(name)
+    return found
+
+
+def _names_of_hosts(name: str) -> set[str]:
+    """Every host the lab may have: what left files, and what the largest lab has, should the files be gone."""
+    largest = build(MAX_SERVERS, MAX_CLIENTS, switch=Switch.PRUNING)
+    found = {SWITCH, *(computer.name for computer in largest.hosts)}
+    found.update(path.stem for path in (state.RUNTIME / name).glob("*.json") if path.stem != "lab")
+    found.update(path.name for path in (state.DISKS / name).glob("*"))
     return found
 
 

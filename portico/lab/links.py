@@ -68,6 +68,7 @@ def plug_in(state: LabState, computer: Computer) -> None:
         for parsed in card.parsed():
             lines.append(f"addr add {parsed} dev {card.name}" + (" nodad" if parsed.version == 6 else ""))
     lines += [_route(destination, gateway) for destination, gateway in computer.routes]
+    lines += [f"route add local {prefix} dev lo" for prefix in computer.owns]
     ip(state, computer.name, *lines)
 
 
@@ -113,14 +114,55 @@ def masquerade(host: Host, interface: str) -> None:
     host.run("nft", "-f", "-", input_text=ruleset)
 
 
+def refuse_multicast_neighbours(host: Host) -> None:
+    """Makes a host ignore ARP and neighbour discovery messages whose hardware address is a multicast one.
+
+    Routers do so by RFC 1812 section 3.3.2; a static entry (`add_static_neighbour`) is what their administrators are
+    advised to make.
+    """
+    # In a neighbour solicitation or advertisement, the first option stands 24 bytes into the ICMPv6 message: type,
+    # length, hardware address (RFC 4861 sections 4.3, 4.4, 4.6.1).
+    ruleset = """
+    table arp strict {
+        counter refused { }
+        chain in {
+            type filter hook input priority 0; policy accept;
+            arp saddr ether & 01:00:00:00:00:00 == 01:00:00:00:00:00 counter name refused drop
+        }
+    }
+    table ip6 strict {
+        counter refused { }
+        chain in {
+            type filter hook input priority 0; policy accept;
+            icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @th,192,8 { 1, 2 } @th,208,8 & 1 == 1 \
+counter name refused drop
+        }
+    }
+    """
+    host.run("nft", "-f", "-", input_text=ruleset)
+
+
+def refused_neighbours(host: Host) -> int:
+    """How many messages a strict host has refused."""
+    found = host.json("nft", "-j", "list", "counters")["nftables"]
+    counters = (item["counter"] for item in found if "counter" in item)
+    return sum(int(counter["packets"]) for counter in counters if counter["table"] == "strict")
+
+
+def add_static_neighbour(state: LabState, host: str, interface: str, address: str, mac: str) -> None:
+    """Makes a static ARP or neighbour entry, as the advice for strict routers says."""
+    ip(state, host, f"neigh replace {address} lladdr {mac} dev {interface} nud permanent")
+
+
 def _cable(state: LabState, host: str, card: Interface) -> None:
     name = port(host, card.name)
-    ip(
-        state,
-        SWITCH,
+    lines = [
         f"link add {name} type veth peer name {card.name} address {mac(host, card.name)} netns {state.netns(host)}",
         f"link set {name} master {card.network} up",
-    )
+    ]
+    if not card.mcast_flood:
+        lines.append(f"link set {name} type bridge_slave mcast_flood off")
+    ip(state, SWITCH, *lines)
 
 
 def _route(destination: str, gateway: str) -> str:

@@ -9,16 +9,17 @@ Both are root's only: a disk holds a copy of /etc and keys.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import read_file
+from portico.lab.topology import Topology, one_server
 
 RUNTIME = Path("/run/portico-lab")
 DISKS = Path("/var/lib/portico-lab")
@@ -47,13 +48,16 @@ class LabState:
     """What is kept on disk about a running lab.
 
     Attributes:
+        topology: what the lab was built from; a later version of Portico may build another one.
         inits: host -> the process id (as the machine sees it) of its first process.
         starts: host -> that process's start time in clock ticks, so that a reused number is never taken for it.
         cut: "host/interface" of cables that are pulled.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
-    servers: int = 1
+    topology: Topology = field(default_factory=one_server)
     started: float = field(default_factory=time.time)
     inits: dict[str, int] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
@@ -76,13 +80,16 @@ class LabState:
         """Writes the state; a reader sees the old or the new, never half."""
         self.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.runtime / "lab.json.new"
-        temporary.write_text(json.dumps(asdict(self), indent=2))
+        temporary.write_bytes(_FORMAT.dump_json(self, indent=2))
         temporary.replace(self.runtime / "lab.json")
 
     def alive(self, host: str) -> bool:
         """Whether the host's first process lives."""
         pid = self.inits.get(host)
         return pid is not None and start_time(pid) == self.starts.get(host)
+
+
+_FORMAT = TypeAdapter(LabState)
 
 
 def start_time(pid: int) -> int | None:
@@ -103,13 +110,13 @@ def load(name: str) -> LabState:
     """
     path = RUNTIME / checked_name(name) / "lab.json"
     try:
-        return _state(name, json.loads(read_file(path)))
+        return _state(name, read_file(path))
     except NotFound:
         raise NotFound(
             f"No lab named {name} is running",
             resolution=f"Start it with: portico lab up --name {name}" + _others(name),
         ) from None
-    except (PorticoError, ValueError, TypeError, RecursionError) as error:
+    except (PorticoError, ValueError) as error:
         raise InvalidInput(
             f"The state of the lab {name} cannot be read",
             why=f"{path}: {error.why if isinstance(error, PorticoError) else error}",
@@ -117,25 +124,12 @@ def load(name: str) -> LabState:
         ) from error
 
 
-def _state(name: str, data: Any) -> LabState:
-    """Raises ValueError or TypeError when it is not what `save` writes."""
-    found = LabState(**data)
-    numbers = [*found.inits.values(), *found.starts.values()] if _are(dict, found.inits, found.starts) else [None]
-    good = (
-        found.name == name
-        and _are(int, found.servers, *numbers)
-        and _are((int, float), found.started)
-        and _are(list, found.cut)
-        and _are(str, *found.cut, *found.inits, *found.starts)
-        and _are(bool, found.complete)
-    )
-    if not good:
-        raise ValueError("a field holds something else than Portico writes")
+def _state(name: str, data: bytes) -> LabState:
+    """Raises ValueError when it is not what `save` writes."""
+    found = _FORMAT.validate_json(data, strict=True)
+    if found.name != name:
+        raise ValueError(f"it is that of the lab {found.name[:40]!r}")
     return found
-
-
-def _are(kind: type | tuple[type, ...], *values: object) -> bool:
-    return all(isinstance(value, kind) for value in values)
 
 
 def names() -> list[str]:

@@ -107,15 +107,25 @@ def command() -> str:
     return f"sudo {found}" if os.environ.get("SUDO_USER") else found
 
 
-def what_to_try(lab: Lab) -> list[str]:
-    """Commands worth typing next."""
+def what_to_try(lab: Lab, *, bare: bool = False) -> list[str]:
+    """Commands worth typing next; `bare`: Portico is not installed."""
     name = "" if lab.name == "portico" else f" --name {lab.name}"
     portico = command()
+    servers = lab.topology.servers()
+    victim = servers[min(1, len(servers) - 1)]
+    if bare:
+        return [
+            f"{portico} lab status{name}",
+            f"{portico} lab exec{name} client1 -- curl http://www.example.org/",
+            f"{portico} lab exec{name} mgmt -- ping -c 1 {lab.topology.host(victim).address(6, 'eth1')}",
+            f"{portico} lab kill{name} {victim}; {portico} lab restart{name} {victim}",
+            f"{portico} lab console{name} {victim}",
+        ]
     return [
         f"{portico} lab exec{name} client1 -- curl http://app4.{CORP_DOMAIN}/",
         f"{portico} lab exec{name} client1 -- portico client status",
         f"{portico} lab exec{name} da1 -- portico clients list",
-        f"{portico} lab kill{name} da1; {portico} lab restart{name} da1",
+        f"{portico} lab kill{name} {victim}; {portico} lab restart{name} {victim}",
         f"{portico} lab pcap{name} da1 eth1",
         f"{portico} lab console{name} client1",
     ]

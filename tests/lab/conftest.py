@@ -17,6 +17,7 @@ from portico.lab import deployment
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab, destroy
 from portico.lab.pcap import Capture
+from portico.lab.topology import Switch, Topology, build
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -38,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if module is not None:
             module.stash[_FAILED] = True
         if item.config.getoption("--pause-on-error") and sys.stdin.isatty():
-            lab = item.funcargs.get("lab") or item.funcargs.get("network")  # type: ignore[attr-defined]
+            lab = next((value for value in item.funcargs.values() if isinstance(value, Lab)), None)  # type: ignore[attr-defined]
             name = lab.name if isinstance(lab, Lab) else "?"
             print(f"\n{item.nodeid} failed. The lab is {name}: portico lab console --name {name} client1")
             with contextlib.suppress(EOFError):
@@ -50,6 +51,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def network(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Hosts, networks and intranet servers, without Portico."""
     with _lab(request) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def three_servers(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Hosts of a lab of three servers without Portico; its switches prune by MAC, its routers are strict."""
+    with _lab(request, build(3, 2, switch=Switch.PRUNING, strict_router=True)) as lab:
         yield lab
 
 
@@ -87,12 +95,12 @@ def capture(tmp_path: Path) -> Callable[[Host, str], AbstractContextManager[Capt
 
 
 @contextmanager
-def _lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def _lab(request: pytest.FixtureRequest, topology: Topology | None = None) -> Iterator[Lab]:
     name = f"test-{secrets.token_hex(4)}"
     config = request.config
     kept = Path(config.getoption("--lab-logs")) / request.node.name.removesuffix(".py").replace("/", "-")
     try:
-        lab = Lab.create(name)
+        lab = Lab.create(name, topology)
         with ExitStack() as recordings:
             if config.getoption("--pcap"):
                 _record_everything(lab, kept, recordings)

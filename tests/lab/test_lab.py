@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,13 @@ def test_a_name_that_cannot_be_a_file_name_is_refused(name: str) -> None:
         Lab.create(name)
 
 
-def test_several_servers_are_refused_clearly() -> None:
-    with pytest.raises(InvalidInput, match="servers"):
-        Lab.create(f"test-{secrets.token_hex(4)}", servers=3)
+def test_installing_on_several_servers_is_refused_before_anything_starts() -> None:
+    name = f"test-{secrets.token_hex(4)}"
+    command = [sys.executable, "-m", "portico", "lab", "up", "--name", name, "--servers", "3"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "--bare" in refused.stderr
+    assert not (RUNTIME / name).exists()
 
 
 def test_client_is_behind_a_nat(network: Lab) -> None:
