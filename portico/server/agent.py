@@ -199,8 +199,12 @@ class Agent:
         except PorticoError as error:
             self._trouble(error)
             return
-        newer = latest is not None and applied is not None and latest.number > applied.number
-        if self.peers.state is not None and newer:
+        if (
+            self.peers.state is not None
+            and latest is not None
+            and applied is not None
+            and latest.number > applied.number
+        ):
             # The other servers have it in force: going through the former one would only show clients two clusters.
             try:
                 await self._enforce(latest)

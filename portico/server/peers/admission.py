@@ -219,21 +219,20 @@ def _entry(settings: Settings, name: str, wish: dict[str, Any], body: dict[str, 
             code="TOPOLOGY_DIFFERS",
         )
     shown = messages.section(body, "addresses")
-    found = {
-        "internet_dedicated_addresses": _dedicated(
-            wish.get("internet_dedicated_addresses"), shown, internet, balancing.internet_virtual_addresses
-        )
-        if internet != internal
-        else [],
-        "internal_dedicated_addresses": _dedicated(
-            [*(wish.get("internal_dedicated_addresses") or []), *(wish.get("internet_dedicated_addresses") or [])]
-            if internet == internal
-            else wish.get("internal_dedicated_addresses"),
-            shown,
-            internal,
-            balancing.internal_virtual_addresses,
-        ),
+    wishes = {
+        key: list(wish.get(key) or ()) for key in ("internet_dedicated_addresses", "internal_dedicated_addresses")
     }
+    if internet == internal:  # a single interface has all its addresses on the internal side
+        wishes = {
+            "internet_dedicated_addresses": [],
+            "internal_dedicated_addresses": [text for texts in wishes.values() for text in texts],
+        }
+    internet_own: list[HostAddress] = []
+    if internet != internal:
+        own, virtual = wishes["internet_dedicated_addresses"], balancing.internet_virtual_addresses
+        internet_own = _dedicated(own, shown, internet, virtual)
+    own, virtual = wishes["internal_dedicated_addresses"], balancing.internal_virtual_addresses
+    internal_own = _dedicated(own, shown, internal, virtual)
     priority = wish.get("priority")
     try:
         return ClusterServer(
@@ -242,7 +241,8 @@ def _entry(settings: Settings, name: str, wish: dict[str, Any], body: dict[str, 
             weight=wish["weight"] if wish.get("weight") is not None else 50,
             internet_interface=internet if internet != here.internet_interface else None,
             internal_interface=internal if internal != here.internal_interface else None,
-            **found,
+            internet_dedicated_addresses=internet_own,
+            internal_dedicated_addresses=internal_own,
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -254,7 +254,7 @@ def _entry(settings: Settings, name: str, wish: dict[str, Any], body: dict[str, 
 
 
 def _dedicated(
-    wanted: list[str] | None, shown: dict[str, Any], interface: str, virtual: Sequence[HostAddress]
+    wanted: list[str], shown: dict[str, Any], interface: str, virtual: Sequence[HostAddress]
 ) -> list[HostAddress]:
     """The addresses that the administrator gave, else those of the interface in the networks of the VIPs."""
     if wanted:

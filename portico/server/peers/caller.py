@@ -17,7 +17,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
-from portico.settings.problems import Problem, SettingsRefused
+from portico.settings.problems import Problem, SettingsRefused, Severity
 
 CONNECT_SECONDS = 2.0
 MAXIMUM_ANSWER = 16 << 20
@@ -114,5 +114,8 @@ class Caller:
 
 
 def _problem(item: dict[str, Any]) -> Problem:
-    texts = {key: str(item.get(key, ""))[:2000] for key in ("code", "path", "what", "why", "resolution")}
-    return Problem(**texts, severity="warning" if item.get("severity") == "warning" else "error")
+    code, path, what, why, resolution = (
+        str(item.get(key, ""))[:2000] for key in ("code", "path", "what", "why", "resolution")
+    )
+    severity: Severity = "warning" if item.get("severity") == "warning" else "error"
+    return Problem(code, path, what, why, resolution, severity)

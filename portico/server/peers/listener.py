@@ -202,7 +202,7 @@ async def _read_request(
         event = connection.next_event()
         if event is h11.NEED_DATA:
             async with asyncio.timeout_at(deadline):
-                data = await reader.read(64 << 10)
+                data = await reader.read(MAXIMUM_HEAD)  # more at once would pass a head that is too large
             if head is None and data:  # an idle connection may wait; one that has begun must get on
                 deadline = min(deadline, asyncio.get_running_loop().time() + REQUEST_SECONDS)
             connection.receive_data(data)

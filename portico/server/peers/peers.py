@@ -44,6 +44,7 @@ START_SECONDS = 5.0
 """So long a server that starts looks for newer settings before it serves from those it has."""
 DIVERGED = 20
 """Revisions that are asked for again when two histories differ; more cannot differ without a quorum."""
+MAXIMUM_HOPS = 2
 RETRY_FAILED = 30.0
 """Seconds before a revision that could not be applied here is tried again."""
 
@@ -517,12 +518,17 @@ class Peers:
         if closed:
             log.warning("revoked elsewhere: closed=%d", closed)
 
-    async def answer(self, request: Request) -> Response:
-        """A request from a remote computer: writes go to the leader, whose answer is given."""
+    async def answer(self, request: Request, hops: int = 0) -> Response:
+        """A request from a remote computer: writes go to the leader, whose answer is given.
+
+        Args:
+            hops: how many servers passed it on already. Who leads can look different from each for some seconds; the
+                one that thinks it is the leader answers.
+        """
         if self.state is None or request.method != "POST":
             return await asyncio.to_thread(self.host.enrolment.answer, request)
         tried: set[str] = set()
-        while not self.leads():
+        while not self.leads() and hops < MAXIMUM_HOPS:
             link = self.links.get(self.leader())
             if link is None or link.name in tried:
                 break
@@ -533,6 +539,7 @@ class Peers:
                 "path": request.path,
                 "body": base64.b64encode(request.body or b" ").decode(),
                 "identity": request.identity,
+                "hops": hops + 1,
             }
             try:
                 data = await link.caller.post("/v1/enrolment", body, seconds=10.0)

@@ -182,7 +182,7 @@ class Routes:
             body=body,
             identity=identity if isinstance(identity, dict) else None,
         )
-        response = await self._peers.enrol_here(request)
+        response = await self._peers.answer(request, messages.number(asked.body, "hops"))
         return {
             "status": response.status,
             "content_type": response.content_type,

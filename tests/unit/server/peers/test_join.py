@@ -48,7 +48,7 @@ def test_a_wrong_token_changes_nothing(play: Play, change: str) -> None:
     async def scenario(cluster: Cluster) -> None:
         first = await cluster.found()
         token = JoinToken.parse(await cluster.token(first, "da2"))
-        wrong = replace(token, **{change: "0" * 64})
+        wrong = replace(token, **{change: "0" * 64})  # type: ignore[arg-type]
         joining = cluster.joining(wrong.text, "da2")
         with pytest.raises(PorticoError) as error:
             await asyncio.to_thread(joining.ask)

@@ -66,7 +66,7 @@ def test_the_next_server_issues_when_the_leader_is_gone_and_knows_all_it_issued(
         await first.stop()
         answer = await third.agent.peers.answer(requests[1])
         assert answer.status == 200, answer.body
-        assert third.agent.peers.leader() == second.agent.peers.leader() == "da2"
+        await until(lambda: third.agent.peers.leader() == second.agent.peers.leader() == "da2")
         assert (await third.agent.peers.answer(requests[0])).status == 403
         await until(lambda: issued(second) == issued(third))
         again = cluster.add("da1")
