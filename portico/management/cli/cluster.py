@@ -131,6 +131,10 @@ def _show(out: Console, found: dict[str, Any]) -> None:
     out.print(f"\nMap {found['map_version']}, {converged}; {found['mode']}, filter {found['filter']}")
     if found["filter_why"]:
         out.print(f"  ({found['filter_why']})", markup=False)
+    closed = {name: count for name, count in found["tunnels_closed"].items() if count}
+    if closed:
+        counts = ", ".join(f"{count} {name}" for name, count in closed.items())
+        out.print(f"Tunnels closed here, their addresses being held by another server: {counts}")
     if found["problem"]:
         out.print(f"Problem: {found['problem']}", style="red", markup=False)
     for event in found["events"][-_LAST_EVENTS:]:

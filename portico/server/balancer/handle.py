@@ -13,6 +13,7 @@ from typing import Any
 from portico.child import Begun, Program, Start
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.balancer.plans import Assignment, assignment
+from portico.server.balancer.tunnels import owner_of
 from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.model import Settings
 from portico.spawned import SpawnedChild, child_environment
@@ -28,13 +29,13 @@ _RESYNC = 30.0
 """Seconds between full lists of the tunnels: what events lost, this finds."""
 
 
-_FORWARDED = {
-    "session_up": ("session", "peer"),
-    "session_address": ("session", "address"),
-    "session_down": ("session",),
-    "gateway_started": (),
+_FORWARDED: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "session_up": lambda event: [event["session"], event["peer"], owner_of(event.get("identity"))],
+    "session_address": lambda event: [event["session"], event["address"]],
+    "session_down": lambda event: [event["session"]],
+    "gateway_started": lambda _event: [],
 }
-"""Events of the gateway that matter here, with their fields that do."""
+"""Events of the gateway that matter here, with what of them does."""
 
 
 class Kin:
@@ -77,16 +78,19 @@ class Balancer:
     """The agent's handle. Does nothing while load balancing is not configured.
 
     Args:
-        sessions: the gateway's tunnels, each {session, addresses, ...}.
+        sessions: the gateway's tunnels, each {session, addresses, identity, ...}.
+        disconnect: closes tunnels of the gateway by number.
         spawn: runs a coroutine in the background and keeps it from being collected.
     """
 
     def __init__(
         self,
         sessions: Callable[[], Awaitable[list[dict[str, Any]]]],
+        disconnect: Callable[[list[int]], Awaitable[int]],
         spawn: Callable[[Awaitable[None]], None],
     ) -> None:
         self._sessions = sessions
+        self._disconnect = disconnect
         self._spawn = spawn
         self._told: Assignment | None = None
         self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
@@ -200,8 +204,17 @@ class Balancer:
             self._resync.set()
 
     def _event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "disconnect":
+            self._spawn(self._close([int(number) for number in event["sessions"]]))
+            return
         # The process writes its own log; this is for whoever counts.
         log.debug("event=%s", event)
+
+    async def _close(self, sessions: list[int]) -> None:
+        try:
+            await self._disconnect(sessions)
+        except PorticoError as error:
+            log.warning("tunnels that another server holds are not closed, it is tried again: %s", error)
 
     async def _tell(self, op: str, **fields: Any) -> None:
         if self.supervisor.state is not ChildState.RUNNING:
@@ -222,7 +235,15 @@ class Balancer:
                     self._queue.get_nowait()
                 with contextlib.suppress(PorticoError):
                     found = await self._sessions()
-                    listed = [(int(one["session"]), str(one["peer"]), list(one.get("addresses", ()))) for one in found]
+                    listed = [
+                        (
+                            int(one["session"]),
+                            str(one["peer"]),
+                            owner_of(one.get("identity")),
+                            list(one.get("addresses", ())),
+                        )
+                        for one in found
+                    ]
                     await self._tell("sessions", sessions=listed)
                 due = loop.time() + _RESYNC
             try:
@@ -233,5 +254,5 @@ class Balancer:
             events = [event]
             while len(events) < _BATCH and not self._queue.empty():
                 events.append(self._queue.get_nowait())
-            told = [[one["event"], *(one[field] for field in _FORWARDED[one["event"]])] for one in events]
+            told = [[one["event"], *_FORWARDED[one["event"]](one)] for one in events]
             await self._tell("tunnels", events=told)

@@ -74,14 +74,14 @@ def _health(shell: Shell, message: Mapping[str, Any]) -> None:
 
 
 def _sessions(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.sessions((int(number), str(peer), addresses) for number, peer, addresses in message["sessions"])
+    shell.sessions((int(number), str(peer), int(owner), texts) for number, peer, owner, texts in message["sessions"])
 
 
 def _tunnels(shell: Shell, message: Mapping[str, Any]) -> None:
-    """What happened to tunnels, in order: [name, session, peer or address]."""
+    """What happened to tunnels, in order: [name, session, peer and owner's tag, or address]."""
     for name, session, *rest in message["events"]:
         if name == "session_up":
-            shell.session_up(int(session), str(rest[0]))
+            shell.session_up(int(session), str(rest[0]), int(rest[1]))
         elif name == "session_address":
             shell.session_address(int(session), str(rest[0]))
         elif name == "session_down":
