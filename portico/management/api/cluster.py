@@ -20,6 +20,28 @@ class Command(Model):
     server: str = Field(max_length=63, description="name of the server; this one's, unless it can be reached")
 
 
+class Question(Model):
+    """A packet, as it comes from the network."""
+
+    source: str = Field(max_length=60, description="address, or address and port: 203.0.113.7:40000, [2001:db8::7]:443")
+    destination: str = Field(max_length=60, description="the same; usually a virtual address")
+    protocol: str = Field(default="tcp", max_length=20, description="tcp, udp, esp, icmp, icmpv6 or a number")
+    established: bool = Field(default=False, description="belongs to a TCP connection that is there already")
+
+
+class Explanation(Model):
+    """The answer; `server` is the one that takes it, null when it is none or not exactly one."""
+
+    answered_by: str
+    outcome: Literal["accepted", "all", "kept", "refused", "dropped", "unowned", "passed"]
+    server: str | None
+    rule: int | None = Field(description="number of the port rule, from 0; null when none fits or none was looked for")
+    default_rule: bool
+    bucket: int | None
+    slot: int | None
+    reasons: list[str]
+
+
 def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any]]) -> APIRouter:
     """The routes below /v1/cluster."""
     routes = APIRouter(prefix="/v1/cluster", responses=faults)
@@ -29,6 +51,12 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     async def status(agent: Agent = the_agent) -> dict[str, Any]:
         """The cluster as this server sees it: states, buckets, clients, counters, the last events."""
         return await agent.balancer.status()
+
+    @routes.post("/explain")
+    async def explain(body: Question, agent: Agent = the_agent) -> Explanation:
+        """Whether this cluster accepts a packet, where and why; any server answers for all of them."""
+        found = await agent.balancer.explain(body.source, body.destination, body.protocol, established=body.established)
+        return Explanation.model_validate(found)
 
     @routes.post("/command")
     async def command(body: Command, agent: Agent = the_agent) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`portico cluster`: status, watch, start, stop, drain, suspend, resume."""
+"""`portico cluster`: status, watch, explain, start, stop, drain, suspend, resume."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ BUCKETS_IN_A_LINE = 60
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_white", "bright_black")
 _STATES = {"Default": "green", "Converged": "green", "Converging": "yellow", "Draining": "yellow"}
 _LAST_EVENTS = 8
+_OUTCOMES = {
+    "accepted": "Accepted by {server}.",
+    "all": "Taken by every server.",
+    "kept": "Accepted by {server} if it holds the connection.",
+    "refused": "Dropped by every server: a rule refuses it.",
+    "dropped": "Dropped: no server takes it now.",
+    "unowned": "Dropped: nobody owns its bucket.",
+    "passed": "Not balanced.",
+}
 
 _servers = completed(lambda api: [s["name"] for s in api.get("/v1/cluster")["servers"]])
 Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.", autocompletion=_servers)]
@@ -54,6 +63,35 @@ def watch(
             time.sleep(interval)
         except KeyboardInterrupt:
             return
+
+
+@app.command()
+def explain(
+    source: Annotated[str, typer.Option("--from", metavar="ADDRESS[:PORT]", help="Where the packet comes from.")],
+    destination: Annotated[str, typer.Option("--to", metavar="VIP[:PORT]", help="Where it goes.")],
+    protocol: Annotated[str, typer.Option("--proto", help="tcp, udp, esp, icmp, icmpv6 or a protocol number.")] = "tcp",
+    established: Annotated[
+        bool, typer.Option("--established", help="It belongs to a TCP connection that is there already.")
+    ] = False,
+    json: output.Json = False,
+) -> None:
+    """Tell whether this cluster accepts a packet, which server takes it, and why.
+
+    An IPv6 address with a port is written in brackets: `[2001:db8::7]:443`.
+
+    Example: `portico cluster explain --from 198.51.100.7:40000 --to 203.0.113.10:443 --proto tcp`
+    """
+    body = {"source": source, "destination": destination, "protocol": protocol, "established": established}
+    with server() as api:
+        found = api.post("/v1/cluster/explain", body)
+
+    def people(out: Console) -> None:
+        out.print(_OUTCOMES[found["outcome"]].format(server=found["server"] or "a server"), markup=False)
+        for reason in found["reasons"]:
+            out.print(f"  {reason}", markup=False, soft_wrap=True)
+        out.print(f"Answered by {found['answered_by']}.", markup=False, style="dim")
+
+    output.show(found, people)
 
 
 @app.command()

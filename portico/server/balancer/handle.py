@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from portico.child import Begun, Program, Start
-from portico.errors import NotFound, PorticoError, Unavailable
+from portico.errors import Conflict, NotFound, PorticoError, Unavailable
+from portico.server.balancer.explaining import packet
 from portico.server.balancer.plans import Assignment, assignment
 from portico.server.balancer.tunnels import owner_of
 from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.model import Settings
 from portico.spawned import SpawnedChild, child_environment
-from portico.supervisor import ChildState, Supervisor
+from portico.supervisor import ChildError, ChildState, Supervisor
 
 log = logging.getLogger("portico.balancer")
 
@@ -170,16 +171,28 @@ class Balancer:
 
         Raises:
             NotFound: load balancing is not configured.
-            ChildError: it makes no sense now.
+            Conflict: it makes no sense now.
             Unavailable: the process does not run.
         """
         self._must_be_configured()
-        await self.supervisor.request("command", name=name)
+        try:
+            await self.supervisor.request("command", name=name)
+        except ChildError as error:
+            raise Conflict(f"The server refuses to {name}", why=error.why) from None
 
     async def status(self) -> dict[str, Any]:
         """Everything about this server's part and the others as seen from here. Raises as `command`."""
         self._must_be_configured()
         found = await self.supervisor.request("status")
+        return found if isinstance(found, dict) else {}
+
+    async def explain(self, source: str, destination: str, protocol: str, *, established: bool) -> dict[str, Any]:
+        """Which server takes a packet, and why (`explaining`). Raises InvalidInput, or as `command`."""
+        self._must_be_configured()
+        packet(source, destination, protocol, established=established)  # says what is wrong in its own words
+        found = await self.supervisor.request(
+            "explain", source=source, destination=destination, protocol=protocol, established=established
+        )
         return found if isinstance(found, dict) else {}
 
     def _must_be_configured(self) -> None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from portico.errors import InvalidInput, PorticoError
+from portico.server.balancer.explaining import packet
 from portico.server.balancer.plans import Assignment
 from portico.server.balancer.shell import Shell
 from portico.supervisor import MAX_LINE
@@ -92,6 +93,11 @@ def _status(shell: Shell, _message: Mapping[str, Any]) -> dict[str, Any]:
     return shell.status()
 
 
+def _explain(shell: Shell, message: Mapping[str, Any]) -> dict[str, Any]:
+    source, destination, protocol = (str(message[key]) for key in ("source", "destination", "protocol"))
+    return shell.explain(packet(source, destination, protocol, established=bool(message["established"])))
+
+
 OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "configure": _configure,
     "command": _command,
@@ -99,6 +105,7 @@ OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "sessions": _sessions,
     "tunnels": _tunnels,
     "status": _status,
+    "explain": _explain,
 }
 
 

@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from portico.balancing.nlb.choose import Choice, Preference, choose
+from portico.balancing.nlb.explain import Packet
 from portico.balancing.nlb.filter import Filter
 from portico.balancing.nlb.hash import bucket_of
 from portico.balancing.nlb.plan import BalancingPlan, Owned
 from portico.balancing.nlb.presence import Presence
+from portico.cluster.conditions import SERVING_STATES
 from portico.cluster.core import Member
 from portico.cluster.events import ClientsOrphaned, Event, OwnershipChanged, Refused
 from portico.cluster.heartbeat import FrameCount
 from portico.cluster.holdings import Holding, Outer
 from portico.cluster.states import Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
-from portico.server.balancer import plans
+from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
@@ -255,6 +257,29 @@ class Shell:
             "problem": str(self._broken) if self._broken is not None else None,
             "events": list(self._remembered),
         }
+
+    def explain(self, asked: Packet) -> dict[str, Any]:
+        """Which server takes this packet, and why. Raises Unavailable before the first configuration."""
+        member, told, plan = self._running(), self._told, self._plan
+        if told is None or plan is None:
+            raise Unavailable("Load balancing does not run", why="it was not configured")
+        now = self._loop.time()
+        serving = {
+            view.host: view.state in SERVING_STATES and not view.conditions
+            for view in member.members(now)
+            if view.host != told.own.priority
+        }
+        serving[told.own.priority] = member.lease_until is not None and now < member.lease_until
+        destination = asked.destination
+        holder = member.directory.holder_of(destination) if isinstance(destination, IPv6Address) else None
+        servers = explaining.members(told.own.priority, self._applied, serving, member.ownership, told.names)
+        return explaining.explanation(
+            plan,
+            asked,
+            servers,
+            answering=told.own.name,
+            holder=told.names.get(holder) if holder is not None else None,
+        )
 
     # The wheel
 
