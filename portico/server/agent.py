@@ -449,6 +449,11 @@ class Agent:
             [int(s["session"]) for s in await self._sessions() if session_name(s) == name]
         )
 
+    async def command(self, name: str, *, by: str) -> None:
+        """start, stop, drain, suspend or resume of this server. Raises as `Balancer.command`."""
+        log.info("command=%r by=%s", name, by)
+        await self.balancer.command(name)
+
     # Keeping it so
 
     async def _watch(self) -> None:

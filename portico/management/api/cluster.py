@@ -8,7 +8,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from portico.errors import InvalidInput
 from portico.management.api.models import Model
 from portico.server.agent import Agent
 
@@ -17,7 +16,7 @@ class Command(Model):
     """What a server is to do now. The settings' `state` says what it does after its next start."""
 
     command: Literal["start", "stop", "drain", "suspend", "resume"]
-    server: str = Field(max_length=63, description="name of the server; this one's, unless it can be reached")
+    server: str = Field(max_length=63, description="name of a server of the cluster")
 
 
 class Question(Model):
@@ -60,15 +59,12 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
 
     @routes.post("/command")
     async def command(body: Command, agent: Agent = the_agent) -> dict[str, Any]:
-        """Starts, stops, drains, suspends or resumes a server."""
+        """Starts, stops, drains, suspends or resumes a server: this one, or another one over the servers' channel."""
         own = (await agent.balancer.status()).get("name")
-        if body.server != own:
-            raise InvalidInput(
-                f"{own} cannot do that for {body.server}",
-                why="a server takes these commands from its own administrator",
-                resolution=f"Run it there: portico cluster {body.command} {body.server}",
-            )
-        await agent.balancer.command(body.command)
+        if body.server == own:
+            await agent.command(body.command, by=own)
+        else:
+            await agent.peers.command(body.server, body.command)
         return await agent.balancer.status()
 
     return routes

@@ -109,6 +109,10 @@ def stop(name: Server, yes: output.Yes = False, json: output.Json = False) -> No
 
     Example: `portico cluster stop da2`
     """
+    with server() as api:
+        clients = api.get("/v1/cluster").get("directory", {}).get(name, 0)
+    addresses = "1 client address" if clients == 1 else f"{clients} client addresses"
+    output.confirm(f"Stop {name}? It holds {addresses}; these clients dial again, to another server.", yes=yes)
     _command("stop", name)
 
 
