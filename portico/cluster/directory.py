@@ -85,6 +85,21 @@ class _Server:
             yield from group.values()
 
 
+@dataclass(frozen=True)
+class Rival:
+    """Another server has taken an address that this one holds.
+
+    Attributes:
+        theirs: as the other server told it.
+        fresh: it told of it as it happened; otherwise it was found when lost messages were repaired.
+    """
+
+    host: int
+    theirs: Holding
+    ours: Holding
+    fresh: bool
+
+
 class Directory:
     """The clients of all servers.
 
@@ -107,6 +122,12 @@ class Directory:
         self._backlog: deque[bytes] = deque()
         self._next_summary: float | None = None
         self._next_burst = float("-inf")
+        self._rivals: dict[tuple[IPv6Address, int], Rival] = {}
+        """No more than own holdings times servers."""
+
+    @property
+    def host(self) -> int:
+        return self._host
 
     def __len__(self) -> int:
         return sum(server.count for server in self._servers.values())
@@ -124,6 +145,20 @@ class Directory:
     def orphans_of(self, host: int) -> tuple[Holding, ...]:
         """Clients that only this server holds: those that nobody holds when it dies."""
         return tuple(holding for holding in self.holdings_of(host) if self.holder_of(holding.client) == host)
+
+    def held_by_another(self, holding: Holding) -> int | None:
+        """A living server that holds the address under another owner's tag."""
+        for host in self._claims.get(holding.client, ()):
+            known = self._servers[host].get(holding.client) if host != self._host else None
+            if known is not None and known.owner != holding.owner:
+                return host
+        return None
+
+    def take_rivals(self) -> list[Rival]:
+        """Servers that took what this one holds, since the last call; what it has lost since then is left out."""
+        found, self._rivals = list(self._rivals.values()), {}
+        own = self._servers[self._host]
+        return [rival for rival in found if own.get(rival.ours.client) is not None]
 
     def forget(self, host: int) -> tuple[Holding, ...]:
         """A server is gone; returns its orphans."""
@@ -186,7 +221,7 @@ class Directory:
             return
         for change in message.changes:
             if isinstance(change, Holding):
-                self._learn(host, server, change)
+                self._learn(host, server, change, fresh=True)
             elif server.lose(change):
                 self._disclaim(change, host)
         # A gap before them shows in the digests of the next summary.
@@ -226,10 +261,14 @@ class Directory:
             self._disclaim(client, host)
         for holding in new.values():
             if server.get(holding.client) != holding:
-                self._learn(host, server, holding)
+                self._learn(host, server, holding, fresh=False)
 
-    def _learn(self, host: int, server: _Server, holding: Holding) -> None:
-        if server.get(holding.client) is None and len(self) >= self._limit:
+    def _learn(self, host: int, server: _Server, holding: Holding, *, fresh: bool) -> None:
+        known = server.get(holding.client)
+        ours = self._servers[self._host].get(holding.client)
+        if ours is not None and (known is None or known.owner != holding.owner):
+            self._rivals[holding.client, host] = Rival(host, holding, ours, fresh)
+        if known is None and len(self) >= self._limit:
             self.counters.refused_full += 1
             server.truncated = True
             return

@@ -26,6 +26,7 @@ _SUMMARY = struct.Struct("<QI64Q")
 _REQUEST = struct.Struct("<BQ")
 _BIN = struct.Struct("<BQBBBB")
 _PORT = struct.Struct("<H")
+_OWNER = struct.Struct("<Q")
 
 _KIND_CHANGES, _KIND_SUMMARY, _KIND_REQUEST, _KIND_BIN = 1, 2, 3, 4
 _REMOVED, _PLAIN, _IPV4, _IPV6 = 0, 1, 2, 3
@@ -48,26 +49,39 @@ class Outer:
 
 @dataclass(frozen=True)
 class Holding:
-    """One client and how it is connected; `outer` is None where there is no connection to reset (6to4, ESP)."""
+    """One address of a client, how it is connected and whose it is.
+
+    Attributes:
+        outer: None where there is no connection to reset (6to4, ESP).
+        owner: `owner_tag` of the identity that the tunnel proved; 0 without one.
+    """
 
     client: IPv6Address
     outer: Outer | None = None
+    owner: int = 0
 
     @cached_property
     def encoded(self) -> bytes:
         """As it is in messages."""
+        whose = self.client.packed + _OWNER.pack(self.owner)
         if self.outer is None:
-            return bytes([_PLAIN]) + self.client.packed
+            return bytes([_PLAIN]) + whose
         outer = self.outer
         assert outer.client.version == outer.vip.version, "both ends of a connection are of one family"
         ports = _PORT.pack(outer.client_port) + _PORT.pack(outer.vip_port)
         family = _IPV4 if outer.client.version == 4 else _IPV6
-        return bytes([family]) + self.client.packed + outer.client.packed + outer.vip.packed + ports
+        return bytes([family]) + whose + outer.client.packed + outer.vip.packed + ports
 
     @cached_property
     def digest(self) -> int:
         """64 bits; the digest of a bin is the exclusive or of its holdings'."""
         return int.from_bytes(hashlib.blake2b(self.encoded, digest_size=8).digest(), "little")
+
+
+def owner_tag(issuer_sha256: str, subject: str) -> int:
+    """64 bits for an identity: the same on every server, and after its certificate was renewed. Never 0."""
+    text = f"{issuer_sha256.lower()}\0{subject}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1
 
 
 def bin_of(client: IPv6Address) -> int:
@@ -209,15 +223,16 @@ def _change(reader: Reader) -> Holding | IPv6Address:
     client = IPv6Address(reader.take(16))
     if family == _REMOVED:
         return client
+    (owner,) = reader.fields(_OWNER)
     if family == _PLAIN:
-        return Holding(client)
+        return Holding(client, None, owner)
     ends: tuple[IPv4Address, IPv4Address] | tuple[IPv6Address, IPv6Address]
     if family == _IPV4:
         ends = IPv4Address(reader.take(4)), IPv4Address(reader.take(4))
     else:
         ends = IPv6Address(reader.take(16)), IPv6Address(reader.take(16))
     (client_port,), (vip_port,) = reader.fields(_PORT), reader.fields(_PORT)
-    return Holding(client, Outer(ends[0], client_port, ends[1], vip_port))
+    return Holding(client, Outer(ends[0], client_port, ends[1], vip_port), owner)
 
 
 def _holding(reader: Reader) -> Holding:

@@ -108,7 +108,7 @@ class Agent:
         self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported, door)
         self.machine = Machine(state, self.credentials, self.platform.kernel, probe)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
-        self.balancer = Balancer(self.platform.gateway.sessions, self._spawn)
+        self.balancer = Balancer(self.platform.gateway.sessions, self.platform.gateway.disconnect, self._spawn)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
@@ -452,6 +452,11 @@ class Agent:
         return await self.platform.gateway.disconnect(
             [int(s["session"]) for s in await self._sessions() if session_name(s) == name]
         )
+
+    async def command(self, name: str, *, by: str) -> None:
+        """start, stop, drain, suspend or resume of this server. Raises as `Balancer.command`."""
+        log.info("command=%r by=%s", name, by)
+        await self.balancer.command(name)
 
     # Keeping it so
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
-from portico.errors import InvalidInput
 from portico.management.api.models import Model
 from portico.server.agent import Agent
 
@@ -17,7 +16,29 @@ class Command(Model):
     """What a server is to do now. The settings' `state` says what it does after its next start."""
 
     command: Literal["start", "stop", "drain", "suspend", "resume"]
-    server: str = Field(max_length=63, description="name of the server; this one's, unless it can be reached")
+    server: str = Field(max_length=63, description="name of a server of the cluster")
+
+
+class Question(Model):
+    """A packet, as it comes from the network."""
+
+    source: str = Field(max_length=60, description="address, or address and port: 203.0.113.7:40000, [2001:db8::7]:443")
+    destination: str = Field(max_length=60, description="the same; usually a virtual address")
+    protocol: str = Field(default="tcp", max_length=20, description="tcp, udp, esp, icmp, icmpv6 or a number")
+    established: bool = Field(default=False, description="belongs to a TCP connection that is there already")
+
+
+class Explanation(Model):
+    """The answer; `server` is the one that takes it, null when it is none or not exactly one."""
+
+    answered_by: str
+    outcome: Literal["accepted", "all", "kept", "refused", "dropped", "unowned", "passed"]
+    server: str | None
+    rule: int | None = Field(description="number of the port rule, from 0; null when none fits or none was looked for")
+    default_rule: bool
+    bucket: int | None
+    slot: int | None
+    reasons: list[str]
 
 
 def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any]]) -> APIRouter:
@@ -30,17 +51,20 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         """The cluster as this server sees it: states, buckets, clients, counters, the last events."""
         return await agent.balancer.status()
 
+    @routes.post("/explain")
+    async def explain(body: Question, agent: Agent = the_agent) -> Explanation:
+        """Whether this cluster accepts a packet, where and why; any server answers for all of them."""
+        found = await agent.balancer.explain(body.source, body.destination, body.protocol, established=body.established)
+        return Explanation.model_validate(found)
+
     @routes.post("/command")
     async def command(body: Command, agent: Agent = the_agent) -> dict[str, Any]:
-        """Starts, stops, drains, suspends or resumes a server."""
+        """Starts, stops, drains, suspends or resumes a server: this one, or another one over the servers' channel."""
         own = (await agent.balancer.status()).get("name")
-        if body.server != own:
-            raise InvalidInput(
-                f"{own} cannot do that for {body.server}",
-                why="a server takes these commands from its own administrator",
-                resolution=f"Run it there: portico cluster {body.command} {body.server}",
-            )
-        await agent.balancer.command(body.command)
+        if body.server == own:
+            await agent.command(body.command, by=own)
+        else:
+            await agent.peers.command(body.server, body.command)
         return await agent.balancer.status()
 
     return routes

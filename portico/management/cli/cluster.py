@@ -1,4 +1,4 @@
-"""`portico cluster`: status, watch, start, stop, drain, suspend, resume."""
+"""`portico cluster`: status, watch, explain, start, stop, drain, suspend, resume."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ BUCKETS_IN_A_LINE = 60
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red", "bright_white", "bright_black")
 _STATES = {"Default": "green", "Converged": "green", "Converging": "yellow", "Draining": "yellow"}
 _LAST_EVENTS = 8
+_OUTCOMES = {
+    "accepted": "Accepted by {server}.",
+    "all": "Taken by every server.",
+    "kept": "Accepted by {server} if it holds the connection.",
+    "refused": "Dropped by every server: a rule refuses it.",
+    "dropped": "Dropped: no server takes it now.",
+    "unowned": "Dropped: nobody owns its bucket.",
+    "passed": "Not balanced.",
+}
 
 _servers = completed(lambda api: [s["name"] for s in api.get("/v1/cluster")["servers"]])
 Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name of the server.", autocompletion=_servers)]
@@ -57,6 +66,35 @@ def watch(
 
 
 @app.command()
+def explain(
+    source: Annotated[str, typer.Option("--from", metavar="ADDRESS[:PORT]", help="Where the packet comes from.")],
+    destination: Annotated[str, typer.Option("--to", metavar="VIP[:PORT]", help="Where it goes.")],
+    protocol: Annotated[str, typer.Option("--proto", help="tcp, udp, esp, icmp, icmpv6 or a protocol number.")] = "tcp",
+    established: Annotated[
+        bool, typer.Option("--established", help="It belongs to a TCP connection that is there already.")
+    ] = False,
+    json: output.Json = False,
+) -> None:
+    """Tell whether this cluster accepts a packet, which server takes it, and why.
+
+    An IPv6 address with a port is written in brackets: `[2001:db8::7]:443`.
+
+    Example: `portico cluster explain --from 198.51.100.7:40000 --to 203.0.113.10:443 --proto tcp`
+    """
+    body = {"source": source, "destination": destination, "protocol": protocol, "established": established}
+    with server() as api:
+        found = api.post("/v1/cluster/explain", body)
+
+    def people(out: Console) -> None:
+        out.print(_OUTCOMES[found["outcome"]].format(server=found["server"] or "a server"), markup=False)
+        for reason in found["reasons"]:
+            out.print(f"  {reason}", markup=False, soft_wrap=True)
+        out.print(f"Answered by {found['answered_by']}.", markup=False, style="dim")
+
+    output.show(found, people)
+
+
+@app.command()
 def start(name: Server, json: output.Json = False) -> None:
     """Let a server join and take its share of new clients.
 
@@ -71,6 +109,10 @@ def stop(name: Server, yes: output.Yes = False, json: output.Json = False) -> No
 
     Example: `portico cluster stop da2`
     """
+    with server() as api:
+        clients = api.get("/v1/cluster").get("directory", {}).get(name, 0)
+    addresses = "1 client address" if clients == 1 else f"{clients} client addresses"
+    output.confirm(f"Stop {name}? It holds {addresses}; these clients dial again, to another server.", yes=yes)
     _command("stop", name)
 
 
@@ -131,6 +173,10 @@ def _show(out: Console, found: dict[str, Any]) -> None:
     out.print(f"\nMap {found['map_version']}, {converged}; {found['mode']}, filter {found['filter']}")
     if found["filter_why"]:
         out.print(f"  ({found['filter_why']})", markup=False)
+    closed = {name: count for name, count in found["tunnels_closed"].items() if count}
+    if closed:
+        counts = ", ".join(f"{count} {name}" for name, count in closed.items())
+        out.print(f"Tunnels closed here, their addresses being held by another server: {counts}")
     if found["problem"]:
         out.print(f"Problem: {found['problem']}", style="red", markup=False)
     for event in found["events"][-_LAST_EVENTS:]:

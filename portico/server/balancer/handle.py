@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from portico.child import Begun, Program, Start
-from portico.errors import NotFound, PorticoError, Unavailable
+from portico.errors import Conflict, NotFound, PorticoError, Unavailable
+from portico.server.balancer.explaining import packet
 from portico.server.balancer.plans import Assignment, assignment
+from portico.server.balancer.tunnels import owner_of
 from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.model import Settings
 from portico.spawned import SpawnedChild, child_environment
-from portico.supervisor import ChildState, Supervisor
+from portico.supervisor import ChildError, ChildState, Supervisor
 
 log = logging.getLogger("portico.balancer")
 
@@ -28,13 +30,13 @@ _RESYNC = 30.0
 """Seconds between full lists of the tunnels: what events lost, this finds."""
 
 
-_FORWARDED = {
-    "session_up": ("session", "peer"),
-    "session_address": ("session", "address"),
-    "session_down": ("session",),
-    "gateway_started": (),
+_FORWARDED: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
+    "session_up": lambda event: [event["session"], event["peer"], owner_of(event.get("identity"))],
+    "session_address": lambda event: [event["session"], event["address"]],
+    "session_down": lambda event: [event["session"]],
+    "gateway_started": lambda _event: [],
 }
-"""Events of the gateway that matter here, with their fields that do."""
+"""Events of the gateway that matter here, with what of them does."""
 
 
 class Kin:
@@ -77,16 +79,19 @@ class Balancer:
     """The agent's handle. Does nothing while load balancing is not configured.
 
     Args:
-        sessions: the gateway's tunnels, each {session, addresses, ...}.
+        sessions: the gateway's tunnels, each {session, addresses, identity, ...}.
+        disconnect: closes tunnels of the gateway by number.
         spawn: runs a coroutine in the background and keeps it from being collected.
     """
 
     def __init__(
         self,
         sessions: Callable[[], Awaitable[list[dict[str, Any]]]],
+        disconnect: Callable[[list[int]], Awaitable[int]],
         spawn: Callable[[Awaitable[None]], None],
     ) -> None:
         self._sessions = sessions
+        self._disconnect = disconnect
         self._spawn = spawn
         self._told: Assignment | None = None
         self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
@@ -166,16 +171,28 @@ class Balancer:
 
         Raises:
             NotFound: load balancing is not configured.
-            ChildError: it makes no sense now.
+            Conflict: it makes no sense now.
             Unavailable: the process does not run.
         """
         self._must_be_configured()
-        await self.supervisor.request("command", name=name)
+        try:
+            await self.supervisor.request("command", name=name)
+        except ChildError as error:
+            raise Conflict(f"The server refuses to {name}", why=error.why) from None
 
     async def status(self) -> dict[str, Any]:
         """Everything about this server's part and the others as seen from here. Raises as `command`."""
         self._must_be_configured()
         found = await self.supervisor.request("status")
+        return found if isinstance(found, dict) else {}
+
+    async def explain(self, source: str, destination: str, protocol: str, *, established: bool) -> dict[str, Any]:
+        """Which server takes a packet, and why (`explaining`). Raises InvalidInput, or as `command`."""
+        self._must_be_configured()
+        packet(source, destination, protocol, established=established)  # says what is wrong in its own words
+        found = await self.supervisor.request(
+            "explain", source=source, destination=destination, protocol=protocol, established=established
+        )
         return found if isinstance(found, dict) else {}
 
     def _must_be_configured(self) -> None:
@@ -200,8 +217,17 @@ class Balancer:
             self._resync.set()
 
     def _event(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "disconnect":
+            self._spawn(self._close([int(number) for number in event["sessions"]]))
+            return
         # The process writes its own log; this is for whoever counts.
         log.debug("event=%s", event)
+
+    async def _close(self, sessions: list[int]) -> None:
+        try:
+            await self._disconnect(sessions)
+        except PorticoError as error:
+            log.warning("tunnels that another server holds are not closed, it is tried again: %s", error)
 
     async def _tell(self, op: str, **fields: Any) -> None:
         if self.supervisor.state is not ChildState.RUNNING:
@@ -222,7 +248,15 @@ class Balancer:
                     self._queue.get_nowait()
                 with contextlib.suppress(PorticoError):
                     found = await self._sessions()
-                    listed = [(int(one["session"]), str(one["peer"]), list(one.get("addresses", ()))) for one in found]
+                    listed = [
+                        (
+                            int(one["session"]),
+                            str(one["peer"]),
+                            owner_of(one.get("identity")),
+                            list(one.get("addresses", ())),
+                        )
+                        for one in found
+                    ]
                     await self._tell("sessions", sessions=listed)
                 due = loop.time() + _RESYNC
             try:
@@ -233,5 +267,5 @@ class Balancer:
             events = [event]
             while len(events) < _BATCH and not self._queue.empty():
                 events.append(self._queue.get_nowait())
-            told = [[one["event"], *(one[field] for field in _FORWARDED[one["event"]])] for one in events]
+            told = [[one["event"], *_FORWARDED[one["event"]](one)] for one in events]
             await self._tell("tunnels", events=told)

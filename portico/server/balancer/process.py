@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from portico.errors import InvalidInput, PorticoError
+from portico.server.balancer.explaining import packet
 from portico.server.balancer.plans import Assignment
 from portico.server.balancer.shell import Shell
 from portico.supervisor import MAX_LINE
@@ -74,14 +75,14 @@ def _health(shell: Shell, message: Mapping[str, Any]) -> None:
 
 
 def _sessions(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.sessions((int(number), str(peer), addresses) for number, peer, addresses in message["sessions"])
+    shell.sessions((int(number), str(peer), int(owner), texts) for number, peer, owner, texts in message["sessions"])
 
 
 def _tunnels(shell: Shell, message: Mapping[str, Any]) -> None:
-    """What happened to tunnels, in order: [name, session, peer or address]."""
+    """What happened to tunnels, in order: [name, session, peer and owner's tag, or address]."""
     for name, session, *rest in message["events"]:
         if name == "session_up":
-            shell.session_up(int(session), str(rest[0]))
+            shell.session_up(int(session), str(rest[0]), int(rest[1]))
         elif name == "session_address":
             shell.session_address(int(session), str(rest[0]))
         elif name == "session_down":
@@ -92,6 +93,11 @@ def _status(shell: Shell, _message: Mapping[str, Any]) -> dict[str, Any]:
     return shell.status()
 
 
+def _explain(shell: Shell, message: Mapping[str, Any]) -> dict[str, Any]:
+    source, destination, protocol = (str(message[key]) for key in ("source", "destination", "protocol"))
+    return shell.explain(packet(source, destination, protocol, established=bool(message["established"])))
+
+
 OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "configure": _configure,
     "command": _command,
@@ -99,6 +105,7 @@ OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "sessions": _sessions,
     "tunnels": _tunnels,
     "status": _status,
+    "explain": _explain,
 }
 
 

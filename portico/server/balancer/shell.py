@@ -18,21 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from portico.balancing.nlb.choose import Choice, Preference, choose
+from portico.balancing.nlb.explain import Packet
 from portico.balancing.nlb.filter import Filter
 from portico.balancing.nlb.hash import bucket_of
 from portico.balancing.nlb.plan import BalancingPlan, Owned
 from portico.balancing.nlb.presence import Presence
+from portico.cluster.conditions import SERVING_STATES
 from portico.cluster.core import Member
 from portico.cluster.events import ClientsOrphaned, Event, OwnershipChanged, Refused
 from portico.cluster.heartbeat import FrameCount
 from portico.cluster.holdings import Holding, Outer
 from portico.cluster.states import Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
-from portico.server.balancer import plans
+from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
+from portico.server.balancer.tunnels import Step, Tunnel, Tunnels
 
 log = logging.getLogger("portico.balancer")
 
@@ -43,6 +46,8 @@ COUNT_INTERVAL = 0.2
 STEPS = 64
 """Turns of the member's wheel before the loop gets its turn; each has something to say or to do."""
 REMEMBERED_EVENTS = 200
+DOOMED_AT_A_TIME = 1000
+"""Tunnels in one event for the agent."""
 GOODBYE = 1.0
 """Seconds in which a server that stops waits for the others to take over what it had."""
 
@@ -76,7 +81,7 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.TimerHandle | None = None
         self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
-        self._clients: dict[int, set[IPv6Address]] = {}
+        self._tunnels = Tunnels()
         self._overflow = 0
         self._remembered: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_EVENTS)
         self._counters: dict[str, Any] = {}
@@ -84,8 +89,6 @@ class Shell:
         self._applied: Owned | None = None
         """What the kernel works with."""
         self._flows_due = 0.0
-        self._peers: dict[int, Outer] = {}
-        """Where each tunnel comes from, by its number."""
         self._orphans = Orphans()
         self._raw = RawSender()
         self._asking: asyncio.TimerHandle | None = None
@@ -154,34 +157,29 @@ class Shell:
             self._member.local_health(ok, why, self._loop.time())
             self._turn()
 
-    def sessions(self, sessions: Iterable[tuple[int, str, Iterable[str]]]) -> None:
-        """All tunnels that there are (number, where from, addresses), in place of what was known."""
-        before = self._holdings()
-        self._peers, self._clients = {}, {}
-        for number, peer, addresses in sessions:
-            self._note_peer(number, peer)
-            self._clients[number] = {client for text in addresses if (client := _client(text)) is not None}
-        after = self._holdings()
-        lost = before.keys() - after.keys()
-        self._change_clients([one for client, one in after.items() if before.get(client) != one], lost)
+    def sessions(self, sessions: Iterable[tuple[int, str, int, Iterable[str]]]) -> None:
+        """All tunnels that there are (number, where from, owner's tag, addresses), in place of what was known."""
+        directory = self._running().directory
+        listed = [
+            (self._tunnel(number, peer, owner), [client for text in texts if (client := _client(text)) is not None])
+            for number, peer, owner, texts in sessions
+        ]
+        self._take_step(self._tunnels.replace(listed, directory, self._loop.time()))
 
-    def session_up(self, session: int, peer: str) -> None:
+    def session_up(self, session: int, peer: str, owner: int) -> None:
         """A tunnel is there; it has no address yet."""
-        self._note_peer(session, peer)
+        self._tunnels.up(self._tunnel(session, peer, owner))
 
     def session_address(self, session: int, address: str) -> None:
         """A tunnel has one more address."""
         client = _client(address)
         if client is not None:
-            self._clients.setdefault(session, set()).add(client)
-            self._change_clients([Holding(client, self._peers.get(session))], set())
+            directory = self._running().directory
+            self._take_step(self._tunnels.address(session, client, directory, self._loop.time()))
 
     def session_down(self, session: int) -> None:
         """A tunnel is gone, and its addresses with it, but those that another tunnel has taken over."""
-        gone = self._clients.pop(session, set())
-        self._peers.pop(session, None)
-        if gone:
-            self._change_clients([], gone - self._holdings().keys())
+        self._take_step(self._tunnels.down(session))
 
     async def leave(self, *, remove: bool) -> None:
         """Gives everything away, waits a moment until others have it, and closes.
@@ -249,7 +247,8 @@ class Shell:
             "mode": told.balancing.mode,
             "filter": self._choice.name if self._choice is not None else None,
             "filter_why": self._choice.why if self._choice is not None else "",
-            "clients": len(self._holdings()),
+            "clients": len(self._tunnels),
+            "tunnels_closed": vars(self._tunnels.counters),
             "directory": {name: len(member.directory.holdings_of(host)) for host, name in names.items()},
             "orphans": vars(self._orphans.counters),
             "clients_over_limit": self._overflow,
@@ -258,6 +257,29 @@ class Shell:
             "problem": str(self._broken) if self._broken is not None else None,
             "events": list(self._remembered),
         }
+
+    def explain(self, asked: Packet) -> dict[str, Any]:
+        """Which server takes this packet, and why. Raises Unavailable before the first configuration."""
+        member, told, plan = self._running(), self._told, self._plan
+        if told is None or plan is None:
+            raise Unavailable("Load balancing does not run", why="it was not configured")
+        now = self._loop.time()
+        serving = {
+            view.host: view.state in SERVING_STATES and not view.conditions
+            for view in member.members(now)
+            if view.host != told.own.priority
+        }
+        serving[told.own.priority] = member.lease_until is not None and now < member.lease_until
+        destination = asked.destination
+        holder = member.directory.holder_of(destination) if isinstance(destination, IPv6Address) else None
+        servers = explaining.members(told.own.priority, self._applied, serving, member.ownership, told.names)
+        return explaining.explanation(
+            plan,
+            asked,
+            servers,
+            answering=told.own.name,
+            holder=told.names.get(holder) if holder is not None else None,
+        )
 
     # The wheel
 
@@ -334,6 +356,8 @@ class Shell:
             return
         for data in link.receive():
             member.receive(path, data, self._loop.time())
+        if rivals := member.directory.take_rivals():
+            self._take_step(self._tunnels.rivals(rivals, member.directory, self._loop.time()))
         self._turn()
 
     def _count(self) -> None:
@@ -398,7 +422,7 @@ class Shell:
                 )
             links.append(DatagramLink(own, plans.PORT, _others(told)))
             member = self._running()
-            fresh.install(plan, plans.owned(member.ownership), set(self._holdings()))
+            fresh.install(plan, plans.owned(member.ownership), set(self._tunnels.holdings()))
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -418,10 +442,17 @@ class Shell:
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
-        self._filter.install(plan, plans.owned(self._running().ownership), set(self._holdings()))
+        self._filter.install(plan, plans.owned(self._running().ownership), set(self._tunnels.holdings()))
+
+    def _take_step(self, step: Step) -> None:
+        """Tells the gateway, by the agent, which tunnels to close; the kernel and the other servers the rest."""
+        if step.doomed:
+            log.warning("tunnels=%r are to be closed: their addresses are held by another server", step.doomed[:20])
+            for start in range(0, len(step.doomed), DOOMED_AT_A_TIME):
+                self._tell({"event": "disconnect", "sessions": step.doomed[start : start + DOOMED_AT_A_TIME]})
+        self._change_clients(step.taken, step.lost)
 
     def _change_clients(self, taken: list[Holding], lost: Collection[IPv6Address]) -> None:
-        """Tells the kernel and the other servers."""
         if self._filter is None or self._member is None or not (taken or lost):
             return
         try:
@@ -432,17 +463,8 @@ class Shell:
         self._member.directory.local_change(taken, lost, self._loop.time())
         self._turn()
 
-    def _holdings(self) -> dict[IPv6Address, Holding]:
-        return {
-            client: Holding(client, self._peers.get(session))
-            for session, clients in self._clients.items()
-            for client in clients
-        }
-
-    def _note_peer(self, session: int, peer: str) -> None:
-        outer = self._outer(peer)
-        if outer is not None:
-            self._peers[session] = outer
+    def _tunnel(self, number: int, peer: str, owner: int) -> Tunnel:
+        return Tunnel(number, peer, self._outer(peer), owner)
 
     def _outer(self, peer: str) -> Outer | None:
         """`203.0.113.7:40000`, `[2001:db8::7]:40000`. The address it dialled is not known, one of its family stands

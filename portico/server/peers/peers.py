@@ -67,6 +67,7 @@ class Host(Protocol):
     async def refresh_revoked(self) -> int: ...
     async def own_sessions(self) -> list[dict[str, Any]]: ...
     async def disconnect_here(self, name: str) -> int: ...
+    async def command(self, name: str, *, by: str) -> None: ...
 
 
 class Peers:
@@ -595,6 +596,24 @@ class Peers:
             self.links.reachable(), lambda link: link.caller.post("/v1/clients/disconnect", {"name": name})
         )
         return sum(messages.number(data, "closed") for data in found.values() if isinstance(data, dict))
+
+    async def command(self, server: str, name: str) -> None:
+        """start, stop, drain, suspend or resume of another server.
+
+        Raises:
+            NotFound: there is no such server.
+            PeerUnreachable: it does not answer; nothing is known about what it did.
+            Conflict: it makes no sense there now.
+        """
+        link = self.links.get(server)
+        if link is None:
+            raise NotFound(
+                f"There is no server {server} to {name}",
+                why="the cluster has no other server of this name",
+                resolution="List them with: portico lb servers",
+                code="NO_SUCH_SERVER",
+            )
+        await link.caller.post("/v1/cluster/command", {"command": name})
 
     def require_cluster(self) -> tuple[ClusterState, LoadBalancing, tuple[str, int]]:
         """The state, the section and this server's listener. Raises NotFound, Unavailable."""

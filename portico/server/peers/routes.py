@@ -87,6 +87,7 @@ class Routes:
             ("POST", "/v1/enrolment"): self._enrolment,
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
+            ("POST", "/v1/cluster/command"): self._command,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -194,6 +195,10 @@ class Routes:
 
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
+
+    async def _command(self, asked: Asked) -> Any:
+        await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
+        return {}
 
 
 def _no_member() -> NotPermitted:

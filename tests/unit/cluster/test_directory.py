@@ -62,7 +62,7 @@ outers = st.none() | st.one_of(
     st.builds(Outer, st.ip_addresses(v=4), st.integers(0, 65535), st.ip_addresses(v=4), st.integers(0, 65535)),
     st.builds(Outer, st.ip_addresses(v=6), st.integers(0, 65535), st.ip_addresses(v=6), st.integers(0, 65535)),
 )
-some_holdings = st.builds(Holding, st.ip_addresses(v=6), outers)
+some_holdings = st.builds(Holding, st.ip_addresses(v=6), outers, st.integers(0, 2**64 - 1))
 u64 = st.integers(0, 2**64 - 1)
 messages = st.one_of(
     st.builds(Changes, u64, st.lists(some_holdings | st.ip_addresses(v=6), max_size=20).map(tuple)),

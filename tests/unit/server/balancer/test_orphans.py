@@ -22,7 +22,7 @@ def held(count: int, outer: Outer | None = None) -> list[Holding]:
 
 
 def ones_complement(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
