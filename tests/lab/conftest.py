@@ -69,6 +69,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A deployment of three servers that balance, with a connected client."""
+    with _lab(request, build(3, 1)) as lab:
+        deployment.deploy(lab, lambda _text: contextlib.nullcontext())
+        yield lab
+
+
 @pytest.fixture
 def client(lab: Lab) -> Host:
     return lab.host("client1")

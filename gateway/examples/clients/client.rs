@@ -366,7 +366,7 @@ impl Tunnel<'_> {
             (ICMPV6, Some(ECHO_REPLY)) => match echo_number(packet) {
                 Some(PROOF) if self.proof.take().is_some() => {
                     self.handle.reachable.set(true);
-                    self.crowd.figures.borrow_mut().until_reachable.add(self.since.elapsed());
+                    self.crowd.figures.borrow_mut().reachable(self.since.elapsed());
                 }
                 Some(number) => {
                     if let Some(finished) = self.traffic.answered(number) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// Buckets of one doubling: values are known to about 4 %.
 const STEPS: usize = 16;
@@ -82,6 +83,8 @@ impl Reasons {
 /// Everything since the start or the last reset.
 #[derive(Clone, Default)]
 pub struct Figures {
+    /// When the counting began, if it began with a reset.
+    began: Option<Instant>,
     /// TCP connections begun.
     pub dialled: u64,
     /// Attempts that ended without a tunnel.
@@ -98,6 +101,8 @@ pub struct Figures {
     pub until_up: Histogram,
     /// From the response to the first answered packet.
     pub until_reachable: Histogram,
+    /// From the last reset to the first answered packet: how long after it those were back who had to dial again.
+    pub since_reset: Histogram,
     pub round_trip: Histogram,
     pub pings: u64,
     pub ping_losses: u64,
@@ -111,6 +116,19 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Nothing counted yet, as of now.
+    pub fn begin() -> Self {
+        Self { began: Some(Instant::now()), ..Self::default() }
+    }
+
+    /// A tunnel carries packets, `took` after the response that opened it.
+    pub fn reachable(&mut self, took: Duration) {
+        self.until_reachable.add(took);
+        if let Some(began) = self.began {
+            self.since_reset.add(began.elapsed());
+        }
+    }
+
     pub fn json(&self) -> Value {
         json!({
             "dialled": self.dialled,
@@ -122,6 +140,7 @@ impl Figures {
             "handshake": self.handshake.json(),
             "until_up": self.until_up.json(),
             "until_reachable": self.until_reachable.json(),
+            "since_reset": self.since_reset.json(),
             "round_trip": self.round_trip.json(),
             "pings": self.pings,
             "ping_losses": self.ping_losses,

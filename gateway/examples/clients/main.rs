@@ -90,7 +90,7 @@ fn obey(crowd: &Crowd, line: &str) -> Value {
             let mut all = crowd.figures.borrow().json();
             all["state"] = crowd.state();
             if reset {
-                *crowd.figures.borrow_mut() = figures::Figures::default();
+                *crowd.figures.borrow_mut() = figures::Figures::begin();
             }
             return all;
         }
