@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -135,7 +136,12 @@ impl Shared {
     }
 
     pub fn learned(&self, session: SessionId, address: Ipv6Addr) {
-        self.events.push("session_address", json!({"session": session.0, "address": address.to_string()}));
+        #[derive(Serialize)]
+        struct Address {
+            session: u64,
+            address: Ipv6Addr,
+        }
+        self.events.push("session_address", Address { session: session.0, address });
     }
 }
 
