@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -15,6 +14,7 @@ use rustls::{
 };
 
 use super::identity::RevocationList;
+use super::key_schedule::provider;
 use super::tickets::ConfiguredTickets;
 use super::verified::{Chain, VerifiedChains};
 use crate::core::iphttps::Identity;
@@ -61,7 +61,7 @@ pub fn server(
         "1.3" => &[&version::TLS13],
         other => return Err(Refused(format!("tls.minimum_version: {other:?} is neither \"1.2\" nor \"1.3\""))),
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let builder = RustlsServer::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(|error| Refused(format!("tls: {error}")))?;
@@ -93,7 +93,7 @@ pub fn server(
 
 /// Builds the client's side.
 pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
-    let builder = RustlsClient::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = RustlsClient::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Refused(format!("tls: {error}")))?
         .with_root_certificates(roots(&config.trust, "trust")?);
