@@ -3,6 +3,7 @@
 
 mod handover;
 mod host_in;
+pub mod info;
 mod listener;
 mod nat64;
 mod runs;

@@ -11,15 +11,15 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
-use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Worker;
+use super::info::SessionInfo;
 use crate::core::frame::{Frame, HEADROOM, Offload};
 use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{
-    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity,
-    IllegalTransition, Place, Plaintext, Session as CoreSession, SessionId,
+    Action, Admission, Attachment, CloseReason, Deframer, Format, FromClient, Identity, IllegalTransition, Place,
+    Plaintext, Session as CoreSession, SessionId,
 };
 use crate::core::time::Now;
 use crate::io::clock::unix_seconds;
@@ -37,100 +37,6 @@ use crate::io::transport::{Lost, Transport};
 const LINGER: Duration = Duration::from_secs(5);
 /// Connections that may do so at the same time, so that a flood does not hold descriptors after it was refused.
 const MAX_LINGERING: usize = 256;
-
-/// What other threads may see of a session that is up.
-#[derive(Debug)]
-pub struct SessionInfo {
-    pub id: u64,
-    pub peer: SocketAddr,
-    pub listener: String,
-    pub identity: Option<Arc<Identity>>,
-    pub tls: &'static str,
-    pub resumed: bool,
-    pub segments: bool,
-    pub since: f64,
-    pub traffic: Traffic,
-    pub queue_bytes: AtomicUsize,
-    /// Packets from the client that the link refused; the worker's own list is copied here when it grows.
-    pub link_drops: Mutex<DropCounters>,
-}
-
-impl SessionInfo {
-    fn opened(&self) -> Opened<'_> {
-        Opened {
-            session: self.id,
-            peer: peer_text(self.peer),
-            listener: &self.listener,
-            identity: self.identity.as_deref().map(IdentityJson::from),
-            tls: self.tls,
-            resumed: self.resumed,
-            segments: self.segments,
-        }
-    }
-
-    /// As session lists show it; `addresses` are what the session owns on the link.
-    pub fn json(&self, addresses: &[std::net::Ipv6Addr]) -> Value {
-        let mut value = json!(self.opened());
-        let traffic = &self.traffic;
-        value["addresses"] = json!(addresses);
-        value["bytes_in"] = json!(traffic.bytes_in.get());
-        value["bytes_out"] = json!(traffic.bytes_out.get());
-        value["packets_in"] = json!(traffic.packets_in.get());
-        value["packets_out"] = json!(traffic.packets_out.get());
-        value["drops"] = json!(Drops(self));
-        value["since"] = json!(self.since);
-        value["queue_bytes"] = json!(self.queue_bytes.load(Ordering::Relaxed));
-        value["queue"] = json!({
-            "queued": traffic.queued.get(),
-            "marked": traffic.marked.get(),
-            "longest_wait_ms": traffic.longest_wait.get() as f64 / 1000.0,
-        });
-        value
-    }
-}
-
-/// The fields of session_up.
-#[derive(Serialize)]
-struct Opened<'a> {
-    session: u64,
-    peer: String,
-    listener: &'a str,
-    identity: Option<IdentityJson<'a>>,
-    tls: &'static str,
-    resumed: bool,
-    segments: bool,
-}
-
-/// The fields of session_down.
-#[derive(Serialize)]
-struct Closed<'a> {
-    session: u64,
-    reason: &'static str,
-    bytes_in: u64,
-    bytes_out: u64,
-    packets_in: u64,
-    packets_out: u64,
-    drops: Drops<'a>,
-    seconds: f64,
-}
-
-/// Every reason for which a packet of a session went nowhere, with their numbers; what the link never refused is left
-/// out.
-struct Drops<'a>(&'a SessionInfo);
-
-impl Serialize for Drops<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let traffic = &self.0.traffic;
-        let own = [
-            ("queue_full", traffic.drop_queue_full.get()),
-            ("queue_delay", traffic.drop_queue_delay.get()),
-            ("unusable", traffic.drop_unusable.get() + traffic.drop_unframeable.get()),
-        ];
-        let link = self.0.link_drops.lock();
-        serializer
-            .collect_map(own.into_iter().chain(link.iter().map(|(reason, count)| (reason.as_str(), count.into()))))
-    }
-}
 
 /// An answer to a request that was handed up.
 #[derive(Debug)]
@@ -637,17 +543,6 @@ impl Worker {
             happened(Impossible::SessionUnregistered);
         }
         self.handle().counters.sessions_closed.add(1);
-        let traffic = &info.traffic;
-        let event = Closed {
-            session: info.id,
-            reason: reason.as_str(),
-            bytes_in: traffic.bytes_in.get(),
-            bytes_out: traffic.bytes_out.get(),
-            packets_in: traffic.packets_in.get(),
-            packets_out: traffic.packets_out.get(),
-            drops: Drops(info),
-            seconds: seconds_since_epoch() - info.since,
-        };
-        self.shared.events.push("session_down", event);
+        self.shared.events.push("session_down", info.closed(reason));
     }
 }
