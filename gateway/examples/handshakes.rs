@@ -83,7 +83,8 @@ fn main() {
             while gateway.sessions(0, 1) != "[]" {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            gateway.next_events(Duration::ZERO);
+            // Somebody takes them all the time where this is more than a measurement.
+            while !gateway.next_events(Duration::ZERO).is_empty() {}
             (worker.time() - begun.0, begun.1.elapsed())
         };
         let (new, at_work) = carry(&fresh);

@@ -182,7 +182,7 @@ impl Run<'_> {
         let admission = match machine >> 5 {
             6 => Admission::Anonymous,
             7 => Admission::Refused,
-            _ => Admission::Admitted(identity),
+            _ => Admission::Admitted(identity.into()),
         };
         session.handshake_done(self.now, &config, admission).expect("the first time");
         assert!(session.handshake_done(self.now, &config, Admission::Anonymous).is_err());

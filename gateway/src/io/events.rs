@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 /// Events kept for a reader that does not come; newer ones are dropped and counted.
 const CAPACITY: usize = 65_536;
@@ -47,8 +48,8 @@ struct Repeated {
 }
 
 impl Events {
-    /// Queues `event` with the fields of `body`, an object.
-    pub fn push(&self, event: &str, body: Value) {
+    /// Queues `event` with the fields of `body`, which becomes an object.
+    pub fn push(&self, event: &str, body: impl Serialize) {
         let text = render(event, body);
         let mut queue = self.queue.lock();
         if queue.len() >= CAPACITY {
@@ -127,13 +128,17 @@ impl Events {
     }
 }
 
-/// An event as the agent reads it: `body`, an object, with the event's name and the time.
-pub fn render(event: &str, mut body: Value) -> String {
-    if let Value::Object(map) = &mut body {
-        map.insert("event".to_owned(), event.into());
-        map.insert("at".to_owned(), seconds_since_epoch().into());
+/// An event as the agent reads it: `body`, which becomes an object, with the event's name and the time.
+pub fn render(event: &str, body: impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Event<'a, T> {
+        event: &'a str,
+        at: f64,
+        #[serde(flatten)]
+        body: T,
     }
-    body.to_string()
+    let rendered = serde_json::to_string(&Event { event, at: seconds_since_epoch(), body });
+    rendered.expect("the fields of an event are named by this crate and none of them refuses to be written")
 }
 
 /// The wall clock, for people.

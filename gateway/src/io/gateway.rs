@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -25,7 +26,8 @@ use super::outlet::Queues;
 use super::stats::{HostCounters, WorkerCounters};
 use super::tls::identity::RevocationList;
 use super::tls::setup::{self, ServerSetup};
-use super::worker::session::{Answer, SessionInfo};
+use super::worker::info::SessionInfo;
+use super::worker::session::Answer;
 use super::worker::{self, Command, Descriptors, Foreign, Inbox, Started};
 use crate::core::frame::Offload;
 use crate::core::impossible;
@@ -135,7 +137,12 @@ impl Shared {
     }
 
     pub fn learned(&self, session: SessionId, address: Ipv6Addr) {
-        self.events.push("session_address", json!({"session": session.0, "address": address.to_string()}));
+        #[derive(Serialize)]
+        struct Address {
+            session: u64,
+            address: Ipv6Addr,
+        }
+        self.events.push("session_address", Address { session: session.0, address });
     }
 }
 

@@ -90,6 +90,8 @@ impl Totals {
 
 #[derive(Debug)]
 pub(super) struct Outlet {
+    /// Sealed, and to go out in front of whatever is written next.
+    held: Vec<u8>,
     backlog: Backlog,
     /// Only while packets wait, or did so lately.
     queue: Option<Box<FairQueue>>,
@@ -109,10 +111,14 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub fn new(stream: &TcpStream, queues: Queues, limit: usize) -> io::Result<Self> {
+    /// What the kernel is told of every connection before anything is known about it: TCP_NOTSENT_LOWAT, in bytes.
+    pub const UNSENT: u32 = Pace::FIRST_AHEAD as u32;
+
+    /// For a socket that has this limit.
+    pub fn new(queues: Queues, limit: usize) -> Self {
         let pace = Pace::default();
-        SockRef::from(stream).set_tcp_notsent_lowat(pace.ahead() as u32)?;
-        Ok(Self {
+        Self {
+            held: Vec::new(),
             backlog: Backlog::default(),
             queue: None,
             news: false,
@@ -124,7 +130,7 @@ impl Outlet {
             totals: Totals::default(),
             told: Totals::default(),
             earlier: queue::Counters::default(),
-        })
+        }
     }
 
     /// The tunnel is up: how its packets travel, and how many bytes may wait.
@@ -243,8 +249,22 @@ impl Outlet {
         self.write(stream, &cipher[..len])
     }
 
+    /// Keeps what is sealed until more is written: one system call, one segment, and one time that the peer wakes up.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
     /// Writes what is sealed behind what was sealed before.
     pub fn write(&mut self, stream: &TcpStream, bytes: &[u8]) -> Result<(), Lost> {
+        if self.held.is_empty() {
+            return self.write_behind(stream, bytes);
+        }
+        let mut all = std::mem::take(&mut self.held);
+        all.extend_from_slice(bytes);
+        self.write_behind(stream, &all)
+    }
+
+    fn write_behind(&mut self, stream: &TcpStream, bytes: &[u8]) -> Result<(), Lost> {
         let cut = self.cuts();
         let mut sent = 0;
         while self.backlog.len() == 0 && sent < bytes.len() {

@@ -77,12 +77,12 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A connection whose queue may hold `queue_bytes`.
-    pub fn new(stream: TcpStream, tls: Tls, clock: Clock, queues: Queues, queue_bytes: usize) -> io::Result<Self> {
-        tune(&stream)?;
-        let outlet = Outlet::new(&stream, queues, queue_bytes)?;
+    /// A connection whose queue may hold `queue_bytes`. Its socket went through [`tune`], or comes from a listener that
+    /// did.
+    pub fn new(stream: TcpStream, tls: Tls, clock: Clock, queues: Queues, queue_bytes: usize) -> Self {
+        let outlet = Outlet::new(queues, queue_bytes);
         let state = RefCell::new(State { tls, pending: Vec::new(), outlet });
-        Ok(Self {
+        Self {
             stream,
             state,
             wake: Notify::new(),
@@ -91,7 +91,7 @@ impl Transport {
             answered: Cell::new(false),
             closed: Cell::new(false),
             failed: Cell::new(false),
-        })
+        }
     }
 
     /// Waits until `receive` may find something, and sends what waits meanwhile. Returns false when woken by `wake`.
@@ -141,6 +141,7 @@ impl Transport {
         let cipher = &mut scratch.cipher_in[..held + count];
         scratch.plain_in.reserve(cipher.len());
         scratch.control_out.clear();
+        let handshaking = tls.is_handshaking();
         let result = tls.receive(cipher, &mut scratch.plain_in, &mut scratch.control_out);
         self.failed.set(result.is_err());
         let consumed = result.as_ref().map_or(0, |received| received.consumed);
@@ -153,7 +154,11 @@ impl Transport {
         }
         if !scratch.control_out.is_empty() {
             self.answered.set(self.answered.get() || result.is_ok());
-            self.write(&mut state.outlet, &scratch.control_out)?;
+            if handshaking && result.is_ok() && state.tls.peer_needs_no_answer() {
+                state.outlet.hold(&scratch.control_out);
+            } else {
+                self.write(&mut state.outlet, &scratch.control_out)?;
+            }
         }
         match result {
             Ok(received) if received.closed && scratch.plain_in.is_empty() => Err(Lost::Closed),
@@ -189,6 +194,20 @@ impl Transport {
             self.write(outlet, &cipher_out[..len])?;
         }
         Ok(true)
+    }
+
+    /// Seals what goes out with whatever is sent next: [`Self::release`] must follow.
+    pub fn hold(&self, plain: &[u8], cipher_out: &mut [u8]) -> Result<(), Lost> {
+        let mut state = self.state.borrow_mut();
+        let State { tls, outlet, .. } = &mut *state;
+        let len = tls.seal(plain, cipher_out).map_err(Lost::Tls)?;
+        outlet.hold(&cipher_out[..len]);
+        Ok(())
+    }
+
+    /// Sends what is held if nothing has taken it along.
+    pub fn release(&self) -> Result<(), Lost> {
+        self.write(&mut self.state.borrow_mut().outlet, &[])
     }
 
     /// The tunnel is up: how its packets travel, and how many bytes of them may wait.
@@ -358,13 +377,15 @@ fn read_available(stream: &TcpStream, buffer: &mut [u8]) -> Result<(usize, bool)
     }
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+/// Sets the options of a connection on its socket, or on a listening socket for all connections that come from then on:
+/// the kernel gives a new connection its listener's options, which spares as many system calls for each.
+pub fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     // An idle tunnel whose other end is gone is noticed when a probe was not answered and USER_TIMEOUT has passed:
     // 20 to 25 s after the last sign of life. Manage-out depends on it, because nothing else would make a client redial.
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(4),
     )?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(Outlet::UNSENT)
 }

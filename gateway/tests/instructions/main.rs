@@ -43,6 +43,7 @@ fn all() -> Vec<paths::Path<'static>> {
     let [from, to, up, down] = FLAT_PAIRS;
     let mut all = paths::from_client();
     all.extend(paths::from_host());
+    all.extend(paths::certificates());
     all.extend(translation::nat64());
     all.extend(translation::dns64());
     all.extend(paths::of_many((from.0, to.0), 10));

@@ -12,6 +12,7 @@ use portico_gateway::core::iphttps::{
 };
 use portico_gateway::core::segments::coalesce::Coalescer;
 use portico_gateway::core::time::Now;
+use portico_gateway::io::config::Authentication::Certificates;
 use portico_gateway::io::outgoing::Run;
 use portico_gateway::io::tls::connection::Tls;
 use portico_gateway::io::tls::identity::RevocationList;
@@ -20,11 +21,13 @@ use portico_gateway::io::tls::records::sealed_len;
 use portico_gateway::io::tls::setup;
 use portico_gateway::wire::segment_header::SegmentHeader;
 use portico_gateway::wire::tcp;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::json;
 
 use crate::common::{Authority, server};
 use crate::packets::{HOST, client, tcp6, udp6};
+use crate::{ROUNDS, WARM_UP};
 
 pub const NOW: Now = Now::from_secs(5000);
 const SMALL: usize = 152;
@@ -125,6 +128,33 @@ fn deliver(
 
 /// A path: its name, the packets that one call carries, and the call.
 pub type Path<'a> = (&'static str, u64, Box<dyn FnMut() + 'a>);
+
+/// What the certificate of a new client costs beside its signatures.
+pub fn certificates() -> Vec<Path<'static>> {
+    let authority = Authority::new();
+    let tls = serde_json::from_value(server(&authority, "certificates", 1)["tls"].clone()).unwrap();
+    let setup = setup::server(&tls, Certificates, &Arc::default()).unwrap();
+    let verifier = setup.verifier.unwrap();
+    let issue = || CertificateDer::from_pem_slice(authority.issue("client1").0.as_bytes()).unwrap();
+    let mut fresh: Vec<_> = (0..ROUNDS + WARM_UP).map(|_| issue()).collect();
+    let (known, other) = (issue(), verifier.clone());
+    vec![
+        (
+            "a certificate never seen",
+            1,
+            Box::new(move || {
+                verifier.admit(&fresh.pop().unwrap(), &[], UnixTime::now()).unwrap();
+            }),
+        ),
+        (
+            "a certificate seen before",
+            1,
+            Box::new(move || {
+                other.admit(&known, &[], UnixTime::now()).unwrap();
+            }),
+        ),
+    ]
+}
 
 /// From a client to the host.
 pub fn from_client() -> Vec<Path<'static>> {

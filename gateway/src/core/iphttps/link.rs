@@ -165,7 +165,12 @@ impl Link {
     ///
     /// # Errors
     /// `TableFull`, or `NoIdentity` in mode Certificates, also when that mode has just been set: disconnect.
-    pub fn attach(&self, now: Now, session: SessionId, identity: Option<Identity>) -> Result<Attachment, CloseReason> {
+    pub fn attach(
+        &self,
+        now: Now,
+        session: SessionId,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Attachment, CloseReason> {
         // Held until the session is in the table: a change of mode sees it there or is seen here.
         let config = self.config.read();
         if config.authentication == Authentication::Certificates && identity.is_none() {

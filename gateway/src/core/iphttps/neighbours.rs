@@ -31,7 +31,7 @@ pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) id: SessionId,
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<Arc<Identity>>,
     generation: AtomicU32,
     /// When a packet last came from the session, to a tenth of a second.
     last_heard: AtomicU64,
@@ -166,7 +166,13 @@ impl Neighbours {
     }
 
     /// Adds a session, unless there are `max` already.
-    pub(super) fn add(&self, now: Now, id: SessionId, identity: Option<Identity>, max: usize) -> Option<Arc<Member>> {
+    pub(super) fn add(
+        &self,
+        now: Now,
+        id: SessionId,
+        identity: Option<Arc<Identity>>,
+        max: usize,
+    ) -> Option<Arc<Member>> {
         let room = |count: usize| Some(count + 1).filter(|&count| count <= max);
         self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
         let member = Arc::new(Member {

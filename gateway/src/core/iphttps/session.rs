@@ -10,6 +10,7 @@
 //! [`IllegalTransition`]. What a peer does wrong is never that; it becomes [`Action::Close`] with a [`CloseReason`].
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Authentication, CloseReason, Identity};
@@ -103,7 +104,7 @@ pub struct SessionConfig {
 pub enum Admission {
     /// No client certificate.
     Anonymous,
-    Admitted(Identity),
+    Admitted(Arc<Identity>),
     /// A certificate that is revoked or otherwise refused.
     Refused,
 }
@@ -153,7 +154,7 @@ pub struct Session {
     deadline: Option<Now>,
     segments: bool,
     closed: Option<CloseReason>,
-    identity: Option<Box<Identity>>,
+    identity: Option<Arc<Identity>>,
     progress: Progress,
 }
 
@@ -174,8 +175,8 @@ impl Session {
         self.state
     }
 
-    pub fn identity(&self) -> Option<&Identity> {
-        self.identity.as_deref()
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Why the session is closed.
@@ -206,7 +207,7 @@ impl Session {
         self.progress = Progress::Head(Box::default());
         match admission {
             Admission::Anonymous => {}
-            Admission::Admitted(identity) => self.identity = Some(Box::new(identity)),
+            Admission::Admitted(identity) => self.identity = Some(identity),
             Admission::Refused => self.close(CloseReason::NotAdmitted),
         }
         Ok(())
@@ -418,8 +419,8 @@ mod tests {
         }
     }
 
-    fn identity() -> Identity {
-        Identity { serial: "1f".into(), issuer_sha256: [7; 32], subject: "client1".into(), not_after: 0 }
+    fn identity() -> Arc<Identity> {
+        Identity { serial: "1f".into(), issuer_sha256: [7; 32], subject: "client1".into(), not_after: 0 }.into()
     }
 
     /// A session with its configuration: `>>` what arrives, `<<` what is sent.

@@ -15,8 +15,6 @@ const WINDOW: Duration = Duration::from_millis(10);
 const LEAST_AHEAD: usize = 4096;
 /// More gains nothing on the fastest lines and leaves the cache.
 const MOST_AHEAD: usize = 256 * 1024;
-/// Until the rate is known.
-const FIRST_AHEAD: usize = 128 * 1024;
 const LEAST_GRAIN: usize = 1500;
 const MOST_GRAIN: usize = 64 * 1024;
 
@@ -41,6 +39,9 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Until the rate is known.
+    pub const FIRST_AHEAD: usize = 128 * 1024;
+
     /// Whether `busy` is worth calling.
     pub fn is_due(&self, now: Now) -> bool {
         self.busy.is_none_or(|(since, _)| now.since(since) >= WINDOW)
@@ -92,7 +93,7 @@ impl Pace {
 
     /// Unsent bytes that the kernel should hold at most.
     pub fn ahead(&self) -> usize {
-        if self.rate == 0 { FIRST_AHEAD } else { self.bytes_in(AHEAD).clamp(LEAST_AHEAD, MOST_AHEAD) }
+        if self.rate == 0 { Self::FIRST_AHEAD } else { self.bytes_in(AHEAD).clamp(LEAST_AHEAD, MOST_AHEAD) }
     }
 
     /// Bytes of the largest packet that others should have to wait behind.

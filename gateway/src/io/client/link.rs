@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -26,7 +27,7 @@ use crate::io::scratch::Scratch;
 use crate::io::stats::HostCounters;
 use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
-use crate::io::transport::{Lost, Transport};
+use crate::io::transport::{Lost, Transport, tune};
 use crate::io::tun::{Device, Read};
 
 /// Reads of the TUN queue before others get their turn.
@@ -222,8 +223,8 @@ impl Client {
         let name = ServerName::try_from(host).map_err(|_| ClientError::HostNotFound)?;
         let tls = Tls::client(tls_config, name).map_err(|error| of_tls(&error))?;
         let queues = Queues::new(2 * QUEUE_BYTES);
-        let transport = Transport::new(stream, tls, self.clock, queues, QUEUE_BYTES).map_err(|error| of_io(&error))?;
-        let transport = Rc::new(transport);
+        tune(&SockRef::from(&stream)).map_err(|error| of_io(&error))?;
+        let transport = Rc::new(Transport::new(stream, tls, self.clock, queues, QUEUE_BYTES));
         *self.transport.borrow_mut() = Some(transport.clone());
         let lost = |lost: Lost| match lost {
             Lost::Closed => ClientError::Disconnected,

@@ -92,6 +92,15 @@ impl Tls {
         }
     }
 
+    /// Whether the peer goes on without what was said at the end of the handshake: a client's request follows it in any
+    /// case, and of a server it is, with TLS 1.3, no more than a ticket. With TLS 1.2 the client waits for it.
+    pub fn peer_needs_no_answer(&self) -> bool {
+        match &self.phase {
+            Phase::Established(records) => records.is_client() || records.is_tls13(),
+            Phase::Handshake(_) | Phase::Failed => false,
+        }
+    }
+
     pub fn is_handshaking(&self) -> bool {
         matches!(self.phase, Phase::Handshake(_))
     }

@@ -5,15 +5,25 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
-use serde_json::{Value, json};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use serde::Serialize;
+use x509_parser::nom::Parser;
+use x509_parser::prelude::{X509Certificate, X509CertificateParser};
 
 use crate::core::iphttps::Identity;
 use crate::io::config::Revoked;
 
+/// Reads a certificate of which extensions are of no interest: they make half of the work.
+pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+    Some(parser.parse(certificate).ok()?.1)
+}
+
 /// Reads a certificate that the TLS library has verified. None when it cannot be read or has no common name.
 pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    identity_in(&parsed(certificate)?)
+}
+
+pub(super) fn identity_in(parsed: &X509Certificate<'_>) -> Option<Identity> {
     let subject = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
     let issuer = digest::digest(&digest::SHA256, parsed.issuer().as_raw());
     Some(Identity {
@@ -25,19 +35,29 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
 }
 
 /// As events and session lists show it.
-pub fn identity_json(identity: Option<&Identity>) -> Value {
-    identity.map_or(Value::Null, |identity| {
-        json!({
-            "serial": identity.serial,
-            "issuer_sha256": hex(&identity.issuer_sha256),
-            "subject": identity.subject,
-            "not_after": identity.not_after,
-        })
-    })
+#[derive(Debug, Serialize)]
+pub struct IdentityJson<'a> {
+    serial: &'a str,
+    issuer_sha256: String,
+    subject: &'a str,
+    not_after: i64,
+}
+
+impl<'a> From<&'a Identity> for IdentityJson<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        Self {
+            serial: &identity.serial,
+            issuer_sha256: hex(&identity.issuer_sha256),
+            subject: &identity.subject,
+            not_after: identity.not_after,
+        }
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+    bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn serial(raw: &[u8]) -> String {

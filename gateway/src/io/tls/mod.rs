@@ -4,6 +4,7 @@ pub mod connection;
 pub mod failure;
 pub mod handshake;
 pub mod identity;
+mod key_schedule;
 pub mod messages;
 pub mod plain;
 pub mod record_key;

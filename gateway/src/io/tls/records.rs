@@ -86,6 +86,10 @@ impl Records {
         }
     }
 
+    pub fn is_client(&self) -> bool {
+        self.is_client
+    }
+
     pub fn is_tls13(&self) -> bool {
         self.seal.layout() == Layout::Tls13
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -14,9 +13,11 @@ use rustls::{
     ServerConfig as RustlsServer, SignatureScheme, SupportedProtocolVersion, version,
 };
 
-use super::identity::{RevocationList, identity_of};
+use super::identity::RevocationList;
+use super::key_schedule::provider;
 use super::tickets::ConfiguredTickets;
 use super::verified::{Chain, VerifiedChains};
+use crate::core::iphttps::Identity;
 use crate::io::config::{Authentication, ClientConfig, Refused, Tls};
 
 /// What a listener needs to admit clients.
@@ -24,7 +25,7 @@ use crate::io::config::{Authentication, ClientConfig, Refused, Tls};
 pub struct ServerSetup {
     pub rustls: Arc<RustlsServer>,
     /// None when certificates are not asked for.
-    pub verifier: Option<Arc<dyn ClientCertVerifier>>,
+    pub verifier: Option<Arc<RevocationVerifier>>,
 }
 
 fn certificates(pem: &str, field: &str) -> Result<Vec<CertificateDer<'static>>, Refused> {
@@ -60,11 +61,11 @@ pub fn server(
         "1.3" => &[&version::TLS13],
         other => return Err(Refused(format!("tls.minimum_version: {other:?} is neither \"1.2\" nor \"1.3\""))),
     };
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider());
     let builder = RustlsServer::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(|error| Refused(format!("tls: {error}")))?;
-    let verifier: Option<Arc<dyn ClientCertVerifier>> = match authentication {
+    let verifier = match authentication {
         Authentication::None => None,
         Authentication::Certificates => {
             let inner =
@@ -92,7 +93,7 @@ pub fn server(
 
 /// Builds the client's side.
 pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
-    let builder = RustlsClient::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let builder = RustlsClient::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Refused(format!("tls: {error}")))?
         .with_root_certificates(roots(&config.trust, "trust")?);
@@ -109,10 +110,33 @@ pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
 /// The usual verification, once for each chain, then the list of revoked certificates, so that the handshake itself
 /// fails.
 #[derive(Debug)]
-struct RevocationVerifier {
+pub struct RevocationVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     verified: VerifiedChains,
     revoked: Arc<RwLock<RevocationList>>,
+}
+
+impl RevocationVerifier {
+    /// Whose a chain is, if all that [`ClientCertVerifier::verify_client_cert`] demands holds now.
+    pub fn admit(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<Identity>, Error> {
+        let chain = Chain::of(own, others);
+        let identity = match self.verified.find(&chain, now) {
+            Some(identity) => identity,
+            None => {
+                self.inner.verify_client_cert(own, others, now)?;
+                self.verified.insert(&chain, own, others).ok_or(CertificateError::BadEncoding)?
+            }
+        };
+        if self.revoked.read().contains(&identity) {
+            return Err(CertificateError::Revoked.into());
+        }
+        Ok(identity)
+    }
 }
 
 impl ClientCertVerifier for RevocationVerifier {
@@ -134,16 +158,7 @@ impl ClientCertVerifier for RevocationVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain = Chain::of(end_entity, intermediates);
-        if !self.verified.contains(&chain, now) {
-            self.inner.verify_client_cert(end_entity, intermediates, now)?;
-            self.verified.insert(&chain, end_entity, intermediates);
-        }
-        let identity = identity_of(end_entity).ok_or(CertificateError::BadEncoding)?;
-        if self.revoked.read().contains(&identity) {
-            return Err(CertificateError::Revoked.into());
-        }
-        Ok(ClientCertVerified::assertion())
+        self.admit(end_entity, intermediates, now).map(|_| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

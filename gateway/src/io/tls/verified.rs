@@ -1,49 +1,64 @@
-//! Chains of client certificates that were found good, so that a machine that comes back costs a hash where it would cost
-//! the signatures of its chain: a server that restarted has all its clients back within seconds.
+//! Chains of client certificates that were found good and whose they are, so that a machine that comes back costs a hash
+//! where it would cost the signatures of its chain: a server that restarted has all its clients back within seconds.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Chains kept; when there are more, it begins anew. An entry takes about 60 bytes.
+use super::identity::{identity_in, parsed};
+use crate::core::iphttps::Identity;
+
+/// Chains kept; when there are more, it begins anew. An entry takes about 250 bytes.
 const CAPACITY: usize = 16_384;
 
-/// Seconds since the epoch.
-#[derive(Clone, Copy, Debug)]
-struct Validity {
+#[derive(Clone, Debug)]
+struct Verified {
+    /// Validity of the whole chain, seconds since the epoch.
     from: i64,
     until: i64,
+    identity: Arc<Identity>,
 }
 
 /// Good under one set of trust anchors: belongs to the verifier that has them. What else decides is in the bytes that are
 /// hashed, and time, which is looked at again.
 #[derive(Debug, Default)]
-pub struct VerifiedChains(Mutex<HashMap<[u8; 32], Validity>>);
+pub struct VerifiedChains(Mutex<HashMap<[u8; 32], Verified>>);
 
 impl VerifiedChains {
-    /// Whether this chain was verified and no certificate of it has expired since.
-    pub fn contains(&self, chain: &Chain, now: UnixTime) -> bool {
+    /// Whose this chain is, if it was verified and no certificate of it has expired since.
+    pub fn find(&self, chain: &Chain, now: UnixTime) -> Option<Arc<Identity>> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        self.0.lock().get(&chain.hash).is_some_and(|validity| (validity.from..=validity.until).contains(&now))
+        let chains = self.0.lock();
+        let verified = chains.get(&chain.hash).filter(|verified| (verified.from..=verified.until).contains(&now));
+        verified.map(|verified| verified.identity.clone())
     }
 
-    /// Remembers a chain that was just verified.
-    pub fn insert(&self, chain: &Chain, own: &CertificateDer<'_>, others: &[CertificateDer<'_>]) {
-        let mut validity = Validity { from: i64::MIN, until: i64::MAX };
-        for certificate in std::iter::once(own).chain(others) {
-            // One that cannot be read was of no use for the verification, and leaves this without an answer about time.
-            let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return };
-            validity.from = validity.from.max(parsed.validity().not_before.timestamp());
-            validity.until = validity.until.min(parsed.validity().not_after.timestamp());
+    /// Remembers a chain that was just verified, and says whose it is. None when the certificate does not tell.
+    pub fn insert(
+        &self,
+        chain: &Chain,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+    ) -> Option<Arc<Identity>> {
+        let own = parsed(own)?;
+        let identity = Arc::new(identity_in(&own)?);
+        let others: Option<Vec<_>> = others.iter().map(parsed).collect();
+        // One that cannot be read was of no use for the verification, and leaves this without an answer about time.
+        let Some(others) = others else { return Some(identity) };
+        let mut verified = Verified { from: i64::MIN, until: i64::MAX, identity: identity.clone() };
+        for certificate in std::iter::once(&own).chain(&others) {
+            verified.from = verified.from.max(certificate.validity().not_before.timestamp());
+            verified.until = verified.until.min(certificate.validity().not_after.timestamp());
         }
         let mut chains = self.0.lock();
         if chains.len() >= CAPACITY {
             chains.clear();
         }
-        chains.insert(chain.hash, validity);
+        chains.insert(chain.hash, verified);
+        Some(identity)
     }
 }
 
@@ -75,6 +90,7 @@ mod tests {
 
     fn certificate(years: std::ops::Range<i32>) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(vec!["client1".to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "client1");
         params.not_before = date_time_ymd(years.start, 1, 1);
         params.not_after = date_time_ymd(years.end, 1, 1);
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
@@ -89,11 +105,11 @@ mod tests {
         let (own, other) = (certificate(2020..2040), certificate(2024..2030));
         let verified = VerifiedChains::default();
         let alone = Chain::of(&own, &[]);
-        assert!(!verified.contains(&alone, year(2026)));
+        assert!(verified.find(&alone, year(2026)).is_none());
         verified.insert(&alone, &own, &[]);
         let both = Chain::of(&own, std::slice::from_ref(&other));
         verified.insert(&both, &own, std::slice::from_ref(&other));
-        let during = |chain| [2019, 2022, 2026, 2035, 2045].map(|at| verified.contains(chain, year(at)));
+        let during = |chain| [2019, 2022, 2026, 2035, 2045].map(|at| verified.find(chain, year(at)).is_some());
         assert_eq!(during(&alone), [false, true, true, true, false]);
         assert_eq!(during(&both), [false, false, true, false, false]);
     }
@@ -106,7 +122,7 @@ mod tests {
         verified.insert(&Chain::of(&own, &[]), &own, &[]);
         let mut changed = own.to_vec();
         *changed.last_mut().unwrap() ^= 1;
-        assert!(!verified.contains(&Chain::of(&changed.into(), &[]), year(2026)));
+        assert!(verified.find(&Chain::of(&changed.into(), &[]), year(2026)).is_none());
         assert_ne!(Chain::of(&bytes(b"ab"), &[bytes(b"c")]).hash, Chain::of(&bytes(b"a"), &[bytes(b"bc")]).hash);
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Worker;
@@ -15,19 +16,27 @@ use crate::core::iphttps::{CloseReason, gives_way};
 use crate::io::gateway::Shared;
 use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
-use crate::io::transport::Transport;
+use crate::io::transport::{Transport, tune};
 
 /// Connections accepted before others get their turn.
 const BATCH: usize = 16;
 /// Wait after the system refused a connection (no descriptors, no memory).
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes a listening socket over.
+/// Takes a listening socket over, and sees to it that connections have their options from their beginning.
 pub(super) fn adopt(fd: OwnedFd) -> io::Result<TcpListener> {
     crate::io::tun::set_nonblocking(fd.as_raw_fd())?;
     let listener = std::net::TcpListener::from(fd);
     listener.local_addr()?;
+    tune(&SockRef::from(&listener))?;
     TcpListener::from_std(listener)
+}
+
+/// Whether a connection waits to be accepted.
+fn is_waited_for(listener: &TcpListener) -> bool {
+    let mut ready = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: the kernel reads and writes one live value.
+    unsafe { libc::poll(&mut ready, 1, 0) != 0 }
 }
 
 /// Forgets a connection when its task ends, in whatever way: a defect met by one peer must not leave its place in a
@@ -55,10 +64,17 @@ impl Drop for Leaving {
 impl Worker {
     pub(super) async fn listen(self: Rc<Self>, listener: TcpListener) {
         let name: Rc<str> = listener.local_addr().map(peer_text).unwrap_or_default().into();
+        // Connections that waited when we came do not have its options. They come first.
+        let mut earlier = is_waited_for(&listener);
         loop {
             for _ in 0..BATCH {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
+                        if earlier {
+                            // Refused by a connection that is gone already, which shows by itself.
+                            let _ = tune(&SockRef::from(&stream));
+                            earlier = is_waited_for(&listener);
+                        }
                         // Afterwards, so that nobody gives way for a newcomer who is not there.
                         self.room_for_handshake(peer.ip()).await;
                         self.welcome(stream, peer, &name);
@@ -99,10 +115,9 @@ impl Worker {
         let Shared { clock, queues, .. } = &*self.shared;
         let queues = queues.counted_by(&self.handle().counters);
         let queue_bytes = live.config.iphttps.queue_bytes;
-        let transport =
-            tls.map_err(io::Error::other).and_then(|tls| Transport::new(stream, tls, *clock, queues, queue_bytes));
-        // A peer that is gone already needs no mention.
-        let Ok(transport) = transport else { return };
+        // Refused by the library for what the configuration lacks, which was checked when it was taken.
+        let Ok(tls) = tls else { return };
+        let transport = Transport::new(stream, tls, *clock, queues, queue_bytes);
         let id = self.shared.new_session(self.index);
         let session = Rc::new(Session::new(id, peer, transport, self.shared.clock.now()));
         if self.sessions.borrow_mut().insert(id, session.clone()).is_some() {
@@ -161,5 +176,44 @@ impl Worker {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The options that a dead peer is noticed by, and those that latency depends on.
+    fn options(socket: &SockRef<'_>) -> (bool, bool, Duration, Duration, u32, Option<Duration>, u32) {
+        (
+            socket.tcp_nodelay().unwrap(),
+            socket.keepalive().unwrap(),
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+            socket.tcp_user_timeout().unwrap(),
+            socket.tcp_notsent_lowat().unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn connections_have_the_options_of_their_listener() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let early = std::net::TcpStream::connect(address).unwrap();
+        let listener = adopt(listener.into()).unwrap();
+        assert!(is_waited_for(&listener), "the one that came before");
+        let (accepted_early, _) = listener.accept().await.unwrap();
+        assert!(!is_waited_for(&listener));
+        let late = std::net::TcpStream::connect(address).unwrap();
+        let (accepted_late, _) = listener.accept().await.unwrap();
+        tune(&SockRef::from(&early)).unwrap();
+        let expected = options(&SockRef::from(&early));
+        assert_ne!(options(&SockRef::from(&late)), expected);
+        assert_eq!(options(&SockRef::from(&accepted_late)), expected);
+        // This one has to be told.
+        assert_ne!(options(&SockRef::from(&accepted_early)), expected);
     }
 }

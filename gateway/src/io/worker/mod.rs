@@ -3,6 +3,7 @@
 
 mod handover;
 mod host_in;
+pub mod info;
 mod listener;
 mod nat64;
 mod runs;
@@ -275,9 +276,7 @@ impl Worker {
         }
         let Some(verifier) = &live.tls.verifier else { return };
         let trusted = session.transport.with_peer_certificates(|chain| {
-            chain
-                .split_first()
-                .is_some_and(|(own, others)| verifier.verify_client_cert(own, others, UnixTime::now()).is_ok())
+            chain.split_first().is_some_and(|(own, others)| verifier.admit(own, others, UnixTime::now()).is_ok())
         });
         if !trusted {
             session.close(CloseReason::NotAdmitted);

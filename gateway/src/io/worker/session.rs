@@ -11,14 +11,15 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Worker;
+use super::info::SessionInfo;
 use crate::core::frame::{Frame, HEADROOM, Offload};
 use crate::core::impossible::{Impossible, happened};
 use crate::core::iphttps::{
-    Action, Admission, Attachment, CloseReason, Deframer, DropCounters, Format, FromClient, Identity,
-    IllegalTransition, Place, Plaintext, Session as CoreSession, SessionId,
+    Action, Admission, Attachment, CloseReason, Deframer, Format, FromClient, Identity, IllegalTransition, Place,
+    Plaintext, Session as CoreSession, SessionId,
 };
 use crate::core::time::Now;
 use crate::io::clock::unix_seconds;
@@ -29,83 +30,13 @@ use crate::io::outlet::Totals;
 use crate::io::scratch::Sealing;
 use crate::io::stats::Traffic;
 use crate::io::tls::failure::is_flood;
-use crate::io::tls::identity::{identity_json, identity_of, peer_text};
+use crate::io::tls::identity::{IdentityJson, identity_of, peer_text};
 use crate::io::transport::{Lost, Transport};
 
 /// How long a last answer may take to reach the peer.
 const LINGER: Duration = Duration::from_secs(5);
 /// Connections that may do so at the same time, so that a flood does not hold descriptors after it was refused.
 const MAX_LINGERING: usize = 256;
-
-/// What other threads may see of a session that is up.
-#[derive(Debug)]
-pub struct SessionInfo {
-    pub id: u64,
-    pub peer: SocketAddr,
-    pub listener: String,
-    pub identity: Option<Identity>,
-    pub tls: &'static str,
-    pub resumed: bool,
-    pub segments: bool,
-    pub since: f64,
-    pub traffic: Traffic,
-    pub queue_bytes: AtomicUsize,
-    /// Packets from the client that the link refused; the worker's own list is copied here when it grows.
-    pub link_drops: Mutex<DropCounters>,
-}
-
-impl SessionInfo {
-    /// The fields of session_up.
-    fn opened(&self) -> Value {
-        json!({
-            "session": self.id,
-            "peer": peer_text(self.peer),
-            "listener": self.listener,
-            "identity": identity_json(self.identity.as_ref()),
-            "tls": self.tls,
-            "resumed": self.resumed,
-            "segments": self.segments,
-        })
-    }
-
-    /// Every reason for which a packet of this session went nowhere, with their numbers; what the link never refused is
-    /// left out.
-    fn drops(&self) -> Value {
-        let traffic = &self.traffic;
-        let mut drops = serde_json::Map::new();
-        for (name, count) in [
-            ("queue_full", traffic.drop_queue_full.get()),
-            ("queue_delay", traffic.drop_queue_delay.get()),
-            ("unusable", traffic.drop_unusable.get() + traffic.drop_unframeable.get()),
-        ] {
-            drops.insert(name.to_owned(), count.into());
-        }
-        for (reason, count) in self.link_drops.lock().iter() {
-            drops.insert(reason.as_str().to_owned(), count.into());
-        }
-        drops.into()
-    }
-
-    /// As session lists show it; `addresses` are what the session owns on the link.
-    pub fn json(&self, addresses: &[std::net::Ipv6Addr]) -> Value {
-        let mut value = self.opened();
-        let traffic = &self.traffic;
-        value["addresses"] = json!(addresses);
-        value["bytes_in"] = json!(traffic.bytes_in.get());
-        value["bytes_out"] = json!(traffic.bytes_out.get());
-        value["packets_in"] = json!(traffic.packets_in.get());
-        value["packets_out"] = json!(traffic.packets_out.get());
-        value["drops"] = self.drops();
-        value["since"] = json!(self.since);
-        value["queue_bytes"] = json!(self.queue_bytes.load(Ordering::Relaxed));
-        value["queue"] = json!({
-            "queued": traffic.queued.get(),
-            "marked": traffic.marked.get(),
-            "longest_wait_ms": traffic.longest_wait.get() as f64 / 1000.0,
-        });
-        value
-    }
-}
 
 /// An answer to a request that was handed up.
 #[derive(Debug)]
@@ -357,7 +288,7 @@ impl Worker {
                             "method": request.method,
                             "path": request.path,
                             "body_base64": body,
-                            "identity": identity_json(core.identity()),
+                            "identity": core.identity().map(|identity| IdentityJson::from(&**identity)),
                         });
                         if !self.shared.hand_up(session.id.0, live.config.http.max_pending, event) {
                             self.handle().counters.requests_dropped.add(1);
@@ -374,8 +305,15 @@ impl Worker {
                         let mut out = Vec::new();
                         self.join(session, &mut core, segments, live, listener)?;
                         core.up(unix_seconds(), &mut out).map_err(illegal)?;
-                        self.send_control(session, &out)?;
-                        return self.deliver(session, &plain[received.used..]);
+                        // With the answer to a router solicitation that came together with the request.
+                        let held = session.transport.hold(&out, &mut self.scratch.borrow_mut().cipher_out);
+                        held.map_err(|_| CloseReason::PeerClosed)?;
+                        let delivered = match &plain[received.used..] {
+                            [] => Ok(()),
+                            early => self.deliver(session, early),
+                        };
+                        session.transport.release().map_err(|_| CloseReason::PeerClosed)?;
+                        return delivered;
                     }
                 }
             }
@@ -415,14 +353,14 @@ impl Worker {
     fn admission(&self, session: &Session, live: &Live) -> Admission {
         session.transport.with_peer_certificates(|chain| {
             let Some((own, others)) = chain.split_first() else { return Admission::Anonymous };
-            let Some(identity) = identity_of(own) else { return Admission::Refused };
-            let still_good = live.tls.verifier.as_ref().is_none_or(|verifier| {
-                !session.transport.resumed() || verifier.verify_client_cert(own, others, UnixTime::now()).is_ok()
-            });
-            if !still_good || self.shared.is_revoked(&identity) || identity.not_after <= seconds_since_epoch() as i64 {
-                return Admission::Refused;
-            }
-            Admission::Admitted(identity)
+            let identity = match &live.tls.verifier {
+                Some(verifier) => verifier.admit(own, others, UnixTime::now()).ok(),
+                None => identity_of(own).map(Arc::new),
+            };
+            let good = |identity: &Arc<Identity>| {
+                !self.shared.is_revoked(identity) && identity.not_after > seconds_since_epoch() as i64
+            };
+            identity.filter(good).map_or(Admission::Refused, Admission::Admitted)
         })
     }
 
@@ -605,17 +543,6 @@ impl Worker {
             happened(Impossible::SessionUnregistered);
         }
         self.handle().counters.sessions_closed.add(1);
-        let traffic = &info.traffic;
-        let event = json!({
-            "session": info.id,
-            "reason": reason.as_str(),
-            "bytes_in": traffic.bytes_in.get(),
-            "bytes_out": traffic.bytes_out.get(),
-            "packets_in": traffic.packets_in.get(),
-            "packets_out": traffic.packets_out.get(),
-            "drops": info.drops(),
-            "seconds": seconds_since_epoch() - info.since,
-        });
-        self.shared.events.push("session_down", event);
+        self.shared.events.push("session_down", info.closed(reason));
     }
 }

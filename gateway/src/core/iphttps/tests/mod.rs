@@ -10,6 +10,7 @@ mod pair;
 mod threads;
 
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -56,8 +57,8 @@ pub(super) fn config(authentication: Authentication) -> LinkConfig {
     }
 }
 
-pub(super) fn identity(name: &str) -> Identity {
-    Identity { serial: "1".into(), issuer_sha256: [1; 32], subject: name.into(), not_after: 0 }
+pub(super) fn identity(name: &str) -> Arc<Identity> {
+    Identity { serial: "1".into(), issuer_sha256: [1; 32], subject: name.into(), not_after: 0 }.into()
 }
 
 /// An IPv6 packet from scratch.

@@ -7,7 +7,7 @@ use rustls::Error;
 
 use super::{Authority, End, name, shuttle};
 use crate::io::config::{Authentication, ClientConfig};
-use crate::io::tls::identity::{RevocationList, identity_json, identity_of};
+use crate::io::tls::identity::{IdentityJson, RevocationList, identity_of};
 use crate::io::tls::{Tls, setup};
 
 fn server_config(authority: &Authority, version: &str) -> crate::io::config::Tls {
@@ -89,7 +89,7 @@ fn foreign_and_revoked_certificates_fail_the_handshake() {
     assert!(attempt(Some(identity.clone())).is_ok());
     let (_, pem) = x509_parser::pem::parse_x509_pem(identity.0.as_bytes()).unwrap();
     let known = identity_of(&pem.contents.into()).unwrap();
-    let shown = identity_json(Some(&known));
+    let shown = serde_json::json!(IdentityJson::from(&known));
     let issuer_sha256 = shown["issuer_sha256"].as_str().unwrap().to_owned();
     let entry = crate::io::config::Revoked { issuer_sha256, serial: known.serial };
     *revoked.write() = RevocationList::new(&[entry]);
