@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from portico.lab import deployment, wait
+from portico.lab import deployment
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
 from portico.lab.services import nginx

@@ -126,4 +126,4 @@ def test_the_picture_of_the_cluster_becomes_the_data_plane_s() -> None:
     found = owned(picture)
     assert found.version == 9 and found.default.owned == {5}
     (share,) = found.rules
-    assert (share.owned, share.quiet, share.dirty) == ({1, 2}, {2}, {4})
+    assert share.owned == {1, 2} and share.quiet == {2} and share.dirty == {4}
