@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from portico.balancing.nlb.choose import Choice, Preference, choose
+from portico.balancing.nlb.choose import Choice, Preference, choose, clear_other
 from portico.balancing.nlb.explain import Packet
 from portico.balancing.nlb.filter import Filter
 from portico.balancing.nlb.hash import bucket_of
@@ -410,6 +410,8 @@ class Shell:
         links: list[PathLink] = []
         presences: list[Presence] = []
         chosen = self._choice if self._choice is not None else choose(_PREFERENCES[told.balancing.filter])
+        if self._choice is None:
+            clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
         try:
             links += [FrameLink(interface) for interface, _ in told.interfaces]
