@@ -11,7 +11,6 @@ import pytest
 from portico.errors import InvalidInput
 from portico.lab import state as lab_state
 from portico.lab import topology, wait
-from portico.lab.deployment import check
 from portico.lab.links import mac, port
 from portico.lab.services import START
 from portico.lab.state import LabState, checked_name
@@ -98,13 +97,6 @@ def test_a_number_out_of_range_is_refused_with_the_range(servers: int, clients: 
     with pytest.raises(InvalidInput, match="cannot be started") as refused:
         topology.build(servers, clients)
     assert "1 to 8" in refused.value.why
-
-
-def test_installing_on_several_servers_is_refused_clearly() -> None:
-    check(TOPOLOGY)
-    with pytest.raises(InvalidInput, match="3 servers") as refused:
-        check(topology.build(3))
-    assert "--bare" in refused.value.resolution
 
 
 def test_the_crowd_owns_the_addresses_it_sends_from() -> None:
