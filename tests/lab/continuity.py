@@ -50,9 +50,7 @@ def server_of(cluster: Lab, client: str = "client1", ask: str | None = None) -> 
     """
     host = cluster.host(ask) if ask is not None else living(cluster)
     listed = host.json("portico", "clients", "list", "--json", timeout=60.0)
-    (server,) = [
-        session["server"] for one in listed["clients"] if one["name"] == client for session in one["sessions"]
-    ]
+    (server,) = [session["server"] for one in listed["clients"] if one["name"] == client for session in one["sessions"]]
     return str(server)
 
 
@@ -178,9 +176,7 @@ def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybod
     """
     client = cluster.host("client1")
     server = server_of(cluster)
-    trouble = Trouble(
-        server, tuple(name for name in SERVERS if name != server), tunnels(cluster)[server] - 1
-    )
+    trouble = Trouble(server, tuple(name for name in SERVERS if name != server), tunnels(cluster)[server] - 1)
     assert trouble.tunnels > 0
     with Session(client, APP6_ADDRESS) as session, Gaps(client, APP6_ADDRESS) as gaps:
         session.echoes()

@@ -52,8 +52,7 @@ def _platform(nic: NicPlan, platform: Platform) -> list[Advice]:
                 "error",
                 f"Network load balancing does not work in {platform.title}",
                 "its network delivers a frame only to the address it has assigned, to one machine; there is no segment"
-                " that all servers hear",
-                (Commands("this cluster", ("portico lb enable --external",)),),
+                " that all servers hear; run one server there, or the cluster on machines of your own",
             )
         ]
     if platform.name == "vmware" and nic.mode == "unicast":
@@ -65,7 +64,7 @@ def _platform(nic: NicPlan, platform: Platform) -> list[Advice]:
                 "the host tells the physical switch where a virtual NIC's address is (RARP, at power-on, vMotion and"
                 " failover), after which one server gets everything; and a virtual NIC hears registered addresses only",
                 (
-                    Commands("the cluster, instead", (f"portico lb mode multicast --interface {nic.interface}",)),
+                    Commands("the cluster, instead", ("portico lb mode multicast",)),
                     Commands(
                         "VMware PowerCLI, for the port group of the servers",
                         (
@@ -121,9 +120,19 @@ def _interface(nic: NicPlan, bridge: bool) -> list[Advice]:
             Advice(
                 "NLB_BRIDGE_FILTER",
                 "error",
-                f"{nic.interface} is a bridge, which hears the cluster's hardware address only in promiscuous mode",
-                "a Linux bridge delivers to itself what its own table says, not what its filter says",
-                (Commands("this cluster", (f"portico lb mode {nic.mode} --promiscuous --interface {nic.interface}",)),),
+                f"{nic.interface} is a bridge, which does not hear the cluster's hardware address",
+                "a Linux bridge delivers to itself what its own table says, not what its filter says; give Portico an"
+                " interface that is no bridge, such as a veth of which the other end is a port of the bridge",
+                (
+                    Commands(
+                        "this server; Portico's interface is then portico-nlb",
+                        (
+                            "ip link add portico-nlb type veth peer name portico-nlb-port",
+                            f"ip link set portico-nlb-port master {nic.interface} up",
+                            "ip link set portico-nlb up",
+                        ),
+                    ),
+                ),
             )
         ]
     return []
@@ -183,7 +192,8 @@ def _routers(nic: NicPlan) -> list[Advice]:
             "NLB_STATIC_NEIGHBOUR",
             "note",
             f"Routers may refuse to learn {mac.text(nic.cluster_mac)}, and need it by hand",
-            "RFC 1812 section 3.3.2 tells routers not to believe a multicast hardware address of a unicast address",
+            "RFC 1812 section 3.3.2 tells routers not to believe a multicast hardware address of a unicast address;"
+            " check the commands against the manual of your router's release",
             tuple(Commands(entry.router, entry.commands) for entry in entries),
         )
     ]

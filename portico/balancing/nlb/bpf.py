@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from socket import if_nametoindex
@@ -56,12 +56,8 @@ class FastFilter:
     name = "eBPF"
     answers = True
 
-    def __init__(self, path: Path = OBJECT, made_clsact: Callable[[str], None] | None = None) -> None:
-        """`made_clsact` is told of each interface that had no clsact before.
-
-        Raises:
-            Unavailable: the program cannot be loaded here; says why.
-        """
+    def __init__(self, path: Path = OBJECT) -> None:
+        """Raises Unavailable: the program cannot be loaded here; says why."""
         if not path.exists():
             raise Unavailable(
                 "Cannot use the eBPF filter",
@@ -70,7 +66,6 @@ class FastFilter:
                 code="NLB_BPF_MISSING",
             )
         self._path = path
-        self._made_clsact = made_clsact
         self._plan: BalancingPlan | None = None
         self._objects: list[tuple[NicPlan, int, libbpf.Object]] = []
         self._clients = HeldClients(0)
@@ -92,13 +87,11 @@ class FastFilter:
             self._extend(plan)
             for nic, index, item in fresh:
                 # Filled maps first: the attaching is one exchange of programs between two packets.
-                made = libbpf.attach(index, libbpf.INGRESS, item.program("nlb_ingress"))
+                libbpf.attach(index, libbpf.INGRESS, item.program("nlb_ingress"))
                 if nic.takeover:
                     libbpf.attach(index, libbpf.EGRESS, item.program("nlb_egress"))
                 else:
                     libbpf.detach(index, libbpf.EGRESS)
-                if made and self._made_clsact is not None:
-                    self._made_clsact(nic.interface)
         except BaseException:
             self._objects = former
             _close(fresh)

@@ -155,12 +155,8 @@ class Object:
         return found
 
 
-def attach(index: int, point: int, program: int) -> bool:
-    """Attaches a program, in place of an earlier one of ours; returns whether clsact had to be made.
-
-    Raises:
-        Unavailable: the kernel refuses.
-    """
+def attach(index: int, point: int, program: int) -> None:
+    """Attaches a program, in place of an earlier one of ours. Raises Unavailable."""
     library = _library()
     hook = _Hook(ctypes.sizeof(_Hook), index, point)
     code = library.bpf_tc_hook_create(ctypes.byref(hook))
@@ -168,7 +164,6 @@ def attach(index: int, point: int, program: int) -> bool:
         raise _failed("add clsact to the interface", -code)
     options = _Options(ctypes.sizeof(_Options), program, _REPLACE, 0, HANDLE, PRIORITY)
     _check(library.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), "attach the eBPF filter")
-    return bool(code == 0)
 
 
 def attached(index: int, point: int) -> int | None:
@@ -189,15 +184,6 @@ def detach(index: int, point: int) -> None:
     hook = _Hook(ctypes.sizeof(_Hook), index, point)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, HANDLE, PRIORITY)
     _check(library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)), "detach the eBPF filter")
-
-
-def remove_clsact(index: int) -> None:
-    """Removes clsact, with every filter in it. Raises Unavailable."""
-    library = _library()
-    hook = _Hook(ctypes.sizeof(_Hook), index, INGRESS | EGRESS)
-    code = library.bpf_tc_hook_destroy(ctypes.byref(hook))
-    if code < 0 and code not in (-errno.ENOENT, -errno.EINVAL):
-        raise _failed("remove clsact from the interface", -code)
 
 
 def possible_cpus() -> int:

@@ -1,8 +1,9 @@
 """Static address entries for routers that do not believe a multicast hardware address of a unicast address.
 
 RFC 1812 section 3.3.2: a router must not believe an ARP reply that names a multicast or broadcast link-layer address.
-Many keep to it, for neighbour discovery as well; an entry made by hand is believed. The Linux commands are tried in the
-lab; the others follow the vendors' manuals.
+Many keep to it, for neighbour discovery as well; an entry made by hand is believed. None of these commands was tried on
+a vendor's equipment, and syntax differs between releases: each must be checked against the vendor's manual before it is
+pasted.
 """
 
 from __future__ import annotations

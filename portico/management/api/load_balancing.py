@@ -11,8 +11,10 @@ from fastapi import APIRouter, Depends
 from pydantic import Field, ValidationError
 
 from portico.errors import InvalidInput, NotFound
-from portico.management.api.models import Model, OutcomeAnswer
+from portico.management.api.models import AdviceModel, Model, OutcomeAnswer
 from portico.server.agent import Agent, Outcome
+from portico.server.balancer.advising import advised
+from portico.server.balancer.link import interface_mac
 from portico.settings import cluster
 from portico.settings.addresses import format_interface, parse_host_address
 from portico.settings.facts import Facts
@@ -95,7 +97,13 @@ def router(
     the_agent = Depends(agent_of)
 
     async def change(
-        agent: Agent, body: Change, edit: Edit, comment: str, lost: frozenset[str] = frozenset()
+        agent: Agent,
+        body: Change,
+        edit: Edit,
+        comment: str,
+        lost: frozenset[str] = frozenset(),
+        *,
+        advice: bool = False,
     ) -> OutcomeAnswer:
         store = await asyncio.to_thread(agent.store)
         latest = await asyncio.to_thread(store.latest)
@@ -113,7 +121,12 @@ def router(
             dry_run=body.dry_run,
             lost=lost,
         )
-        return answer(agent, outcome)
+        answered = answer(agent, outcome)
+        if advice:
+            local = await asyncio.to_thread(agent.machine.localise, settings)
+            found = await asyncio.to_thread(advised, local, interface_mac)
+            answered.advice = [AdviceModel.model_validate(one.as_dict()) for one in found]
+        return answered
 
     @routes.get("")
     async def show(agent: Agent = the_agent) -> LoadBalancingAnswer:
@@ -148,7 +161,7 @@ def router(
                 mode=body.mode,
             )
 
-        return await change(agent, body, edit, "load balancing enabled")
+        return await change(agent, body, edit, "load balancing enabled", advice=True)
 
     @routes.post("/disable")
     async def disable(body: Change, agent: Agent = the_agent) -> OutcomeAnswer:
@@ -158,7 +171,8 @@ def router(
     @routes.post("/mode")
     async def mode(body: ChangeMode, agent: Agent = the_agent) -> OutcomeAnswer:
         """Changes how one frame reaches every server."""
-        return await change(agent, body, lambda s, _: cluster.set_mode(s, body.mode), f"mode {body.mode}")
+        edit: Edit = lambda s, _: cluster.set_mode(s, body.mode)  # noqa: E731
+        return await change(agent, body, edit, f"mode {body.mode}", advice=True)
 
     @routes.post("/add")
     async def add(body: Add, agent: Agent = the_agent) -> OutcomeAnswer:

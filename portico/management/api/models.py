@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -125,12 +125,34 @@ class DifferenceModel(Model):
     lines: list[str] = []
 
 
+class CommandsModel(Model):
+    """Something to paste, and where."""
+
+    where: str
+    lines: list[str]
+
+
+class AdviceModel(Model):
+    """What the network around this server must do for the load-balancing mode; an error: the mode cannot work here."""
+
+    interface: str
+    platform: str
+    code: str
+    severity: Literal["error", "warning", "note"]
+    what: str
+    why: str
+    commands: list[CommandsModel]
+
+
 class OutcomeAnswer(Model):
+    """`advice` comes with changes of the load-balancing mode; it keeps nothing from being applied."""
+
     revision: RevisionModel | None
     difference: DifferenceModel
     problems: list[ProblemModel]
     connected: int
     kernel: list[str]
+    advice: list[AdviceModel] = Field(default_factory=list)
 
 
 class ClientCertificateModel(Model):

@@ -216,11 +216,32 @@ def _change(what: str, body: dict[str, Any], comment: str, *, yes: bool, dry_run
     with server() as api:
         planned = api.post(path, {**body, "dry_run": True})
         if dry_run:
-            output.show(planned, lambda out: print_difference(out, planned))
+            output.show(planned, lambda out: _plan(out, planned))
             return
+        if not output.wants_json():
+            _advice(output.stderr(), planned)
         ask(planned, yes)
         outcome = api.post(path, body)
     output.show(outcome, lambda out: print_applied(out, outcome))
+
+
+def _plan(out: Console, planned: dict[str, Any]) -> None:
+    print_difference(out, planned)
+    _advice(out, planned)
+
+
+def _advice(out: Console, planned: dict[str, Any]) -> None:
+    """What the network must do, with commands to paste; it keeps nothing from being applied."""
+    for advice in planned.get("advice", ()):
+        colour = {"error": "red", "warning": "yellow"}.get(advice["severity"], "cyan")
+        out.print(
+            f"[{colour}]{advice['severity']}[/] {escape(advice['interface'])}, {escape(advice['platform'])}: "
+            f"{escape(advice['what'])}: {escape(advice['why'])}. [dim]({advice['code']})[/]"
+        )
+        for commands in advice["commands"]:
+            out.print(f"    {commands['where']}:", markup=False)
+            for line in commands["lines"]:
+                out.print(f"        {line}", markup=False, soft_wrap=True, highlight=False)
 
 
 def _show(out: Console, found: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Protocol
 
 from portico.cluster.wire import ETHERTYPE, MAX_FRAME
@@ -142,3 +143,13 @@ def _failed(what: str, error: OSError) -> PorticoError:
     if isinstance(error, PermissionError):
         return NotPermitted(f"Cannot {what}", why=why, resolution="It needs root (CAP_NET_RAW)")
     return Unavailable(f"Cannot {what}", why=why, resolution="Check the interface and its addresses: ip addr")
+
+
+def interface_mac(interface: str) -> bytes:
+    """An interface's own hardware address. Raises Unavailable."""
+    try:
+        return bytes.fromhex(Path(f"/sys/class/net/{interface}/address").read_text().strip().replace(":", ""))
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"The hardware address of {interface} cannot be read", why=str(error), resolution="ip link"
+        ) from None

@@ -175,7 +175,7 @@ def balancing_plan(told: Assignment, macs: Mapping[str, bytes]) -> BalancingPlan
         for rule in _ordered(balancing)
     ]
     return BalancingPlan(
-        nics=tuple(_nic(told, interface, outside, macs[interface]) for interface, outside in told.interfaces),
+        nics=tuple(nic_plan(told, interface, outside, macs[interface]) for interface, outside in told.interfaces),
         rules=tuple(rules),
         seed=told.secrets.seed,
         lease_ms=balancing.heartbeat_milliseconds * min(LEASE_HEARTBEATS, balancing.missed_heartbeats - 1),
@@ -192,7 +192,8 @@ def _protocols(rule: PortRuleSetting) -> frozenset[Any]:
     return EVERY_PROTOCOL if everything else frozenset({"tcp", "udp"})
 
 
-def _nic(told: Assignment, interface: str, outside: bool, mac: bytes) -> NicPlan:
+def nic_plan(told: Assignment, interface: str, outside: bool, mac: bytes) -> NicPlan:
+    """One interface of it. Raises InvalidInput: it has no VIP, or an address is a VIP and a DIP."""
     balancing, own = told.balancing, told.own
     if single_interface(told.local):
         virtual, dedicated = balancing.virtual_addresses, own.dedicated_addresses

@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import Any
 
-from portico.balancing.nlb.choose import Choice, Preference, choose
+from portico.balancing.nlb.choose import Choice, Preference, choose, clear_other
 from portico.balancing.nlb.explain import Packet
 from portico.balancing.nlb.filter import Filter
 from portico.balancing.nlb.hash import bucket_of
@@ -32,7 +31,7 @@ from portico.cluster.states import Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
-from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
+from portico.server.balancer.link import DatagramLink, FrameLink, PathLink, interface_mac
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
 from portico.server.balancer.tunnels import Step, Tunnel, Tunnels
@@ -107,7 +106,7 @@ class Shell:
         former = self._told
         now = self._loop.time()
         config = plans.member_config(told)
-        macs = {interface: _mac(interface) for interface, _ in told.interfaces}
+        macs = {interface: interface_mac(interface) for interface, _ in told.interfaces}
         plan = plans.balancing_plan(told, macs)
         moved = former is None or _place(former) != _place(told)
         if self._member is not None and moved and config.host_id != self._member.config.host_id:
@@ -410,6 +409,8 @@ class Shell:
         links: list[PathLink] = []
         presences: list[Presence] = []
         chosen = self._choice if self._choice is not None else choose(_PREFERENCES[told.balancing.filter])
+        if self._choice is None:
+            clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
         try:
             links += [FrameLink(interface) for interface, _ in told.interfaces]
@@ -556,16 +557,6 @@ def _place(told: Assignment) -> object:
 def _others(told: Assignment) -> list[IPv4Address | IPv6Address]:
     addresses = [told.dedicated(server) for server in told.balancing.servers if server.name != told.own.name]
     return [address for address in addresses if address is not None]
-
-
-def _mac(interface: str) -> bytes:
-    """Raises Unavailable."""
-    try:
-        return bytes.fromhex(Path(f"/sys/class/net/{interface}/address").read_text().strip().replace(":", ""))
-    except (OSError, ValueError) as error:
-        raise Unavailable(
-            f"The hardware address of {interface} cannot be read", why=str(error), resolution="ip link"
-        ) from None
 
 
 def _conditions(conditions: Condition) -> list[str]:

@@ -1,17 +1,15 @@
-"""What is sent to the kernel, as text; the set of held clients; the ledger. The lab sends it to real kernels."""
+"""What is sent to the kernel, as text; the set of held clients. The lab sends it to real kernels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from portico.balancing.nlb import ruleset
 from portico.balancing.nlb.filter import HeldClients
-from portico.balancing.nlb.ledger import Ledger
 from portico.balancing.nlb.plan import BalancingPlan, NicPlan, Owned, Rule, Share
 from portico.errors import LimitReached
 
@@ -71,26 +69,3 @@ def test_held_clients_are_bounded_and_exact() -> None:
     assert clients.held == {a, b}, "nothing was changed"
     assert clients.difference(add=[c, d], remove=[a]) == ({c, d}, {a})
     assert clients.difference(add=[a], remove=[a]) == (set(), set()), "one in both stays"
-
-
-def test_a_ledger_survives_the_process_but_not_the_boot(tmp_path: Path) -> None:
-    path = tmp_path / "nlb.json"
-    Ledger(path, "boot").remember("sysctl", "net/x", ["0", "1"])
-    ledger = Ledger(path, "boot")
-    ledger.remember("sysctl", "net/x", ["1", "2"])
-    assert ledger.entries("sysctl") == {"net/x": ["0", "1"]}, "the first value is the administrator's"
-    assert Ledger(path, "another").entries("sysctl") == {}
-    ledger.forget("sysctl", "net/x")
-    assert Ledger(path, "boot").entries("sysctl") == {}
-
-
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"boot_id": "boot", "entries": 5}', b"\xff\xfe"])
-def test_a_damaged_ledger_is_kept_and_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "nlb.json"
-    path.write_bytes(content)
-    ledger = Ledger(path, "boot")
-    assert ledger.damage is not None
-    assert ledger.entries("sysctl") == {}
-    assert (tmp_path / "nlb.json.damaged").read_bytes() == content
-    ledger.remember("mac", "eth0", "02:00:00:00:00:01")
-    assert Ledger(path, "boot").damage is None

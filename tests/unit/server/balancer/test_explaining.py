@@ -28,7 +28,7 @@ BUCKET = bucket_of(IPv4Address("198.51.100.7"), 0, "single", 7)
 
 def picture(owner: int) -> Ownership:
     nothing: frozenset[int] = frozenset()
-    rule = RuleOwnership(None, nothing, nothing, nothing, nothing, (0,) * 60, (owner,) * 60)
+    rule = RuleOwnership(None, nothing, nothing, nothing, nothing, (0,) * 60, tuple([owner] * 60))
     return Ownership(1, 4, (rule, rule))
 
 
