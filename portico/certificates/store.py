@@ -75,7 +75,11 @@ def _log_changes(connection: sqlite3.Connection) -> None:
     )
     for kind, key in CHANGE_KEYS.items():
         new = ", ".join(f"NEW.{column}" for column in key)
-        note = f"INSERT OR REPLACE INTO change (kind, key) VALUES ('{kind}', json_array({new}));"  # noqa: S608
+        # Not INSERT OR REPLACE: in a trigger, the conflict clause of the statement that fires it takes its place.
+        note = (
+            f"DELETE FROM change WHERE kind = '{kind}' AND key = json_array({new}); "  # noqa: S608
+            f"INSERT INTO change (kind, key) VALUES ('{kind}', json_array({new}));"
+        )
         for event in ("INSERT", "UPDATE"):
             connection.execute(f"CREATE TRIGGER {kind}_{event.lower()} AFTER {event} ON {kind} BEGIN {note} END")
         connection.execute(
