@@ -36,7 +36,7 @@ def install_server(lab: Lab, name: str) -> None:
     """Installs the Remote Access server on a host and waits until its gateway accepts clients."""
     host = lab.host(name)
     host.write("/etc/portico/lab.yaml", yaml.safe_dump(settings(name), sort_keys=False), 0o600)
-    host.run("portico", "server", "install", "--file", "/etc/portico/lab.yaml", "--yes", timeout=60.0)
+    host.run("portico", "server", "install", "--file", "/etc/portico/lab.yaml", "--yes", "--no-start", timeout=60.0)
     start_server(host)
 
 
