@@ -8,8 +8,9 @@
 #   PREFIX/                                     a Python environment with Portico and what it needs
 #   /usr/local/bin/portico                      a link to PREFIX/bin/portico
 #   /usr/local/lib/systemd/system/              portico-server.service, portico-client.service (not enabled), and the
-#                                               units of their packet paths, portico-gateway and portico-tunnel
-#   /usr/local/lib/sysusers.d/portico.conf      the accounts of those two
+#                                               units of their packet paths, portico-gateway and portico-tunnel, and of
+#                                               load balancing, portico-balancer
+#   /usr/local/lib/sysusers.d/portico.conf      the accounts of those three
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/opt/portico root= wheel= remove=
@@ -31,9 +32,9 @@ case $prefix in /?*) ;; *) fail "the prefix must be an absolute directory, not '
 bin=/usr/local/bin
 units=/usr/local/lib/systemd/system
 accounts=/usr/local/lib/sysusers.d
-names="portico-server portico-gateway portico-client portico-tunnel"
+names="portico-server portico-gateway portico-balancer portico-client portico-tunnel"
 make_accounts() {
-    for account in portico-gateway portico-client; do
+    for account in portico-gateway portico-balancer portico-client; do
         id -u "$account" >/dev/null 2>&1 || PATH=$PATH:/usr/sbin \
             useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
     done
@@ -52,7 +53,7 @@ if [ -n "$remove" ]; then
     # Only an environment that this script made: a mistyped prefix must not cost a directory.
     if [ -f "$root$prefix/.portico" ]; then rm -rf "$root$prefix"; fi
     reload
-    echo "Removed. Settings, certificates and keys stay in /var/lib/portico, and the accounts of the packet paths."
+    echo "Removed. Settings, certificates and keys stay in /var/lib/portico, and the accounts of the processes."
     exit 0
 fi
 
@@ -92,7 +93,7 @@ for unit in $names; do
 done
 mkdir -p "$root$accounts"
 cp "$here/sysusers.d/portico.conf" "$root$accounts/portico.conf"
-# The packet paths run under them, before there are settings or an identity.
+# The processes run under them, before there are settings or an identity.
 [ -n "$root" ] || make_accounts
 reload
 echo "Installed. Next, as root: portico server install (on a server) or portico client enrol TOKEN (on a client)"

@@ -22,6 +22,7 @@ from portico.certificates.revocation import revoke, revoke_foreign
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
+from portico.server.balancer.boots import BOOT_NAME, Boots
 from portico.server.balancer.handle import Balancer
 from portico.server.clients import Client, clients, session_name
 from portico.server.credentials import Credentials, now_utc
@@ -94,21 +95,32 @@ class Agent:
         state: the directory of everything that outlives a restart.
         logs: the directory of records that others may collect; None is one below `state`.
         door: where the gateway of the unit connects; None starts gateways as children of this process.
-        probe: asks the link who has an address, before it is taken as a dedicated one.
+        balancer_door: where the balancer of the unit connects; None starts it under the agent's account.
+        probe: asks the link who has an address, before it is taken as a dedicated one. The unit's balancer does it when
+            there is one.
 
     Raises:
         Unavailable: the directory cannot be made.
     """
 
     def __init__(
-        self, state: Path, logs: Path | None = None, *, door: Door | None = None, probe: Prober | None = None
+        self,
+        state: Path,
+        logs: Path | None = None,
+        *,
+        door: Door | None = None,
+        balancer_door: Door | None = None,
+        probe: Prober | None = None,
     ) -> None:
         self.state = private_directory(state)
         self.credentials = Credentials.open(state)
         self.platform = Platform(state, self.credentials, self._answer, self._spawn, self._reported, door)
-        self.machine = Machine(state, self.credentials, self.platform.kernel, probe)
+        boots = Boots(state / BOOT_NAME)
+        gateway = self.platform.gateway
+        self.balancer = Balancer(gateway.sessions, gateway.disconnect, self._spawn, boots, balancer_door)
+        asking = probe if balancer_door is None else self.balancer.ask_link
+        self.machine = Machine(state, self.credentials, self.platform.kernel, asking)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
-        self.balancer = Balancer(self.platform.gateway.sessions, self.platform.gateway.disconnect, self._spawn)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
@@ -154,10 +166,11 @@ class Agent:
         Never fails because of the settings or the machine: `problem` says what is wrong, and it is tried again.
 
         Raises:
-            Unavailable: the gateway's unit cannot connect, as the agent's own unit is wrong.
+            Unavailable: the other units cannot connect, as the agent's own unit is wrong.
         """
         if self.gateway.door is not None:
             self.gateway.door.open()
+        self.balancer.open()
         self._monitor.start()
         await self.peers.start()
         async with self._changing:
@@ -178,6 +191,7 @@ class Agent:
         failures = await self.platform.stop()
         if self.gateway.door is not None:
             self.gateway.door.close()
+        self.balancer.close()
         await self.translation.accounting.stop()
         self._write_seen()
         self.credentials.close()
@@ -641,6 +655,7 @@ class Agent:
             "settings_damage": str(store.damage) if store is not None and store.damage is not None else None,
             "url": values.url if values is not None else None,
             "gateway": self.platform.gateway.status(),
+            "balancer": self.balancer.process(),
             "sessions": sessions,
             "counters": counters,
             "drifting": self.drifting,

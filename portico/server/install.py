@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from portico.certificates.trust import name_text
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
 from portico.paths import log_directory
+from portico.server.balancer import handle as balancer
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.desired import kept_addresses
 from portico.server.facts import read_facts
@@ -39,7 +41,8 @@ from portico.settings.verify import verify
 
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
-_UNITS = (UNIT, UNIT_NAME)
+_UNITS = (UNIT, balancer.UNIT, UNIT_NAME)
+_USERS = (USER, balancer.USER)
 _HIDDEN = ("/home", "/root", "/run/user")
 """systemd.exec(5), ProtectHome."""
 _UNIT_DIRECTORY = Path("/etc/systemd/system")
@@ -65,7 +68,7 @@ def systemd_runs() -> bool:
 def install_steps(settings: Settings, state: Path, *, author: str, comment: str = "installed") -> list[Step]:
     """What an installation does, in order. The settings have been verified."""
     steps = [
-        Step(f"Create the system user {USER}", lambda: not _user_exists(), lambda: _make_user(state)),
+        *(_user_step(user, state) for user in _USERS),
     ]
     if settings.certificates.mode == "built-in":
         steps += [
@@ -87,7 +90,7 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
 def join_steps(joining: Joining, state: Path) -> list[Step]:
     """What joining a cluster does, in order; the settings, which make this machine a server, come last."""
     steps = [
-        Step(f"Create the system user {USER}", lambda: not _user_exists(), lambda: _make_user(state)),
+        *(_user_step(user, state) for user in _USERS),
         Step(f"Ask to be taken in as {joining.name}", lambda: True, lambda: f"by {joining.ask()}"),
         Step("Read the records of certificates", lambda: True, lambda: f"{joining.fetch_records()}"),
         Step("Check this machine with the cluster's settings", lambda: True, lambda: _check_joining(joining, state)),
@@ -132,8 +135,10 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
         steps.append(Step(f"Delete {state}", state.exists, lambda: _purge(state)))
     else:
         steps.append(Step("Forget what was installed", (state / MADE_NAME).exists, lambda: _forget(state)))
-    if made.get("user") is True:
-        steps.insert(-1, Step(f"Remove the system user {USER}", _user_exists, _remove_user))
+    for user in _made_users(made):
+        steps.insert(
+            -1, Step(f"Remove the system user {user}", partial(_user_exists, user), partial(_remove_user, user))
+        )
     return steps
 
 
@@ -173,8 +178,8 @@ def _made(state: Path) -> dict[str, object]:
     raise InvalidInput(
         f"cannot use {path}, the note of what the installation made",
         why=why,
-        resolution=f"Remove it (rm -r {path}); the user {USER} and the units in {_UNIT_DIRECTORY} then stay, "
-        f"remove them by hand: userdel {USER}",
+        resolution=f"Remove it (rm -r {path}); the users {' and '.join(_USERS)} and the units in {_UNIT_DIRECTORY} "
+        f"then stay, remove them by hand: userdel {USER}; userdel {balancer.USER}",
         code="FILE_DAMAGED",
     )
 
@@ -190,26 +195,38 @@ def _forget(state: Path) -> str:
     return f"settings and certificates stay in {state}"
 
 
-def _user_exists() -> bool:
+def _user_step(user: str, state: Path) -> Step:
+    return Step(f"Create the system user {user}", lambda: not _user_exists(user), lambda: _make_user(user, state))
+
+
+def _user_exists(user: str) -> bool:
     try:
-        pwd.getpwnam(USER)
+        pwd.getpwnam(user)
     except KeyError:
         return False
     return True
 
 
-def _make_user(state: Path) -> str:
+def _made_users(made: dict[str, object]) -> list[str]:
+    """Accounts that an installation made; one of an earlier version noted that there is one."""
+    noted = made.get("users")
+    users = [user for user in noted if isinstance(user, str)] if isinstance(noted, list) else []
+    return [USER, *users] if made.get("user") is True else users
+
+
+def _make_user(user: str, state: Path) -> str:
     # Noted first: a user that is noted and does not exist costs nothing, the other way round it would be left behind.
-    _note(state, user=True)
+    users = _made_users(_made(state))
+    _note(state, user=False, users=[*users, *({user} - {*users})])
     _run(
-        ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", USER]
+        ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", user]
     )
     return ""
 
 
-def _remove_user() -> str:
+def _remove_user(user: str) -> str:
     # By force: a process elsewhere (a container) with the same number would keep the account; ours have ended.
-    _run(["userdel", "--force", USER])
+    _run(["userdel", "--force", user])
     return ""
 
 

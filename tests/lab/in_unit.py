@@ -39,18 +39,33 @@ DONE = frozenset(
     [
         *("ExecStartPre", "ExecStart", "Environment", "WorkingDirectory", "User", "LimitNOFILE", "UMask"),
         *("RuntimeDirectory", "StateDirectory", "StateDirectoryMode", "LogsDirectory", "LogsDirectoryMode"),
-        *("CapabilityBoundingSet", "NoNewPrivileges", "BindPaths", "InaccessiblePaths", "ReadWritePaths"),
+        *(
+            "AmbientCapabilities",
+            "CapabilityBoundingSet",
+            "NoNewPrivileges",
+            "BindPaths",
+            "InaccessiblePaths",
+            "ReadWritePaths",
+        ),
         *("PrivateDevices", "PrivateTmp", "ProcSubset", "ProtectHome", "ProtectKernelTunables", "ProtectProc"),
         *("ProtectSystem", "MemoryDenyWriteExecute", "RestrictAddressFamilies", "RestrictNamespaces"),
         *("RestrictSUIDSGID", "SystemCallFilter", "SystemCallErrorNumber"),
     ]
 )
 
-CAPABILITIES = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+CAPABILITIES = {
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
 """linux/capability.h, those that a unit leaves."""
 LAST_CAPABILITY = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 
-PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
+PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 24, 38, 47
+PR_CAP_AMBIENT_RAISE = 2
+CAPABILITY_VERSION = 0x20080522
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1,
@@ -261,13 +276,27 @@ def become(unit: Unit) -> None:
             check(_libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0), f"dropping capability {number}")
     if user := unit.one("User"):
         account = pwd.getpwnam(user)
+        ambient = {CAPABILITIES[name] for name in unit.words("AmbientCapabilities")}
+        check(_libc.prctl(PR_SET_KEEPCAPS, int(bool(ambient)), 0, 0, 0), "keeping capabilities")
         os.setgroups([])
         os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
         os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        if ambient:
+            make_ambient(ambient)
     else:
         os.setgroups([])
     if unit.says("NoNewPrivileges"):
         check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+
+
+def make_ambient(kept: set[int]) -> None:
+    """These capabilities, and no other, survive the start of the program (capabilities(7))."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    words = [sum(1 << (number - 32 * word) for number in kept if number // 32 == word) for word in range(2)]
+    data = (ctypes.c_uint32 * 6)(*(value for word in words for value in (word, word, word)))
+    check(_libc.capset(header, data), "capset")
+    for number in kept:
+        check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0), f"ambient capability {number}")
 
 
 def main() -> None:

@@ -17,12 +17,13 @@ from portico.lab import deployment, wait
 from portico.lab.deployment import CLIENT, SERVER
 from portico.lab.hosts import PYTHON, Host
 from portico.lab.lab import Lab
+from portico.lab.topology import CORP_DNS, dedicated
 from tests.lab.helpers import APP4, APP6, agent_pid, reaches
 from tests.lab.units import capabilities, start_unit
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd knows its groups of calls")
 
-GATEWAY, TUNNEL = "portico-gateway", "portico-tunnel"
+GATEWAY, TUNNEL, BALANCER = "portico-gateway", "portico-tunnel", "portico-balancer"
 SOCKET = "/run/portico/gateway/agent.sock"
 
 
@@ -36,6 +37,7 @@ def lab(network: Lab) -> Iterator[Lab]:
     # As the installation of the program does, before anybody enrols.
     client.run("useradd", "--system", "--no-create-home", "portico-client")
     start_unit(server, GATEWAY)
+    start_unit(server, BALANCER)
     start_unit(server, SERVER)
     deployment.wait_for_server(server)
     start_unit(client, CLIENT)
@@ -50,11 +52,40 @@ def status(host: Host, pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def gateway(server: Host) -> dict[str, object]:
-    found: dict[str, object] = json.loads(server.run("portico", "server", "status", "--json", check=False).stdout)[
-        "gateway"
-    ]
+def process(server: Host, name: str) -> dict[str, object]:
+    """The gateway or the balancer, as the agent sees it."""
+    found: dict[str, object] = json.loads(server.run("portico", "server", "status", "--json", check=False).stdout)[name]
     return found
+
+
+def gateway(server: Host) -> dict[str, object]:
+    return process(server, "gateway")
+
+
+def balancing(client: Host, server: Host) -> None:
+    """The cluster converges, and its only server answers for the VIPs: the client comes through the entrance."""
+
+    def logs() -> str:
+        return server.log_tail(SERVER, 30) + server.log_tail(BALANCER, 30)
+
+    def converged() -> bool:
+        found = deployment.cluster_status(server)
+        return bool(found.get("converged")) and found.get("problem") is None
+
+    wait.until("the cluster to converge", converged, timeout=20.0, evidence=logs)
+    for name in (APP4, APP6):
+        wait.until(f"{name} to answer", lambda name=name: reaches(client, name), timeout=30.0, evidence=logs)  # type: ignore[misc]
+
+
+def another_balancer(server: Host, old: int, timeout: float) -> None:
+    wait.until(
+        "another balancer to run",
+        lambda: (
+            server.service(BALANCER)["pid"] not in (None, old) and process(server, "balancer")["state"] == "running"
+        ),
+        timeout=timeout,
+        evidence=lambda: server.log_tail(SERVER, 30) + server.log_tail(BALANCER, 30),
+    )
 
 
 def came_back(server: Host, client: Host, old: int, timeout: float) -> None:
@@ -168,6 +199,93 @@ def test_a_second_gateway_is_refused(client: Host, server: Host) -> None:
     assert "another process is there" in got.stderr
     assert agent_pid(server, GATEWAY) == first
     assert reaches(client)
+
+
+def test_the_balancer_waits_while_load_balancing_is_off(server: Host) -> None:
+    found = process(server, "balancer")
+    assert (found["state"], found["configured"], found["unit"]) == ("stopped", False, "portico-balancer.service")
+    assert "waits until load balancing is enabled" in str(found["reason"])
+    assert "portico-balancer.service" in server.output("portico", "server", "status")
+    assert server.service(BALANCER)["restarts"] == 0
+
+
+def test_nobody_else_reaches_the_socket_of_the_balancer(server: Host) -> None:
+    talk = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/portico/balancer/agent.sock')"
+    for account in ("nobody", "portico-gateway"):
+        got = server.run("setpriv", f"--reuid={account}", "--clear-groups", "python3", "-c", talk, check=False)
+        assert "PermissionError" in got.stderr
+
+
+def test_an_address_that_another_machine_has_is_not_taken(server: Host) -> None:
+    """The agent has no raw sockets: the balancer asks the link."""
+    options = ["--internet-dedicated-address", "203.0.113.21/24", "--internal-dedicated-address", f"{CORP_DNS}/24"]
+    refused = server.run("portico", "lb", "enable", *options, "--yes", check=False)
+    assert refused.returncode != 0
+    assert CORP_DNS in refused.stdout + refused.stderr
+    assert "DIP_IN_USE" in refused.stdout + refused.stderr
+
+
+def test_a_cluster_of_one_server_answers_for_its_addresses(client: Host, server: Host) -> None:
+    options = []
+    for side, interface in (("internet", "eth0"), ("internal", "eth1")):
+        for address in dedicated(1)[interface]:
+            options += [f"--{side}-dedicated-address", address]
+    server.run("portico", "lb", "enable", *options, "--yes", timeout=60.0)
+    balancing(client, server)
+    found = process(server, "balancer")
+    assert (found["state"], found["pid"], found["configured"]) == ("running", agent_pid(server, BALANCER), True)
+    assert len(deployment.cluster_status(server)["servers"]) == 1
+
+
+def test_the_balancer_has_an_account_of_its_own_and_the_capabilities_of_its_unit(server: Host) -> None:
+    found = status(server, agent_pid(server, BALANCER))
+    for kind in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(found[kind], 16) == capabilities(BALANCER), kind
+    assert int(found["CapAmb"], 16) == 0, "no program that it starts has them"
+    assert set(found["Uid"].split()) == {server.output("id", "-u", BALANCER)}
+    assert found["Groups"] == ""
+    assert (found["NoNewPrivs"], found["Seccomp_filters"]) == ("1", "2")
+
+
+def test_the_balancer_may_use_every_filter_that_the_machine_can(server: Host) -> None:
+    """What the unit leaves decides nothing: without a unit the choice is the same."""
+    script = "from portico.balancing.nlb.choose import choose; print(choose().name)"
+    assert deployment.cluster_status(server)["filter"] == server.output(PYTHON, "-P", "-c", script)
+
+
+def test_a_killed_balancer_comes_back(client: Host, server: Host) -> None:
+    old = agent_pid(server, BALANCER)
+    server.run("kill", "-KILL", str(old))
+    another_balancer(server, old, 10.0)
+    balancing(client, server)
+
+
+def test_a_balancer_that_stands_still_is_replaced(client: Host, server: Host) -> None:
+    """The agent may not send it signals: it cuts its lifeline, which another process watches."""
+    old = agent_pid(server, BALANCER)
+    server.run("kill", "-STOP", str(old))
+    another_balancer(server, old, 60.0)
+    balancing(client, server)
+
+
+def test_the_balancer_says_goodbye_when_its_agent_dies(client: Host, server: Host) -> None:
+    """It is not killed with the agent, as a gateway is: the other servers are told first."""
+    agent, old = agent_pid(server), agent_pid(server, BALANCER)
+    before = server.log_tail(BALANCER, 10_000).count("after='stopped'")
+    server.run("kill", "-KILL", str(agent))
+    another_balancer(server, old, 20.0)
+    assert server.log_tail(BALANCER, 10_000).count("after='stopped'") == before + 1
+    balancing(client, server)
+
+
+def test_load_balancing_is_disabled_again(client: Host, server: Host) -> None:
+    server.run("portico", "lb", "disable", "--yes", timeout=60.0)
+    wait.until(
+        "the balancer to wait",
+        lambda: "waits until load balancing is enabled" in str(process(server, "balancer")["reason"]),
+        timeout=10.0,
+    )
+    wait.until("the client to be back", lambda: reaches(client, APP4) and reaches(client, APP6), timeout=20.0)
 
 
 def test_disconnecting_and_connecting_gives_everything_back_and_takes_it_again(client: Host) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from portico import native_process
+from portico.connecting import connect, take_descriptors
 from portico.errors import InvalidInput, NotPermitted, Unavailable
-from portico.native_process import MAX_SLOW, Channel, Slow, connect, serve, take_descriptors
+from portico.native_process import MAX_SLOW, Channel, Slow, serve
 
 
 class Native:

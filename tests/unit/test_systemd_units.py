@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 
 from portico.client.agent import ACCOUNT, TUNNEL_UNIT
+from portico.server.balancer import handle as balancer
+from portico.server.balancer.process import CAPABILITIES
 from portico.server.gateway import UNIT, USER
 
 UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 AGENTS = ["portico-server.service", "portico-client.service"]
 PACKET_PATHS = ["portico-gateway.service", "portico-tunnel.service"]
-SERVICES = [*AGENTS, *PACKET_PATHS]
+BALANCER = "portico-balancer.service"
+SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER]
 
-EXPOSURE = {**dict.fromkeys(AGENTS, 1.9), **dict.fromkeys(PACKET_PATHS, 1.2)}
+EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys(PACKET_PATHS, 1.2)}
 """The most that `systemd-analyze security` may say, of 10; every shipped service must stay below 2.0. What is left is
-what they are for: the network, for the agents its configuration, and files that belong to root."""
+what they are for: the network, for the agents its configuration, and files that belong to root; frames and the call
+`bpf` for the balancer."""
 
 needs_systemd_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
@@ -70,6 +74,8 @@ def test_no_finding_that_could_be_closed_is_open(name: str) -> None:
         "SystemCallFilter_mount",
         "SystemCallFilter_module",
     }
+    if name == BALANCER:
+        closed -= {"SystemCallFilter_privileged"}  # `bpf` is one of them, see below
     assert not exposed & closed
 
 
@@ -81,7 +87,7 @@ def test_systemd_understands_every_line(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*AGENTS, *PACKET_PATHS])
 def test_the_child_can_confine_itself(name: str) -> None:
     """The unit's filter holds for the child too, which sets one of its own with the call `seccomp`."""
     text = (UNITS / name).read_text()
@@ -97,9 +103,28 @@ def test_a_packet_path_has_an_account_and_no_capability(name: str) -> None:
     assert "AmbientCapabilities" not in text
 
 
-@pytest.mark.parametrize(("agent", "path", "unit"), list(zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True)))
-def test_a_packet_path_comes_and_goes_with_its_agent_and_meets_it(agent: str, path: str, unit: str) -> None:
-    """One socket, in a directory that the packet path's account alone enters; what the agent expects has that name."""
+def test_the_balancer_has_an_account_and_the_capabilities_that_it_keeps() -> None:
+    text = (UNITS / BALANCER).read_text()
+    assert f"\nUser={balancer.USER}\n" in text
+    for key in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        [words] = re.findall(f"^{key}=(.*)$", text, re.MULTILINE)
+        assert set(words.split()) == {f"CAP_{name}" for name in CAPABILITIES}
+
+
+def test_the_balancer_may_call_bpf_and_nothing_else_that_is_privileged() -> None:
+    calls = [line for line in (UNITS / BALANCER).read_text().splitlines() if line.startswith("SystemCallFilter=")]
+    assert calls == [f"SystemCallFilter={words}" for words in ("@system-service", "~@privileged @resources", "bpf")]
+
+
+@pytest.mark.parametrize(
+    ("agent", "path", "unit"),
+    [
+        *zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True),
+        ("portico-server.service", BALANCER, balancer.UNIT),
+    ],
+)
+def test_a_process_comes_and_goes_with_its_agent_and_meets_it(agent: str, path: str, unit: str) -> None:
+    """One socket, in a directory that the process' account alone enters; what the agent expects has that name."""
     ours, theirs = (UNITS / agent).read_text(), (UNITS / path).read_text()
     assert path == unit
     assert path in ours.partition("Wants=")[2].splitlines()[0].split()
@@ -107,7 +132,7 @@ def test_a_packet_path_comes_and_goes_with_its_agent_and_meets_it(agent: str, pa
     assert "\nRestart=always\n" in theirs
     assert "\nStartLimitIntervalSec=0\n" in theirs, "pausing is the agent's decision"
     [socket] = re.findall(r"--connect (\S+)", theirs)
-    assert f"-socket {socket}\n" in ours
+    assert f"-socket {socket}" in ours.partition("\nExecStart=")[2].splitlines()[0]
     [account] = re.findall(r"^User=(\S+)$", theirs, re.MULTILINE)
     directory = socket.rpartition("/")[0]
     assert f"\nExecStartPre=+/usr/bin/install -d -o root -g {account} -m 0710 {directory}\n" in ours

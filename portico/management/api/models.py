@@ -36,6 +36,13 @@ class GatewayStatus(Model):
     since: float | None
 
 
+class BalancerStatus(GatewayStatus):
+    """The process of heartbeats, leases and the filter. `state` is stopped while load balancing is not `configured`;
+    the one of a unit has connected by then and waits, or `reason` says that it has not."""
+
+    configured: bool
+
+
 class DriftReport(Model):
     at: float
     changes: list[str]
@@ -61,6 +68,7 @@ class Status(Model):
     settings_damage: str | None
     url: str | None
     gateway: GatewayStatus
+    balancer: BalancerStatus
     sessions: int | None
     counters: dict[str, Any]
     drifting: list[str]

@@ -19,10 +19,11 @@ from portico.connected import Door
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import exclusive
 from portico.management.api.app import create_app
+from portico.server import gateway
 from portico.server.agent import Agent
+from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
-from portico.server.gateway import UNIT, USER
 
 log = logging.getLogger("portico.server")
 
@@ -177,13 +178,22 @@ class _OneLine(logging.Formatter):
         return super().format(record).replace("\n", "\\n")
 
 
-def run(state: Path, path: Path, *, gateway_socket: Path | None = None, verbose: bool = False) -> int:
+def run(
+    state: Path,
+    path: Path,
+    *,
+    gateway_socket: Path | None = None,
+    balancer_socket: Path | None = None,
+    verbose: bool = False,
+) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
     log_to_stderr(verbose=verbose)
 
     async def body() -> int:
-        door = Door(gateway_socket, USER, UNIT) if gateway_socket is not None else None
-        return await serve(Agent(state, paths.log_directory(), door=door, probe=ask_link), path)
+        door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
+        beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
+        agent = Agent(state, paths.log_directory(), door=door, balancer_door=beside, probe=ask_link)
+        return await serve(agent, path)
 
     try:
         return asyncio.run(body())

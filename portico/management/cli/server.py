@@ -153,6 +153,10 @@ def run_command(
         Path | None,
         typer.Option(help="Where the gateway of portico-gateway.service connects. Without it, one is started here."),
     ] = None,
+    balancer_socket: Annotated[
+        Path | None,
+        typer.Option(help="Where the balancer of portico-balancer.service connects. Without it, one is started here."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line.
@@ -162,7 +166,15 @@ def run_command(
     from portico.management.api.serve import run
 
     output.require_root("Cannot run the server")
-    raise typer.Exit(run(paths.server_state(), paths.server_socket(), gateway_socket=gateway_socket, verbose=verbose))
+    raise typer.Exit(
+        run(
+            paths.server_state(),
+            paths.server_socket(),
+            gateway_socket=gateway_socket,
+            balancer_socket=balancer_socket,
+            verbose=verbose,
+        )
+    )
 
 
 @app.command("uninstall")
@@ -277,11 +289,8 @@ def _installed(out: Console, settings: Settings, running: str) -> None:
 
 
 def _show_status(out: Console, status: dict[str, Any]) -> None:
-    gateway = status["gateway"]
+    gateway, balancer = status["gateway"], status["balancer"]
     now = time.time()
-    since = f", {output.duration_text(now - gateway['since'])}" if gateway["since"] else ""
-    restarts = f", {gateway['restarts']} restarts" if gateway["restarts"] else ""
-    unit = f", {gateway['unit']}" if gateway["unit"] else ""
     out.print("[green]Serving[/]" if status["serving"] else "[bold red]Not serving[/]")
     out.print(
         output.fields(
@@ -290,8 +299,9 @@ def _show_status(out: Console, status: dict[str, Any]) -> None:
                 "Address": status["url"],
                 "Settings": f"revision {status['revision']}" if status["revision"] else "none in force",
                 "Read-only": status["settings_damage"] if status["settings_read_only"] else None,
-                "Gateway": f"{gateway['state']}{since}{restarts}{unit}",
+                "Gateway": _process(gateway, now),
                 "Reason": gateway["reason"] or None,
+                "Balancer": _balancer(balancer, now),
                 "Tunnels": status["sessions"],
                 "Drift": "; ".join(status["drifting"]) or None,
                 "Running for": output.duration_text(now - status["started"]),
@@ -304,6 +314,20 @@ def _show_status(out: Console, status: dict[str, Any]) -> None:
     for drift in status["drifts"][:3]:
         what = "repaired" if drift["repaired"] else "not repaired"
         out.print(f"{output.time_text(drift['at'])} {what}: {escape('; '.join(drift['changes']))}")
+
+
+def _process(process: dict[str, Any], now: float) -> str:
+    since = f", {output.duration_text(now - process['since'])}" if process["since"] else ""
+    restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
+    unit = f", {process['unit']}" if process["unit"] else ""
+    return f"{process['state']}{since}{restarts}{unit}"
+
+
+def _balancer(process: dict[str, Any], now: float) -> str | None:
+    """Nothing where it is neither needed nor there."""
+    if not process["configured"] and process["unit"] is None:
+        return None
+    return _process(process, now) + (f": {process['reason']}" if process["reason"] else "")
 
 
 def _fault(fault: dict[str, Any]) -> str:

@@ -7,11 +7,14 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from portico.child import Begun, Program, Start
+from portico.connected import Door
 from portico.errors import Conflict, NotFound, PorticoError, Unavailable
+from portico.server.balancer.boots import Boots
 from portico.server.balancer.explaining import packet
 from portico.server.balancer.plans import Assignment, assignment
 from portico.server.balancer.tunnels import owner_of
@@ -22,6 +25,10 @@ from portico.supervisor import ChildError, ChildState, Supervisor
 
 log = logging.getLogger("portico.balancer")
 
+Address = IPv4Address | IPv6Address
+
+USER = "portico-balancer"
+UNIT = "portico-balancer.service"
 MODULE = "portico.server.balancer.process"
 START_TIMEOUT = 15.0
 _BATCH = 1000
@@ -82,6 +89,8 @@ class Balancer:
         sessions: the gateway's tunnels, each {session, addresses, identity, ...}.
         disconnect: closes tunnels of the gateway by number.
         spawn: runs a coroutine in the background and keeps it from being collected.
+        boots: numbers for the process' starts.
+        door: where the balancer of the unit connects; None starts it under the agent's account.
     """
 
     def __init__(
@@ -89,21 +98,56 @@ class Balancer:
         sessions: Callable[[], Awaitable[list[dict[str, Any]]]],
         disconnect: Callable[[list[int]], Awaitable[int]],
         spawn: Callable[[Awaitable[None]], None],
+        boots: Boots,
+        door: Door | None = None,
     ) -> None:
         self._sessions = sessions
         self._disconnect = disconnect
         self._spawn = spawn
+        self._boots = boots
+        self.door = door
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._told: Assignment | None = None
+        self._given: Assignment | None = None
+        """What the newest process was started with."""
         self._health: tuple[bool, str] = (False, "the gateway has not said that it serves")
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=65_536)
         self._resync = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
         program = Program("balancer", MODULE, heartbeat="status", heartbeat_interval=2.0, heartbeat_timeout=5.0)
-        self.supervisor = Supervisor(program, self._prepare, self._event, self._changed, source=Kin())
+        self.supervisor = Supervisor(program, self._prepare, self._event, self._changed, source=door or Kin())
 
     @property
     def configured(self) -> bool:
         return self._told is not None
+
+    def open(self) -> None:
+        """Lets the unit's process connect; it waits until it is needed. Raises Unavailable."""
+        self._loop = asyncio.get_running_loop()
+        if self.door is not None:
+            self.door.open()
+
+    def close(self) -> None:
+        """After `stop`."""
+        if self.door is not None:
+            self.door.close()
+
+    def process(self) -> dict[str, Any]:
+        """State of the process, for `portico server status`. Without load balancing one of a unit waits, and none runs
+        otherwise."""
+        watched = self.supervisor
+        reason = watched.reason
+        if self.door is not None and watched.state is ChildState.STOPPED:
+            reason = self.door.awaited or "it has connected and waits until load balancing is enabled"
+        return {
+            "state": watched.state.value,
+            "reason": reason,
+            "unit": self.door.unit if self.door is not None else None,
+            "pid": watched.pid,
+            "restarts": watched.restarts,
+            "since": watched.started_at if watched.state is ChildState.RUNNING else None,
+            "configured": self.configured,
+        }
 
     async def apply(self, local: Settings, revision: int, secrets: ClusterSecrets | None) -> None:
         """Balances as the settings say; stops when they do not.
@@ -131,8 +175,12 @@ class Balancer:
             else:
                 self.supervisor.start()
                 await self.supervisor.wait_ready(START_TIMEOUT)
+                if self._given != told:  # it was on its way already, to ask the link
+                    await self.supervisor.request("configure", config=told.as_config())
         except PorticoError:
             self._told = former
+            if former is None:
+                await self.supervisor.stop()  # half a member would stay
             raise
         if self._pump is None:
             self._pump = asyncio.create_task(self._feed(), name="feed the balancer")
@@ -145,6 +193,33 @@ class Balancer:
             await asyncio.gather(self._pump, return_exceptions=True)
             self._pump = None
         await self.supervisor.stop()
+
+    def ask_link(self, interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
+        """Who else on an interface's network has these addresses, by the process that may ask.
+
+        Blocking, and not for the loop's own thread. See `portico.server.facts.Prober`. A process that is no member of
+        a cluster stays for the next question, or to become one.
+
+        Raises:
+            Unavailable: no process can be had, or it cannot ask.
+        """
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(self._ask_link(interface, addresses), self._loop).result()
+
+    async def _ask_link(self, interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
+        try:
+            if self.supervisor.state is not ChildState.RUNNING:
+                self.supervisor.start()
+                await self.supervisor.wait_ready(START_TIMEOUT)
+            found = await self.supervisor.request("ask_link", interface=interface, addresses=list(map(str, addresses)))
+        except PorticoError as error:
+            raise Unavailable(
+                f"It cannot be found out whether other machines on {interface} have the addresses for this server",
+                why=error.why or error.what,
+                resolution=error.resolution or f"Look at it: systemctl status {UNIT}",
+                code="LINK_NOT_ASKED",
+            ) from error
+        return {ip_address(text): str(mac) for text, mac in found.items()}
 
     async def health(self, ok: bool, why: str = "") -> None:
         """Whether clients are served here; not told twice."""
@@ -205,9 +280,9 @@ class Balancer:
             )
 
     def _prepare(self) -> Start:
-        if self._told is None:
-            raise Unavailable("Load balancing cannot begin", why="it is not configured")
-        return Start(self._told.as_config())
+        self._given = self._told
+        config = self._told.as_config() if self._told is not None else {}
+        return Start({**config, "boot": self._boots.next()})
 
     def _changed(self, state: ChildState, reason: str) -> None:
         log.info("balancer=%s%s", state.value, f" reason={reason!r}" if reason else "")

@@ -66,10 +66,12 @@ class Shell:
 
     Args:
         tell: gets events as JSON data: {"event": "cluster", "kind": ..., ...}.
+        boot: of the member, see `portico.server.balancer.boots`.
     """
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, tell: Callable[[dict[str, Any]], None], boot: int) -> None:
         self._tell = tell
+        self._boot = boot
         self._loop = asyncio.get_running_loop()
         self._told: Assignment | None = None
         self._plan: BalancingPlan | None = None
@@ -116,7 +118,7 @@ class Shell:
                 resolution="Stop the server first: portico cluster stop",
             )
         if self._member is None:
-            self._member = Member(config, boot=int(time.time() * 1000), nonce=secrets.randbits(64), now=now)
+            self._member = Member(config, boot=self._boot, nonce=secrets.randbits(64), now=now)
             self._member.local_health(*self._health, now)
         if moved:
             self._open(told, plan)

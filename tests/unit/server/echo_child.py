@@ -14,11 +14,11 @@ from portico.errors import PorticoError
 
 def connected() -> tuple[socket.socket, list[int], socket.socket]:
     """As a child under a unit does it: with the product's own code."""
-    from portico import native_process
+    from portico import connecting, native_process
 
-    channel = native_process.connect(sys.argv[2], 10.0)
+    channel = connecting.connect(sys.argv[2], 10.0)
     try:
-        taken = native_process.take_descriptors(channel)
+        taken = connecting.take_descriptors(channel)
     except PorticoError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(4)
