@@ -1,6 +1,6 @@
 # What a newcomer types. Every target prepares what it needs, says what it does, and does nothing twice.
 #
-#   make up      the lab: one server, a remote client behind a NAT, an intranet; leaves it running
+#   make up      the lab: a cluster of three servers (SERVERS=1: one), a remote client behind a NAT, an intranet
 #   make down    removes exactly that
 #   make test    everything that can be checked, in the lab where a lab is needed
 #   make fuzz    strangers' bytes for every parser and state machine, FUZZ_SECONDS (60) each; for the night
@@ -22,7 +22,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 LAB ?= portico
-SERVERS ?= 1
+SERVERS ?= 3
 PREFIX ?= /opt/portico
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60

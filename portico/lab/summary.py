@@ -125,6 +125,7 @@ def what_to_try(lab: Lab, *, bare: bool = False) -> list[str]:
         f"{portico} lab exec{name} client1 -- curl http://app4.{CORP_DOMAIN}/",
         f"{portico} lab exec{name} client1 -- portico client status",
         f"{portico} lab exec{name} da1 -- portico clients list",
+        *([f"{portico} lab exec{name} {victim} -- portico cluster status"] if len(servers) > 1 else []),
         f"{portico} lab kill{name} {victim}; {portico} lab restart{name} {victim}",
         f"{portico} lab pcap{name} da1 eth1",
         f"{portico} lab console{name} client1",
