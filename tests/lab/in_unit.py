@@ -265,7 +265,7 @@ def make_filters(unit: Unit, allowed: Sequence[str]) -> list[Filter]:
         for bit in (stat.S_ISUID, stat.S_ISGID):
             for name, place in (("chmod", 1), ("fchmod", 1), ("fchmodat", 2)):
                 arguments.rule(refused, name, Comparison(place, SCMP_MASKED_EQ, bit, bit))
-    return [calls, arguments]
+    return [arguments, calls]  # the second one may forbid to load another
 
 
 def become(unit: Unit) -> None:

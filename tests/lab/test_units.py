@@ -206,7 +206,6 @@ def test_the_balancer_waits_while_load_balancing_is_off(server: Host) -> None:
     assert (found["state"], found["configured"], found["unit"]) == ("stopped", False, "portico-balancer.service")
     assert "waits until load balancing is enabled" in str(found["reason"])
     assert "portico-balancer.service" in server.output("portico", "server", "status")
-    assert server.service(BALANCER)["restarts"] == 0
 
 
 def test_nobody_else_reaches_the_socket_of_the_balancer(server: Host) -> None:
@@ -222,7 +221,7 @@ def test_an_address_that_another_machine_has_is_not_taken(server: Host) -> None:
     refused = server.run("portico", "lb", "enable", *options, "--yes", check=False)
     assert refused.returncode != 0
     assert CORP_DNS in refused.stdout + refused.stderr
-    assert "DIP_IN_USE" in refused.stdout + refused.stderr
+    assert "LB_ADDRESS_IN_USE" in refused.stdout + refused.stderr
 
 
 def test_a_cluster_of_one_server_answers_for_its_addresses(client: Host, server: Host) -> None:
@@ -285,7 +284,8 @@ def test_load_balancing_is_disabled_again(client: Host, server: Host) -> None:
         lambda: "waits until load balancing is enabled" in str(process(server, "balancer")["reason"]),
         timeout=10.0,
     )
-    wait.until("the client to be back", lambda: reaches(client, APP4) and reaches(client, APP6), timeout=20.0)
+    # Neighbours find the address at its interface's own MAC address again, and the client's back-off passes.
+    wait.until("the client to be back", lambda: reaches(client, APP4) and reaches(client, APP6), timeout=150.0)
 
 
 def test_disconnecting_and_connecting_gives_everything_back_and_takes_it_again(client: Host) -> None:

@@ -1,0 +1,84 @@
+"""The end of the balancer's process: the agent's end is not its own at once, and nothing outlives it for long."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from portico.server.balancer.process import GRACE
+from portico.server.balancer.shell import GOODBYE
+
+GUARDED = """
+import signal, socket, sys
+from portico.server.balancer.process import guard
+channel, lifeline = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+guard(lifeline, channel)
+channel.send(b"guarded")
+while channel.recv(1) and {goes_on}:
+    pass
+"""
+
+
+class Guarded:
+    """A process under guard, and the agent's ends of its channel and lifeline."""
+
+    def __init__(self, *, goes_on: bool) -> None:
+        self.channel, channel = socket.socketpair()
+        self.lifeline, lifeline = socket.socketpair()
+        with channel, lifeline:
+            fds = (channel.fileno(), lifeline.fileno())
+            command = [sys.executable, "-c", GUARDED.format(goes_on=goes_on), *map(str, fds)]
+            self.process = subprocess.Popen(command, pass_fds=fds)
+        assert self.channel.recv(16) == b"guarded"
+
+    def close(self) -> None:
+        self.channel.close()
+        self.lifeline.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def guarded() -> Iterator[Guarded]:
+    found = Guarded(goes_on=True)
+    yield found
+    found.close()
+
+
+def test_there_is_time_to_tell_the_other_servers() -> None:
+    assert GRACE > GOODBYE
+
+
+def test_one_that_stands_still_is_killed_when_its_lifeline_is_cut(guarded: Guarded) -> None:
+    os.kill(guarded.process.pid, signal.SIGSTOP)
+    guarded.lifeline.close()
+    assert guarded.process.wait(30.0) == -signal.SIGKILL
+
+
+def test_it_is_not_killed_while_the_lifeline_holds(guarded: Guarded) -> None:
+    pidfd = os.pidfd_open(guarded.process.pid)
+    try:
+        assert not select.select([pidfd], [], [], GRACE + 0.5)[0]
+    finally:
+        os.close(pidfd)
+
+
+def test_it_ends_in_its_own_way_when_the_agent_dies_and_its_guard_with_it() -> None:
+    found = Guarded(goes_on=False)
+    try:
+        found.channel.shutdown(socket.SHUT_WR)
+        found.lifeline.shutdown(socket.SHUT_WR)
+        assert found.process.wait(30.0) == 0
+        found.channel.settimeout(30.0)
+        assert found.channel.recv(1) == b"", "nobody has the channel any more"
+        found.lifeline.settimeout(30.0)
+        assert found.lifeline.recv(1) == b"", "nor the lifeline"
+    finally:
+        found.close()
