@@ -57,6 +57,10 @@ class Presence:
         """Tells the network where the VIPs are."""
         self.sockets[0].send(self.responder.announce())
 
+    def give_back(self) -> None:
+        """Tells the network that the VIPs are this interface's own addresses now."""
+        self.sockets[0].send(self.responder.give_back())
+
     def leave(self) -> None:
         """Tells a snooping switch that this server takes nothing more. The buckets must be with others by then."""
         if self.membership is not None:

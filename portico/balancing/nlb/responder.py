@@ -71,6 +71,17 @@ class Responder:
         """Frames that tell everybody on the network at once: after the cluster MAC has changed, or the VIPs came."""
         return [self._announcement(vip) for vip in self.nic.vips]
 
+    def give_back(self) -> list[bytes]:
+        """Frames that tell everybody that the VIPs are this interface's own addresses now: neighbours would go on
+        sending to the cluster MAC, which nobody hears any more."""
+        own = self.nic.mac
+        return [
+            wire.Arp(1, own, vip, wire.UNKNOWN, vip).frame(wire.BROADCAST, own)
+            if isinstance(vip, IPv4Address)
+            else wire.group_frame(wire.Advertisement(vip, wire.ALL_NODES, vip, own, router=self.router), own)
+            for vip in self.nic.vips
+        ]
+
     def _arp(self, arp: wire.Arp, now: float) -> list[bytes]:
         if arp.sender in self._vips:
             # Our own and the other servers' answers and announcements come by here too.

@@ -156,6 +156,8 @@ class Balancer:
             PorticoError: it cannot; what was before goes on.
         """
         if local.load_balancing is None:
+            if self._told is not None:
+                await self._tell("give_back")
             await self.stop()
             return
         if secrets is None:

@@ -4,10 +4,11 @@ addresses. One object a path, all alike. Needs CAP_NET_RAW and AF_PACKET for fra
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Protocol
 
 from portico.cluster.wire import ETHERTYPE, MAX_FRAME
@@ -15,6 +16,7 @@ from portico.errors import NotPermitted, PorticoError, Unavailable
 
 Address = IPv4Address | IPv6Address
 
+_SIOCGIFHWADDR = 0x8927
 _BROADCAST = b"\xff" * 6
 _BATCH = 128
 """Frames taken at once: a flood must not keep the loop from its own heartbeats."""
@@ -148,8 +150,11 @@ def _failed(what: str, error: OSError) -> PorticoError:
 def interface_mac(interface: str) -> bytes:
     """An interface's own hardware address. Raises Unavailable."""
     try:
-        return bytes.fromhex(Path(f"/sys/class/net/{interface}/address").read_text().strip().replace(":", ""))
-    except (OSError, ValueError) as error:
+        # netdevice(7), not /sys: what is mounted there may show the interfaces of another namespace.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            found = fcntl.ioctl(asking, _SIOCGIFHWADDR, struct.pack("16s24x", interface.encode()))
+        return found[18:24]
+    except (OSError, struct.error) as error:
         raise Unavailable(
             f"The hardware address of {interface} cannot be read", why=str(error), resolution="ip link"
         ) from None

@@ -148,10 +148,15 @@ def _explain(shell: Shell, message: Mapping[str, Any]) -> dict[str, Any]:
     return shell.explain(packet(source, destination, protocol, established=bool(message["established"])))
 
 
+def _give_back(shell: Shell, _message: Mapping[str, Any]) -> None:
+    shell.give_back()
+
+
 OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
     "configure": _configure,
     "command": _command,
     "health": _health,
+    "give_back": _give_back,
     "sessions": _sessions,
     "tunnels": _tunnels,
     "status": _status,

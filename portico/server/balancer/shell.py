@@ -94,6 +94,7 @@ class Shell:
         self._raw = RawSender()
         self._asking: asyncio.TimerHandle | None = None
         self._broken: PorticoError | None = None
+        self._giving_back = False
         self._left = asyncio.Event()
         """The others have what this server had, and it has stopped."""
 
@@ -200,7 +201,14 @@ class Shell:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(GOODBYE):
                         await self._left.wait()
+        if self._giving_back:
+            for presence in self._presences:
+                presence.give_back()
         self._close(remove=remove)
+
+    def give_back(self) -> None:
+        """The virtual addresses are this server's own from now on: when it leaves, it says so to the network."""
+        self._giving_back = True
 
     # What it shows
 
