@@ -1,4 +1,4 @@
-"""What scenarios of the cluster watch while a server is in trouble: two hundred tunnels, and all that one client does."""
+"""What scenarios of the cluster watch while a server is in trouble: two hundred tunnels, and what one client does."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
-from portico.lab import deployment, wait
+from portico.lab import deployment, faults, wait
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from portico.lab.services import nginx
@@ -32,7 +33,8 @@ LONGEST = 5.0
 
 def living(cluster: Lab) -> Host:
     """A server that can be asked."""
-    return next(cluster.host(name) for name in SERVERS if cluster.host(name).alive)
+    hosts = (cluster.host(name) for name in SERVERS)
+    return next(host for host in hosts if host.alive and not faults.frozen(host))
 
 
 def tunnels(cluster: Lab, ask: str | None = None) -> Counter[str]:
@@ -144,7 +146,7 @@ class Gaps:
         self._process.kill()
         self._process.wait()
         answers = sorted(times)
-        self.longest = max((after - before for before, after in zip(answers, answers[1:], strict=False)), default=0.0)
+        self.longest = max((after - before for before, after in pairwise(answers)), default=0.0)
 
 
 @dataclass
@@ -208,12 +210,27 @@ def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybod
 
 def everybody_answers(crowd: Crowd) -> None:
     """Every tunnel of the crowd carries packets now, those of idle clients too, and loses none."""
-    before = crowd.figures()
+    # A new profile forgets what is under way: what is lost from here on was sent from here on.
     crowd.profile({"kind": "ping", "interval_ms": PING_MS}, 0, TUNNELS)
-    wanted = before["round_trip"]["count"] + 5 * TUNNELS
-    wait.until("answers to everybody", lambda: crowd.figures()["round_trip"]["count"] >= wanted, timeout=20.0)
+    before = crowd.figures()
+    # Longer than the crowd waits for an answer, so that none that is missing is overlooked.
+    wanted = before["round_trip"]["count"] + 25 * TUNNELS
+    wait.until("answers to everybody", lambda: crowd.figures()["round_trip"]["count"] >= wanted, timeout=30.0)
     after = crowd.figures()
     assert after["ping_losses"] == before["ping_losses"] and after["lost"] == before["lost"], (before, after)
+
+
+def one_tunnel_each(cluster: Lab, more: int = 0) -> Counter[str]:
+    """Waits until every client, of the crowd and client1, has one tunnel on one server; returns how many each has."""
+    found: Counter[str] = Counter()
+
+    def there() -> bool:
+        nonlocal found
+        found = tunnels(cluster)
+        return sum(found.values()) == TUNNELS + 1 + more
+
+    wait.until("one tunnel for each client", there, timeout=30.0, interval=0.2, evidence=lambda: str(found))
+    return found
 
 
 def evidence(cluster: Lab, crowd: Crowd) -> str:

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address
 
 import pytest
 
-from portico.lab import deployment
+from portico.balancing.nlb import mac
+from portico.lab import deployment, faults, switch, wait
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
 from portico.lab.services import nginx
 from portico.lab.topology import crowd_sources
 from tests.lab.continuity import (
     APP6_ADDRESS,
+    PING_MS,
     SERVERS,
     SIZE,
     TUNNELS,
     continuity,
     everybody_answers,
+    one_tunnel_each,
+    server_in,
     server_of,
     settle,
+    status,
     tunnels,
 )
-from tests.lab.helpers import APP4, APP6, SERVER_ADDRESS, echo_service, reaches
+from tests.lab.helpers import APP4, APP6, SERVER_ADDRESS, echo_service, gateway_pid, reaches
 from tests.peers.crowd import Credentials, Crowd
 from tests.peers.enrolment import enrol
+
+HEARTBEATS = 2504
+"""The UDP port of heartbeats that do not go by layer 2."""
+LOAD_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +84,8 @@ def checksum(cluster: Lab) -> str:
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
     assert len(set(crowd.addresses())) == TUNNELS
-    found = tunnels(cluster)
+    found = one_tunnel_each(cluster)
     print(f"{TUNNELS} tunnels and client1's: {dict(found)}")
-    assert sum(found.values()) == TUNNELS + 1, "each on exactly one server"
     assert min(found[name] for name in SERVERS) > TUNNELS / 3 / 2
     for name in SERVERS:
         assert tunnels(cluster, name) == found, "whichever server is asked"
@@ -81,20 +95,184 @@ def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab
 
 
 def test_a_download_and_an_idle_session_survive_a_power_cut(cluster: Lab, crowd: Crowd, checksum: str) -> None:
-    expression = f"tcp src port 443 and src host {SERVER_ADDRESS}"
-    with Tap(cluster.state, list(SERVERS), "inet", expression) as tap:
-        with continuity(cluster, crowd, checksum, "power cut") as trouble:
-            cluster.kill(trouble.server)
-        everybody_answers(crowd)
-    assert tap.answers.doubles == 0, tap.answers.examples
-    assert tap.missed == 0
-
-    now_on = server_of(cluster)
-    assert now_on in trouble.others
-    crowd.figures(reset=True)
-    cluster.restart(trouble.server)
+    # Who answers shows in short frames as well; those of the download are too many for a tap on a busy machine.
+    expression = f"tcp src port 443 and src host {SERVER_ADDRESS} and less 400"
+    killed = server_of(cluster)
+    try:
+        with Tap(cluster.state, list(SERVERS), "inet", expression) as tap:
+            with continuity(cluster, crowd, checksum, "power cut") as trouble:
+                cluster.kill(killed)
+            everybody_answers(crowd)
+        assert tap.answers.doubles == 0, tap.answers.examples
+        assert tap.missed == 0
+        now_on = server_of(cluster)
+        assert now_on in trouble.others
+        crowd.figures(reset=True)
+    finally:
+        cluster.restart(killed)
     deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
     everybody_answers(crowd)
     figures = crowd.figures()
     assert figures["dialled"] == 0 and figures["ping_losses"] == 0, f"who comes back takes nobody's tunnel: {figures}"
     assert server_of(cluster) == now_on
+
+
+def test_clients_of_a_killed_gateway_are_back(cluster: Lab, crowd: Crowd, checksum: str) -> None:
+    with continuity(cluster, crowd, checksum, "killed gateway") as trouble:
+        host = cluster.host(trouble.server)
+        host.run("kill", "-KILL", str(gateway_pid(host)))
+    everybody_answers(crowd)
+    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+
+
+def test_clients_of_a_killed_agent_are_back(cluster: Lab, crowd: Crowd, checksum: str) -> None:
+    with continuity(cluster, crowd, checksum, "killed agent", everybody=False) as trouble:
+        faults.kill_process(cluster.host(trouble.server), deployment.SERVER)
+    everybody_answers(crowd)
+    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+
+
+def test_clients_of_a_frozen_server_are_back_and_it_returns(cluster: Lab, crowd: Crowd, checksum: str) -> None:
+    with continuity(cluster, crowd, checksum, "frozen server") as trouble:
+        cluster.freeze(trouble.server)
+    try:
+        assert server_of(cluster) in trouble.others
+        everybody_answers(crowd)
+    finally:
+        cluster.thaw(trouble.server)
+    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+    everybody_answers(crowd)
+
+
+@pytest.mark.parametrize("interface", ["eth0", "eth1"])
+def test_clients_of_a_server_with_a_cut_cable_are_back(
+    cluster: Lab, crowd: Crowd, checksum: str, interface: str
+) -> None:
+    try:
+        with continuity(cluster, crowd, checksum, f"cut of {interface}") as trouble:
+            cluster.cut(trouble.server, interface)
+        everybody_answers(crowd)
+    finally:
+        cluster.heal(trouble.server, interface)
+    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+    everybody_answers(crowd)
+
+
+def test_a_drain_loses_nothing(cluster: Lab, crowd: Crowd) -> None:
+    more = 30
+    server = server_of(cluster)
+    before = one_tunnel_each(cluster)
+    other = next(name for name in SERVERS if name != server)
+    cluster.host(server).run("portico", "cluster", "drain", server)
+    wait.until("the drain", lambda: server_in(status(cluster, other), server)["state"] == "Draining")
+    deployment.wait_for_convergence(cluster, [name for name in SERVERS if name != server])
+    crowd.connect(more)
+    crowd.wait(TUNNELS + more)
+    assert one_tunnel_each(cluster, more)[server] == before[server]
+    everybody_answers(crowd)
+    cluster.host(server).run("portico", "cluster", "start", server)
+    deployment.wait_for_convergence(cluster, SERVERS)
+    everybody_answers(crowd)
+    figures = crowd.figures()
+    assert figures["lost"] == {} and figures["dialled"] == more, figures
+    crowd.disconnect(more)
+    wait.until("the goodbyes", lambda: crowd.state()["clients"] == TUNNELS)
+
+
+def test_a_partition_of_the_heartbeats_heals_to_one_owner_per_bucket(cluster: Lab, crowd: Crowd) -> None:
+    alone = server_of(cluster)
+    others = [name for name in SERVERS if name != alone]
+    with ExitStack() as partitions:
+        for network in ("inet", "corp"):
+            partitions.enter_context(switch.partition(cluster.state, [alone], others, network, heartbeats=HEARTBEATS))
+        wait.until(
+            "both sides to miss the other",
+            lambda: _up(cluster, others[0]) == set(others) and _up(cluster, alone) == {alone},
+        )
+    deployment.wait_for_convergence(cluster, SERVERS)
+    crowd.wait(TUNNELS)
+    owners = [[rule["owners"] for rule in status(cluster, name)["rules"]] for name in SERVERS]
+    assert owners[0] == owners[1] == owners[2]
+    version = _version(cluster)
+    everybody_answers(crowd)
+    one_tunnel_each(cluster)
+    assert _version(cluster) == version, "it does not flap"
+
+
+def test_a_deaf_server_is_found(cluster: Lab, crowd: Crowd) -> None:
+    """A switch that no longer sends it the VIP's frames, and says nothing."""
+    server = server_of(cluster)
+    other = next(name for name in SERVERS if name != server)
+    crowd.profile({"kind": "ping", "interval_ms": PING_MS}, 0, TUNNELS)
+    virtual = mac.text(mac.cluster_mac("unicast", IPv4Address(SERVER_ADDRESS)))
+    with switch.deafen(cluster.state, server, "eth0", virtual):
+        began = time.monotonic()
+        wait.until(
+            f"{server} to give its buckets away",
+            lambda: not any(server_in(status(cluster, other), server)["buckets"]),
+            timeout=15.0,
+        )
+        took = time.monotonic() - began
+        assert "deaf" in server_in(status(cluster, server), server)["conditions"]
+        crowd.wait(TUNNELS)
+        everybody_answers(crowd)
+    print(f"deaf: {server} had given its buckets away after {took:.1f} s")
+    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+
+
+def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
+    version = _version(cluster)
+    began = time.time()
+    bystander = cluster.host("bystander")
+    with (
+        bystander.network(),
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(switch.HEARTBEAT_ETHERTYPE)) as raw,
+    ):
+        raw.bind(("eth0", switch.HEARTBEAT_ETHERTYPE))
+        raw.settimeout(5.0)
+        heard = [raw.recv(2048) for _ in range(20)]
+        for frame in heard:
+            for forged in (
+                frame,
+                frame[:-1] + bytes([frame[-1] ^ 1]),
+                frame[:40],
+                frame[:14] + secrets.token_bytes(80),
+            ):
+                raw.send(forged)
+    for name in SERVERS:
+        wait.until(f"{name} to say so", lambda name=name: _refused(cluster, name, began))  # type: ignore[misc]
+    assert _version(cluster) == version
+    deployment.wait_for_convergence(cluster, SERVERS)
+    everybody_answers(crowd)
+    print({name: _refused(cluster, name, began) for name in SERVERS})
+
+
+def test_a_busy_machine_changes_nothing_hands(cluster: Lab, crowd: Crowd) -> None:
+    version = _version(cluster)
+    with ExitStack() as loads:
+        running = [loads.enter_context(faults.loaded(cluster.host(name), LOAD_SECONDS)) for name in SERVERS]
+        for load in running:
+            load.wait(LOAD_SECONDS + 20.0)
+    assert _version(cluster) == version
+    deployment.wait_for_convergence(cluster, SERVERS)
+    assert crowd.figures()["lost"] == {}
+
+
+def _version(cluster: Lab) -> int:
+    """The version of the map that all servers follow."""
+    (version,) = {status(cluster, name)["map_version"] for name in SERVERS}
+    return int(version)
+
+
+def _up(cluster: Lab, name: str) -> set[str]:
+    """The servers that one of them counts on."""
+    return {server["name"] for server in status(cluster, name)["servers"] if server["state"] is not None}
+
+
+def _refused(cluster: Lab, name: str, since: float) -> dict[str, int]:
+    """Heartbeats that a server has refused, by reason."""
+    found: Counter[str] = Counter()
+    for event in status(cluster, name)["events"]:
+        if event["kind"] == "Refused" and event["at"] >= since:
+            found[str(event["reason"])] += int(event["count"])
+    return dict(found)
