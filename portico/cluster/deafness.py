@@ -58,12 +58,15 @@ class FrameWatch:
             samples.popleft()
 
     def increase(self, host: int, nic: int, now: float) -> int | None:
-        """Frames within the last window; None: the host has not been counting for so long."""
+        """Frames within the last window; None: the host has not been counting for so long, or paused.
+
+        What a host that stood still counts afterwards is of all that time, and would make everybody else look deaf.
+        """
         history = self._hosts.get(host)
         if history is None or not history.samples:
             return None
         (first, before), (last, after) = history.samples[0], history.samples[-1]
-        if last - first < WINDOW or now - last > WINDOW or nic >= min(len(before), len(after)):
+        if not WINDOW <= last - first <= 2 * WINDOW or now - last > WINDOW or nic >= min(len(before), len(after)):
             return None
         return after[nic] - before[nic]
 

@@ -17,7 +17,12 @@ from portico.lab import deployment
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab, destroy
 from portico.lab.pcap import Capture
-from portico.lab.topology import Switch, Topology, build
+from portico.lab.services import nginx
+from portico.lab.topology import Switch, Topology, build, crowd_sources
+from tests.lab.continuity import APP6_ADDRESS, SIZE, TUNNELS, settle
+from tests.lab.helpers import SERVER_ADDRESS, echo_service
+from tests.peers.crowd import Credentials, Crowd
+from tests.peers.enrolment import enrol
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -75,6 +80,46 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with _lab(request, build(3, 1)) as lab:
         deployment.deploy(lab, lambda _text: contextlib.nullcontext())
         yield lab
+
+
+@pytest.fixture(scope="module")
+def people(cluster: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    """Two hundred clients, each from an address of its own; half of them idle."""
+    token = deployment.enrolment_token(cluster.host("da1"), "crowd")
+    directory = tmp_path_factory.mktemp("crowd")
+    with cluster.host("crowd").network():
+        identity = enrol(SERVER_ADDRESS, token, directory)
+    credentials = Credentials(identity.trust, identity.certificate, identity.key)
+    with (
+        echo_service(cluster.host("app6"), APP6_ADDRESS),
+        Crowd(
+            cluster.state.netns("crowd"),
+            directory,
+            [f"{SERVER_ADDRESS}:443"],
+            credentials,
+            APP6_ADDRESS,
+            sources=crowd_sources(TUNNELS),
+            reconnect="at_once",
+            retry_seconds=0.2,
+            attempt_seconds=5.0,
+            resume=True,
+        ) as crowd,
+    ):
+        crowd.connect(TUNNELS)
+        crowd.wait(TUNNELS)
+        yield crowd
+
+
+@pytest.fixture
+def crowd(cluster: Lab, people: Crowd) -> Crowd:
+    """The clients, all connected, to servers that have converged."""
+    settle(cluster, people)
+    return people
+
+
+@pytest.fixture(scope="module")
+def checksum(cluster: Lab) -> str:
+    return nginx.put_large_file(cluster.host("app6"), SIZE)
 
 
 @pytest.fixture

@@ -6,80 +6,27 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Address
 
-import pytest
-
-from portico.balancing.nlb import mac
-from portico.lab import deployment, faults, switch, wait
+from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
-from portico.lab.services import nginx
-from portico.lab.topology import crowd_sources
 from tests.lab.continuity import (
-    APP6_ADDRESS,
-    PING_MS,
     SERVERS,
-    SIZE,
     TUNNELS,
     continuity,
     everybody_answers,
     one_tunnel_each,
-    server_in,
     server_of,
-    settle,
     status,
     tunnels,
 )
-from tests.lab.helpers import APP4, APP6, SERVER_ADDRESS, echo_service, gateway_pid, reaches
-from tests.peers.crowd import Credentials, Crowd
-from tests.peers.enrolment import enrol
+from tests.lab.helpers import APP4, APP6, SERVER_ADDRESS, gateway_pid, reaches
+from tests.peers.crowd import Crowd
 
 HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
 LOAD_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def people(cluster: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
-    """Two hundred clients, each from an address of its own; half of them idle."""
-    token = deployment.enrolment_token(cluster.host("da1"), "crowd")
-    directory = tmp_path_factory.mktemp("crowd")
-    with cluster.host("crowd").network():
-        identity = enrol(SERVER_ADDRESS, token, directory)
-    credentials = Credentials(identity.trust, identity.certificate, identity.key)
-    with (
-        echo_service(cluster.host("app6"), APP6_ADDRESS),
-        Crowd(
-            cluster.state.netns("crowd"),
-            directory,
-            [f"{SERVER_ADDRESS}:443"],
-            credentials,
-            APP6_ADDRESS,
-            sources=crowd_sources(TUNNELS),
-            reconnect="at_once",
-            retry_seconds=0.2,
-            attempt_seconds=5.0,
-            resume=True,
-        ) as crowd,
-    ):
-        crowd.connect(TUNNELS)
-        crowd.wait(TUNNELS)
-        yield crowd
-
-
-@pytest.fixture
-def crowd(cluster: Lab, people: Crowd) -> Crowd:
-    """The clients, all connected, to servers that have converged."""
-    settle(cluster, people)
-    return people
-
-
-@pytest.fixture(scope="module")
-def checksum(cluster: Lab) -> str:
-    return nginx.put_large_file(cluster.host("app6"), SIZE)
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
@@ -125,60 +72,6 @@ def test_clients_of_a_killed_gateway_are_back(cluster: Lab, crowd: Crowd, checks
     deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
 
 
-def test_clients_of_a_killed_agent_are_back(cluster: Lab, crowd: Crowd, checksum: str) -> None:
-    with continuity(cluster, crowd, checksum, "killed agent", everybody=False) as trouble:
-        faults.kill_process(cluster.host(trouble.server), deployment.SERVER)
-    everybody_answers(crowd)
-    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-
-
-def test_clients_of_a_frozen_server_are_back_and_it_returns(cluster: Lab, crowd: Crowd, checksum: str) -> None:
-    with continuity(cluster, crowd, checksum, "frozen server") as trouble:
-        cluster.freeze(trouble.server)
-    try:
-        assert server_of(cluster) in trouble.others
-        everybody_answers(crowd)
-    finally:
-        cluster.thaw(trouble.server)
-    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-    everybody_answers(crowd)
-
-
-@pytest.mark.parametrize("interface", ["eth0", "eth1"])
-def test_clients_of_a_server_with_a_cut_cable_are_back(
-    cluster: Lab, crowd: Crowd, checksum: str, interface: str
-) -> None:
-    try:
-        with continuity(cluster, crowd, checksum, f"cut of {interface}") as trouble:
-            cluster.cut(trouble.server, interface)
-        everybody_answers(crowd)
-    finally:
-        cluster.heal(trouble.server, interface)
-    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-    everybody_answers(crowd)
-
-
-def test_a_drain_loses_nothing(cluster: Lab, crowd: Crowd) -> None:
-    more = 30
-    server = server_of(cluster)
-    before = one_tunnel_each(cluster)
-    other = next(name for name in SERVERS if name != server)
-    cluster.host(server).run("portico", "cluster", "drain", server)
-    wait.until("the drain", lambda: server_in(status(cluster, other), server)["state"] == "Draining")
-    deployment.wait_for_convergence(cluster, [name for name in SERVERS if name != server])
-    crowd.connect(more)
-    crowd.wait(TUNNELS + more)
-    assert one_tunnel_each(cluster, more)[server] == before[server]
-    everybody_answers(crowd)
-    cluster.host(server).run("portico", "cluster", "start", server)
-    deployment.wait_for_convergence(cluster, SERVERS)
-    everybody_answers(crowd)
-    figures = crowd.figures()
-    assert figures["lost"] == {} and figures["dialled"] == more, figures
-    crowd.disconnect(more)
-    wait.until("the goodbyes", lambda: crowd.state()["clients"] == TUNNELS)
-
-
 def test_a_partition_of_the_heartbeats_heals_to_one_owner_per_bucket(cluster: Lab, crowd: Crowd) -> None:
     alone = server_of(cluster)
     others = [name for name in SERVERS if name != alone]
@@ -197,27 +90,6 @@ def test_a_partition_of_the_heartbeats_heals_to_one_owner_per_bucket(cluster: La
     everybody_answers(crowd)
     one_tunnel_each(cluster)
     assert _version(cluster) == version, "it does not flap"
-
-
-def test_a_deaf_server_is_found(cluster: Lab, crowd: Crowd) -> None:
-    """A switch that no longer sends it the VIP's frames, and says nothing."""
-    server = server_of(cluster)
-    other = next(name for name in SERVERS if name != server)
-    crowd.profile({"kind": "ping", "interval_ms": PING_MS}, 0, TUNNELS)
-    virtual = mac.text(mac.cluster_mac("unicast", IPv4Address(SERVER_ADDRESS)))
-    with switch.deafen(cluster.state, server, "eth0", virtual):
-        began = time.monotonic()
-        wait.until(
-            f"{server} to give its buckets away",
-            lambda: not any(server_in(status(cluster, other), server)["buckets"]),
-            timeout=15.0,
-        )
-        took = time.monotonic() - began
-        assert "deaf" in server_in(status(cluster, server), server)["conditions"]
-        crowd.wait(TUNNELS)
-        everybody_answers(crowd)
-    print(f"deaf: {server} had given its buckets away after {took:.1f} s")
-    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
 
 
 def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
@@ -245,17 +117,6 @@ def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
     deployment.wait_for_convergence(cluster, SERVERS)
     everybody_answers(crowd)
     print({name: _refused(cluster, name, began) for name in SERVERS})
-
-
-def test_a_busy_machine_changes_nothing_hands(cluster: Lab, crowd: Crowd) -> None:
-    version = _version(cluster)
-    with ExitStack() as loads:
-        running = [loads.enter_context(faults.loaded(cluster.host(name), LOAD_SECONDS)) for name in SERVERS]
-        for load in running:
-            load.wait(LOAD_SECONDS + 20.0)
-    assert _version(cluster) == version
-    deployment.wait_for_convergence(cluster, SERVERS)
-    assert crowd.figures()["lost"] == {}
 
 
 def _version(cluster: Lab) -> int:

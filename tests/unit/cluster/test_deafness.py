@@ -94,6 +94,17 @@ def test_few_frames_prove_nothing_and_a_reboot_starts_anew() -> None:
     assert watch.increase(2, 0, 1.5) is None
 
 
+def test_what_a_host_counted_while_it_stood_still_makes_nobody_else_deaf() -> None:
+    watch = FrameWatch()
+    counts(watch, 1, 10)
+    counts(watch, 2, 10)
+    assert watch.judge(1, {2}, 1, False, 2.0) is None
+    # Host 2 is frozen for a minute, and its kernel goes on counting.
+    counts(watch, 1, 10, start=60.0)
+    watch.add(2, 1, [FrameCount(100_000, 0)], 61.9)
+    assert watch.judge(1, {2}, 1, False, 61.95) is None
+
+
 def test_the_third_departure_within_a_minute_makes_a_host_wait() -> None:
     damping = Damping()
     for now in (0.0, 20.0, 40.0):
