@@ -74,7 +74,7 @@ class FrameWatch:
         """The network card on which a host lags, None if on none.
 
         A host that was deaf must see three quarters of the median, not half, to be so no longer, and stays deaf while
-        nobody sees enough frames to compare.
+        nobody sees enough frames to compare. Where all others are deaf or gone, nobody is.
 
         Args:
             host: the one in question.
@@ -84,9 +84,11 @@ class FrameWatch:
         for nic in range(nics):
             mine = self.increase(host, nic, now)
             theirs = [found for other in others if (found := self.increase(other, nic, now)) is not None]
-            if mine is None or not theirs:
+            if not theirs:
+                continue  # nobody hears better: there is nobody to give anything to
+            if mine is None:
                 if deaf:
-                    return Lag(nic, mine or 0, 0)
+                    return Lag(nic, 0, 0)
                 continue
             middle = int(median(theirs))
             if middle < FEWEST:

@@ -9,7 +9,6 @@ router that watches sequence numbers drops the question; its idle clients notice
 from __future__ import annotations
 
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from portico.cluster.holdings import Holding, Outer
 from portico.errors import NotPermitted, PorticoError, Unavailable
+from portico.server.balancer.resets import Resets, segment
 
 Address = IPv4Address | IPv6Address
 
@@ -28,41 +28,16 @@ INTERVAL = 0.02
 PATIENCE = 3.0
 """Seconds after which a bucket that nobody gave us is somebody else's."""
 
-_TCP = 6
 _ACK = 0x10
-_IPV4 = struct.Struct("!BBHHHBBH4s4s")
-_IPV6 = struct.Struct("!IHBB16s16s")
-_HEADER = struct.Struct("!HHIIBBHHH")
-_TTL = 64
 
 
 def question(outer: Outer) -> bytes:
-    """The IP packet that makes the client of a connection acknowledge. Pure."""
-    return _packet(outer.vip, outer.vip_port, outer.client, outer.client_port)
+    """The IP packet that makes the client of a connection acknowledge. Pure.
 
-
-def _packet(source: Address, source_port: int, target: Address, target_port: int) -> bytes:
-    def segment(checksum: int) -> bytes:
-        # Sequence and acknowledgement number 0: in nobody's window but by a chance of one in 65,536 (64 KiB of 4 GiB),
-        # where it means nothing either.
-        return _HEADER.pack(source_port, target_port, 0, 0, 5 << 4, _ACK, 0, checksum, 0)
-
-    pseudo = source.packed + target.packed + struct.pack("!II", _HEADER.size, _TCP)
-    tcp = segment(_checksum(pseudo + segment(0)))
-    if isinstance(source, IPv4Address):
-        # The kernel fills in identification and checksum (raw(7)).
-        header = _IPV4.pack(0x45, 0, _IPV4.size + len(tcp), 0, 0, _TTL, _TCP, 0, source.packed, target.packed)
-    else:
-        header = _IPV6.pack(6 << 28, len(tcp), _TCP, _TTL, source.packed, target.packed)
-    return header + tcp
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071 over an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    Sequence and acknowledgement number 0: in nobody's window but by a chance of one in 65,536 (64 KiB of 4 GiB), where
+    it means nothing either.
+    """
+    return segment(outer, 0, 0, _ACK)
 
 
 @dataclass
@@ -82,6 +57,7 @@ class Orphans:
 
     def __init__(self) -> None:
         self.counters = Counters()
+        self.resets = Resets(LIMIT)
         self._waiting: deque[tuple[Outer, float]] = deque()
 
     def add(self, holdings: Iterable[Holding], vips: Iterable[Address], now: float) -> None:
@@ -91,6 +67,7 @@ class Orphans:
             vips: the entrance's addresses: a server knows who dialled, but not always which of them.
         """
         entrances = tuple(vips)
+        watched: list[Outer] = []
         for outer in {holding.outer for holding in holdings if holding.outer is not None}:
             for vip in entrances:
                 if vip.version != outer.client.version:
@@ -98,7 +75,10 @@ class Orphans:
                 if len(self._waiting) >= LIMIT:
                     self.counters.dropped += 1
                     continue
-                self._waiting.append((Outer(outer.client, outer.client_port, vip, outer.vip_port), now + PATIENCE))
+                meant = Outer(outer.client, outer.client_port, vip, outer.vip_port)
+                watched.append(meant)
+                self._waiting.append((meant, now + PATIENCE))
+        self.resets.watch(watched, now)
 
     def due(self, ours: Callable[[Outer], bool], now: float) -> list[bytes]:
         """At most a batch of packets about connections whose bucket is ours by now. Call it again after INTERVAL."""

@@ -20,6 +20,7 @@ from portico.balancing.nlb.choose import Choice, Preference, choose, clear_other
 from portico.balancing.nlb.explain import Packet
 from portico.balancing.nlb.filter import Filter
 from portico.balancing.nlb.hash import bucket_of
+from portico.balancing.nlb.packet import PacketSocket
 from portico.balancing.nlb.plan import BalancingPlan, Owned
 from portico.balancing.nlb.presence import Presence
 from portico.cluster.conditions import SERVING_STATES
@@ -34,6 +35,7 @@ from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink, interface_mac
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
+from portico.server.balancer.resets import answers
 from portico.server.balancer.tunnels import Step, Tunnel, Tunnels
 
 log = logging.getLogger("portico.balancer")
@@ -92,6 +94,8 @@ class Shell:
         self._flows_due = 0.0
         self._orphans = Orphans()
         self._raw = RawSender()
+        self._watches: list[PacketSocket] = []
+        """Open while answers of a dead server's clients are expected."""
         self._asking: asyncio.TimerHandle | None = None
         self._broken: PorticoError | None = None
         self._giving_back = False
@@ -259,7 +263,7 @@ class Shell:
             "clients": len(self._tunnels),
             "tunnels_closed": vars(self._tunnels.counters),
             "directory": {name: len(member.directory.holdings_of(host)) for host, name in names.items()},
-            "orphans": vars(self._orphans.counters),
+            "orphans": {**vars(self._orphans.counters), "reset": self._orphans.resets.sent},
             "clients_over_limit": self._overflow,
             "counters": self._counters,
             "unsent": [link.failed for link in self._links],
@@ -343,6 +347,7 @@ class Shell:
             self._left.set()
         if isinstance(event, ClientsOrphaned):
             self._orphans.add(event.clients, self._entrances(), self._loop.time())
+            self._watch_answers()
             if self._asking is None:
                 self._ask_orphans()
         told = {"at": time.time(), "kind": type(event).__name__, **_plain(vars(event), self._names())}
@@ -501,8 +506,40 @@ class Shell:
         for packet in self._orphans.due(self._is_ours, self._loop.time()):
             if not self._raw.send(packet):
                 self._orphans.counters.failed += 1
+        self._orphans.resets.expire(self._loop.time())
         if len(self._orphans):
             self._asking = self._loop.call_later(INTERVAL, self._ask_orphans)
+        elif len(self._orphans.resets):
+            self._asking = self._loop.call_later(1.0, self._ask_orphans)
+        else:
+            self._close_watches()
+
+    def _watch_answers(self) -> None:
+        """Sees what clients of a dead server send before the filter decides about it."""
+        if self._watches or self._plan is None or self._told is None:
+            return
+        port = self._told.local.ip_https.port
+        external = [nic for nic in self._plan.nics if nic.side == "external"] or self._plan.nics
+        for nic in external:
+            try:
+                watch = PacketSocket(nic.interface, answers(port))
+            except PorticoError as error:
+                log.warning("clients of a dead server are left to the kernel: %s", error)
+                continue
+            self._loop.add_reader(watch.fileno(), self._answered, watch)
+            self._watches.append(watch)
+
+    def _answered(self, watch: PacketSocket) -> None:
+        for frame in watch.receive():
+            reset = self._orphans.resets.answer(frame, self._is_ours)
+            if reset is not None and not self._raw.send(reset):
+                self._orphans.counters.failed += 1
+
+    def _close_watches(self) -> None:
+        for watch in self._watches:
+            self._loop.remove_reader(watch.fileno())
+            watch.close()
+        self._watches = []
 
     def _is_ours(self, outer: Outer) -> bool:
         """Whether the kernel accepts this connection here, and will reset it."""
@@ -532,6 +569,7 @@ class Shell:
             if timer is not None:
                 timer.cancel()
         self._timer = self._counting = self._asking = None
+        self._close_watches()
         self._raw.close()
         self._close_sockets()
         if remove and self._filter is not None:

@@ -126,7 +126,7 @@ def test_a_client_is_disconnected_wherever_it_is(play: Play) -> None:
 def test_ticket_keys_are_the_same_after_one_server_rotated_them(play: Play) -> None:
     async def scenario(cluster: Cluster) -> None:
         servers = await three(cluster)
-        first, second, third = servers
+        first, second, _ = servers
         old = (replace(first.agent.credentials.tickets[0], created=now_utc() - timedelta(hours=7)),)
         for server in servers:
             server.agent.credentials.tickets = old
