@@ -28,7 +28,8 @@ from portico.cluster.core import Member
 from portico.cluster.events import ClientsOrphaned, Event, OwnershipChanged, Refused
 from portico.cluster.heartbeat import FrameCount
 from portico.cluster.holdings import Holding, Outer
-from portico.cluster.states import Condition, IllegalTransition, State
+from portico.cluster.ownership import Ownership
+from portico.cluster.states import UNREACHABLE, Condition, IllegalTransition, State
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
@@ -93,6 +94,8 @@ class Shell:
         """What the kernel works with."""
         self._flows_due = 0.0
         self._orphans = Orphans()
+        self._orphaned_buckets: tuple[frozenset[int], ...] = ()
+        """By rule: what was taken from servers that are dead or hear no client."""
         self._raw = RawSender()
         self._watches: list[PacketSocket] = []
         """Open while answers of a dead server's clients are expected."""
@@ -342,19 +345,36 @@ class Shell:
                 self._kernel_failed(error)
                 return
             member.kernel_confirms(event.ownership.serial, self._loop.time())
+            self._take_from_unreachable(member, event.ownership)
             return
         if member.state is State.STOPPED:
             self._left.set()
         if isinstance(event, ClientsOrphaned):
-            self._orphans.add(event.clients, self._entrances(), self._loop.time())
-            self._watch_answers()
-            if self._asking is None:
-                self._ask_orphans()
+            self._orphaned(event.clients)
         told = {"at": time.time(), "kind": type(event).__name__, **_plain(vars(event), self._names())}
         self._remembered.append(told)
         level = logging.WARNING if isinstance(event, Refused) else logging.INFO
         log.log(level, "%s", " ".join(f"{name}={value!r}" for name, value in told.items() if name != "at"))
         self._tell({"event": "cluster", **told})
+
+    def _take_from_unreachable(self, member: Member, ownership: Ownership) -> None:
+        """Clients of a server that lives but hears them no more (a cable, a switch) notice as little as those of a dead
+        one: whoever gets its buckets asks them too."""
+        before, self._orphaned_buckets = self._orphaned_buckets, tuple(rule.orphaned for rule in ownership.rules)
+        if len(before) == len(self._orphaned_buckets) and all(
+            new <= old for new, old in zip(self._orphaned_buckets, before, strict=True)
+        ):
+            return
+        own = member.config.host_id
+        for view in member.members(self._loop.time()):
+            if view.host != own and view.conditions & UNREACHABLE:
+                self._orphaned(member.directory.holdings_of(view.host))
+
+    def _orphaned(self, holdings: Collection[Holding]) -> None:
+        self._orphans.add(holdings, self._entrances(), self._loop.time())
+        self._watch_answers()
+        if self._asking is None:
+            self._ask_orphans()
 
     def _kernel_failed(self, error: PorticoError) -> None:
         """The lease runs out by itself; the member must not go on as if it served."""
