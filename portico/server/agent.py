@@ -228,7 +228,8 @@ class Agent:
                 latest = applied
         start = applied if applied is not None else latest
         if start is None:
-            self._trouble(_not_installed())
+            if self.problem is None or self.problem.code != "NOT_IN_CLUSTER":  # which says more
+                self._trouble(_not_installed())
             return
         try:
             await self._enforce(start)

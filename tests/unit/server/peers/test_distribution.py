@@ -214,7 +214,8 @@ def test_a_server_that_is_taken_out_stops_and_keeps_no_key(play: Play) -> None:
         latest = second.agent.store().latest()
         assert latest is not None
         await second.agent.change(remove_server(latest.settings, "da3"), expected=None, author="test")
-        await until(lambda: not (cluster.root / "da3" / "settings.sqlite").exists())
+        await until(lambda: third.agent.problem is not None and third.agent.problem.code == "NOT_IN_CLUSTER")
+        assert third.agent.store().latest() is None and third.agent.store().applied() is None
         assert third.agent.problem is not None
         assert not (cluster.root / "da3" / "cluster").exists()
         assert not (cluster.root / "da3" / "certificates").exists()
@@ -234,7 +235,8 @@ def test_a_server_that_was_taken_out_while_it_was_away_never_comes_back(play: Pl
         await first.agent.change(remove_server(latest.settings, "da3"), expected=None, author="test")
         again = cluster.add("da3")
         await again.start()
-        await until(lambda: not (cluster.root / "da3" / "settings.sqlite").exists())
+        await until(lambda: again.agent.problem is not None and again.agent.problem.code == "NOT_IN_CLUSTER")
+        assert again.agent.store().latest() is None and again.agent.store().applied() is None
         assert set(first.agent.peers.present()) == {"da1", "da2"}
 
     play(scenario)
