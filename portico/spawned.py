@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from portico.child import Begun, Program, Start
@@ -38,28 +39,37 @@ class Spawner:
         """
         command = drop_privileges(program)
         _allow_descriptors(start.descriptors)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
-                fds = sorted({fd for group in start.fds.values() for fd in group} | {theirs.fileno()})
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    program.module,
-                    str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=fds,
-                    close_fds=True,
-                    env=child_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        return Begun(SpawnedChild(process), ours, start.fds)
+        return await launch(command, program, start)
+
+
+async def launch(prefix: Sequence[str], program: Program, start: Start) -> Begun:
+    """Starts a program's module with its channel and descriptors, its command line behind a prefix.
+
+    Raises:
+        OSError: no process can be had.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs:
+        try:
+            fds = sorted({fd for group in start.fds.values() for fd in group} | {theirs.fileno()})
+            process = await asyncio.create_subprocess_exec(
+                *prefix,
+                sys.executable,
+                "-P",
+                "-m",
+                program.module,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+                close_fds=True,
+                env=child_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return Begun(SpawnedChild(process), ours, start.fds)
 
 
 class SpawnedChild:

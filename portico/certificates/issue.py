@@ -216,7 +216,7 @@ class Issuer:
             .not_valid_before(begin)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_signature_only(), critical=True)
+            .add_extension(signature_only(), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         )
@@ -264,7 +264,8 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _signature_only() -> x509.KeyUsage:
+def signature_only() -> x509.KeyUsage:
+    """The key usage of end entities: ECDSA keys sign and do nothing else (RFC 5280 section 4.2.1.3)."""
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
@@ -20,7 +18,7 @@ from portico.server.balancer.plans import Assignment, assignment
 from portico.server.balancer.tunnels import owner_of
 from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.model import Settings
-from portico.spawned import SpawnedChild, child_environment
+from portico.spawned import launch
 from portico.supervisor import ChildError, ChildState, Supervisor
 
 log = logging.getLogger("portico.balancer")
@@ -60,26 +58,7 @@ class Kin:
 
     async def begin(self, program: Program, start: Start) -> Begun:
         """Raises OSError: no process can be had."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    program.module,
-                    str(theirs.fileno()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    close_fds=True,
-                    env=child_environment(),
-                    cwd="/",
-                    start_new_session=True,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        return Begun(SpawnedChild(process), ours, start.fds)
+        return await launch((), program, start)
 
 
 class Balancer:

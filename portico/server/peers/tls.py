@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
-from portico.certificates.issue import parse_request
+from portico.certificates.issue import parse_request, signature_only
 from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import private_directory, read_file, write_file
@@ -72,17 +72,6 @@ def sign_member(authority: CertificateAuthority, name: str, request: str, now: d
     """
     key = parse_request(request)
     begin, end = authority.window(now, LIFETIME_DAYS)
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return authority.sign(
         x509.CertificateBuilder()
@@ -92,7 +81,7 @@ def sign_member(authority: CertificateAuthority, name: str, request: str, now: d
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(signature_only(), critical=True)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
