@@ -54,8 +54,10 @@ class Host(Protocol):
 
     credentials: Credentials
     enrolment: Enrolment
-    revision: Revision | None
     state: Any
+
+    @property
+    def revision(self) -> Revision | None: ...
 
     def store(self) -> SettingsStore: ...
     async def check(self, settings: Settings) -> list[Problem]: ...
