@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,11 +19,23 @@ from portico.settings.problems import Problem
 from portico.settings.verify import verify
 
 if TYPE_CHECKING:
-    from portico.server.agent import Agent
+    from portico.server.gateway import Gateway
+    from portico.server.machine import Machine
 
 MAXIMUM_PROBLEMS = 5000
 _FACTS: Final = TypeAdapter(Facts)
 _PROBLEMS: Final = TypeAdapter(list[Problem])
+
+
+class Examined(Protocol):
+    """What is needed of an agent."""
+
+    machine: Machine
+
+    @property
+    def gateway(self) -> Gateway: ...
+
+    async def own_sessions(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Alive:
         return cls(messages.number(data, "clients"), messages.number(data, "bindings"))
 
 
-async def examine(agent: Agent, settings: Settings) -> Examination:
+async def examine(agent: Examined, settings: Settings) -> Examination:
     """Looks at this machine and judges a document on it; takes some seconds.
 
     Raises:
@@ -91,7 +103,7 @@ async def examine(agent: Agent, settings: Settings) -> Examination:
     return await asyncio.to_thread(look)
 
 
-async def alive(agent: Agent) -> Alive:
+async def alive(agent: Examined) -> Alive:
     """Counts what is alive here; zero while the gateway does not run, which ends all of it."""
     try:
         clients = len(await agent.own_sessions())
@@ -102,7 +114,7 @@ async def alive(agent: Agent) -> Alive:
     return Alive(clients, bindings if isinstance(bindings, int) else 0)
 
 
-async def answer_examination(agent: Agent, body: Mapping[str, Any], sender: str) -> dict[str, Any]:
+async def answer_examination(agent: Examined, body: Mapping[str, Any], sender: str) -> dict[str, Any]:
     """The answer to another server that asks this one to examine itself. Raises SettingsRefused, PorticoError."""
     text = messages.text(body, "settings", limit=1 << 20)
     settings = await asyncio.to_thread(lambda: load(text, source=f"the settings from {sender}"))

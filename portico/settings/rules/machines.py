@@ -127,6 +127,8 @@ def adapters(settings: Settings, machines: Machines) -> Iterator[Finding]:
     for side, key in (("Internet", "internet_interface"), ("internal", "internal_interface")):
         named = {name: _interface(settings, name, key) for name in known}
         for first, server in _others(known):
+            if key == "internet_interface" and named[server] == _interface(settings, server, "internal_interface"):
+                continue  # one adapter for both sides is told once
             model, own = known[first].interface(named[first]), known[server].interface(named[server])
             path, words = f"{_path(settings, server)}.{key}", {"interface": named[server], "first": first}
             words["first_interface"] = named[first]
