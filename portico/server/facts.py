@@ -40,6 +40,7 @@ _TROUBLE: dict[str, FileTrouble] = {
 }
 
 _LISTEN = "0A"
+_NOBODY = "0"
 _PERMANENT = 0x80
 _RESOLVE_SECONDS = 5.0
 
@@ -182,8 +183,9 @@ def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
 
 
 def _sockets(*, listening: bool) -> Iterator[Listener]:
-    """Listening sockets (all of UDP), or TCP connections; without those of this process."""
-    ours = _own_sockets()
+    """Listening sockets (all of UDP), or TCP connections; without those of this process and those of nobody any more,
+    which the kernel only closes."""
+    ours = _own_sockets() | {_NOBODY}
     tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"),
         ("tcp", "tcp6"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
+from typing import Any
 
 from portico.settings.facts import CertificateFile, Facts, Interface
 from portico.settings.localise import localise
@@ -236,7 +237,7 @@ def verify_machines(settings: Settings, machines: Machines) -> list[Finding]:
     return [finding for rule in MACHINES_RULES for finding in rule(settings, machines)]
 
 
-def _finding(kind: Kind, server: str, path: str, **values: object) -> Finding:
+def _finding(kind: Kind, server: str, path: str, **values: Any) -> Finding:
     return Finding(kind.problem(path, server=server, **values), (server,))
 
 
