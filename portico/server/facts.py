@@ -30,6 +30,7 @@ from portico.settings.localise import dedicated_by_interface, localise
 from portico.settings.model import Settings
 
 SERVER_CERTIFICATE = "certificates.server_certificate"
+NETWORK_LOCATION_CERTIFICATE = "network_location_server.certificate"
 
 _TROUBLE: dict[str, FileTrouble] = {
     "FILE_MISSING": "missing",
@@ -78,7 +79,8 @@ def read_facts(
     if settings is not None and probe is not None:
         in_use = _in_use(settings, own_name, interfaces, probe, own=probe_own)
     files = tuple(_certificate_files(settings)) if settings is not None else ()
-    shown = next((file for file in files if file.setting == SERVER_CERTIFICATE), None)
+    named = {file.setting: file for file in files}
+    shown = named.get(SERVER_CERTIFICATE)
     if server_certificate is not None:
         shown = _certificate(SERVER_CERTIFICATE, server_certificate)
     for name, addresses in (administrators or {}).items():
@@ -98,6 +100,7 @@ def read_facts(
         certificate_files=files,
         built_in_ca=_certificate("certificates.mode", authority) if authority is not None else None,
         server_certificate=shown,
+        network_location_certificate=named.get(NETWORK_LOCATION_CERTIFICATE),
         version=__version__,
     )
 

@@ -68,14 +68,6 @@ NLS_SUBJECT = CATALOGUE.add(
     resolution="Use certificates with one subject on all servers",
     example="portico check   # nls.corp.example.net on da1, nls2.corp.example.net on da2",
 )
-NLS_SERVER = CATALOGUE.add(
-    "NLS_CERTIFICATE_SERVER_NAME",
-    what="The network location server has the name of a server",
-    why="its certificate on {server} is for {subject}, which is {holder}; clients would take any way to it for the "
-    "intranet",
-    resolution="Give the network location server a name of its own, for example nls.{domain}",
-    example="portico check   # the certificate is for da1.corp.example.net",
-)
 NLS_CONNECT_TO = CATALOGUE.add(
     "NLS_CERTIFICATE_CONNECT_TO",
     what="The network location server has the ConnectTo name",
@@ -171,14 +163,8 @@ def certificates(settings: Settings, machines: Machines) -> Iterator[Finding]:
 
 def network_location_server(settings: Settings, machines: Machines) -> Iterator[Finding]:
     shown = _readable({name: facts.network_location_certificate for name, facts in machines.items()})
-    domain, connect_to = settings.deployment.domain, settings.deployment.connect_to
-    balancing = settings.load_balancing
-    servers = [s.name for s in balancing.servers] if balancing is not None else [settings.server.name]
+    connect_to = settings.deployment.connect_to
     for server, found in shown.items():
-        own = {name.lower() for name in (*found.names, *([found.common_name] if found.common_name else []))}
-        for holder in servers:
-            if own & {holder, f"{holder}.{domain}"}:
-                yield _finding(NLS_SERVER, server, found.setting, subject=_subject(found), holder=holder, domain=domain)
         if names_cover(found.names, connect_to):
             yield _finding(NLS_CONNECT_TO, server, found.setting, connect_to=connect_to)
     for first, server in _others(shown):

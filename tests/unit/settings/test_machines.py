@@ -51,7 +51,6 @@ MACHINES_EXAMPLES: dict[str, dict[str, Any] | None] = {
     "CERTIFICATE_METHOD": {"server_certificate": replace(ISSUED, self_signed=True)},
     "CONNECT_TO_DIFFERS": {"resolved": {"da.example.net": (ip_address("10.0.0.2"),)}},
     "NLS_CERTIFICATE_SUBJECT": {"network_location_certificate": replace(NLS, names=("nls2.corp.example.net",))},
-    "NLS_CERTIFICATE_SERVER_NAME": {"network_location_certificate": replace(NLS, names=("DA1.corp.example.net",))},
     "NLS_CERTIFICATE_CONNECT_TO": {"network_location_certificate": replace(NLS, names=("*.example.net",))},
 }
 """What is different on the second server; None: caused by tests of their own."""
