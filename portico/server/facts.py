@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -19,6 +19,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from portico import __version__
+from portico.balancing.nlb import mac
 from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, parse_certificates
 from portico.errors import PorticoError
@@ -40,15 +41,24 @@ _TROUBLE: dict[str, FileTrouble] = {
     "CRL_FOREIGN": "foreign",
 }
 
+_CLUSTER_MODES: tuple[Literal["unicast", "multicast", "igmp"], ...] = ("unicast", "multicast", "igmp")
 _LISTEN = "0A"
 _NOBODY = "0"
 _PERMANENT = 0x80
 _RESOLVE_SECONDS = 5.0
 
 
-Prober = Callable[[str, Sequence[Address]], Mapping[Address, str]]
-"""Asks the link of an interface who has some addresses (ARP, neighbour solicitations); returns those that another
-machine answered for, with its MAC address. Blocking, for a second at most."""
+class Prober(Protocol):
+    """Asks the link of an interface who has some addresses (ARP, neighbour solicitations); returns those that another
+    machine answered for, with its MAC address. Blocking, for a second at most.
+
+    Args:
+        ignored: MAC addresses of those that may have them.
+    """
+
+    def __call__(
+        self, interface: str, addresses: Sequence[Address], ignored: Sequence[str] = (), /
+    ) -> Mapping[Address, str]: ...
 
 
 def read_facts(
@@ -113,7 +123,7 @@ def _in_use(
     *,
     own: bool,
 ) -> dict[Address, str]:
-    """Whoever else has the DIPs of this machine, or its addresses when it serves alone."""
+    """Whoever else has the DIPs of this machine; `own`: also the VIPs, and its addresses when it serves alone."""
     if interfaces is None:
         return {}
     if settings.load_balancing is None:
@@ -127,6 +137,20 @@ def _in_use(
         asked = [address.ip for address in dedicated if own or address.ip not in present]
         if asked and interface in interfaces:
             found |= probe(interface, asked)
+    return found | _virtual_in_use(localise(settings, name), interfaces, probe) if own else found
+
+
+def _virtual_in_use(local: Settings, interfaces: Mapping[str, Interface], probe: Prober) -> dict[Address, str]:
+    """Whoever has virtual addresses and is no server of the cluster, which answers with a MAC address of its own."""
+    balancing = local.load_balancing
+    assert balancing is not None
+    sides = {local.server.internet_interface: balancing.internet_virtual_addresses}
+    sides[local.server.internal_interface] = balancing.internal_virtual_addresses
+    found: dict[Address, str] = {}
+    for name, virtual in sides.items():
+        ours = [mac.text(mac.cluster_mac(mode, vip.ip)) for vip in virtual for mode in _CLUSTER_MODES]
+        if virtual and name in interfaces and interfaces[name].up:
+            found |= probe(name, list(dict.fromkeys(vip.ip for vip in virtual)), ours)
     return found
 
 

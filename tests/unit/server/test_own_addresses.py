@@ -29,9 +29,13 @@ class Link:
 
     def __init__(self) -> None:
         self.asked: dict[str, list[str]] = {}
+        self.ignored: dict[str, list[str]] = {}
 
-    def __call__(self, interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
-        self.asked[interface] = list(map(str, addresses))
+    def __call__(
+        self, interface: str, addresses: Sequence[Address], ignored: Sequence[str] = (), /
+    ) -> Mapping[Address, str]:
+        self.asked.setdefault(interface, []).extend(map(str, addresses))
+        self.ignored.setdefault(interface, []).extend(ignored)
         return dict.fromkeys(addresses, MAC)
 
 
@@ -68,12 +72,19 @@ def test_before_a_change_only_addresses_that_are_missing_here_are_asked_for(mach
 
 def test_a_check_asks_for_the_machine_s_own_addresses_too(machine: dict[str, Interface]) -> None:
     assert asked(load_data(changed(balanced())), own=True) == {
-        "eth0": ["203.0.113.12"],
-        "eth1": ["10.0.0.12", "fd7c:1a2b:3c4d:1::12"],
+        "eth0": ["203.0.113.12", "203.0.113.11"],
+        "eth1": ["10.0.0.12", "fd7c:1a2b:3c4d:1::12", "10.0.0.2", "fd7c:1a2b:3c4d:1::2"],
     }
     assert asked(load_data(changed({})), own=True) == {"eth0": ["203.0.113.11"], "eth1": ["10.0.0.2", "10.0.0.12"]}
     machine["eth0"] = Interface("eth0", up=False, addresses=machine["eth0"].addresses)
     assert asked(load_data(changed({})), own=True) == {"eth1": ["10.0.0.2", "10.0.0.12"]}
+
+
+def test_servers_of_the_cluster_may_have_its_virtual_addresses(machine: dict[str, Interface]) -> None:
+    link = Link()
+    read_facts(load_data(changed(balanced())), own_name="da1", probe=link, probe_own=True)
+    assert link.ignored["eth0"] == ["02:bf:cb:00:71:0b", "03:bf:cb:00:71:0b", "01:00:5e:7f:71:0b"]
+    assert "02:bf:0a:00:00:02" in link.ignored["eth1"], "the first internal address names the others' MAC too"
 
 
 def write_certificate(path: Path, issuer: x509.Name, subject: x509.Name) -> None:

@@ -259,6 +259,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     ),
     "LB_SINGLE_INTERFACE": (balanced() | {"server.internet_interface": "eth1"}, MACHINE),
     "LB_ADDRESS_IN_USE": (balanced(), machine(in_use={ip_address("203.0.113.12"): "02:00:00:00:00:07"})),
+    "LB_VIP_IN_USE": (balanced(), machine(in_use={ip_address("10.0.0.2"): "02:00:00:00:00:07"})),
     "LB_BOTH_ON_INTERFACE": (
         balanced(),
         with_interfaces(
