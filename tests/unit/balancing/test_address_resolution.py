@@ -157,7 +157,7 @@ def test_a_probe_for_a_virtual_address_finds_only_who_is_no_server() -> None:
         return wire.Advertisement(address, wire.ALL_NODES, address, holder).frame(OWN, ASKER)
 
     stranger = mac.parse("52:54:00:00:00:77")
-    asked = {VIP4: who_has(VIP4, wire.ANY_IPV4), VIP6: solicit(VIP6, wire.UNSPECIFIED, None)}
+    asked: dict[Address, bytes] = {VIP4: who_has(VIP4, wire.ANY_IPV4), VIP6: solicit(VIP6, wire.UNSPECIFIED, None)}
     for address, question in asked.items():
         probe = AddressProbe(address, OWN, frozenset({CLUSTER}))
         probe.poll(0.0)
