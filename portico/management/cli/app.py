@@ -40,7 +40,7 @@ _GROUPS = (
 )
 
 # Commands without a group: name, module and function.
-_COMMANDS = (("import", "windows", "take"),)
+_COMMANDS = (("import", "windows", "take"), ("health", "health", "health"), ("events", "health", "events"))
 
 
 def _version(value: bool) -> None:

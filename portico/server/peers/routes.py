@@ -88,6 +88,7 @@ class Routes:
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
+            ("GET", "/v1/health"): self._health,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -195,6 +196,9 @@ class Routes:
 
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
+
+    async def _health(self, _asked: Asked) -> Any:
+        return self._peers.own_health()
 
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
