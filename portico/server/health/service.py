@@ -108,7 +108,7 @@ class Health:
                 _say(event)
             events += await self._ask_others(now)
             reports = self._reports(now)
-            self._memory.forget(frozenset(reports))
+            self._memory.forget(frozenset([seen.server, *self._names()]))
             await asyncio.to_thread(self.events.append, events)
             told = await self._alert(reports, now)
             if events or told:  # the rest of the memory, seconds in texts, is worth no write
@@ -224,15 +224,16 @@ class Health:
         self._clocks[name] = 0.0 if early <= 0 <= late else early if early > 0 else late
 
     def _reports(self, now: float) -> dict[str, ServerReport]:
-        """By name. A server that just missed a question is what it was; one that is silent for long is in error."""
+        """A server that just missed a question is what it was, or is left out where nothing was known; one that
+        is silent for long is in error."""
         assert self._own is not None
         found = {self._own.server: self._own}
         for name in self._names():
             at, report = self._others.get(name, (float("-inf"), None))
             if report is not None and (name not in self._silent or time.monotonic() - at < SILENCE):
                 found[name] = report
-            else:
-                since, why = self._silent.get(name, (now, "it was not asked yet"))
+            elif name in self._silent and not now - SILENCE < self._silent[name][0] <= now:
+                since, why = self._silent[name]
                 found[name] = silent(name, report, min(since, now), why, now)
         return found
 
