@@ -31,7 +31,7 @@ class Component(StrEnum):
     SERVICES = "services"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """The name as Windows prints it."""
         return TITLES[self]
 

@@ -17,7 +17,7 @@ class Finding:
     """One thing that is not as it should be.
 
     Attributes:
-        code: stable, documented in docs/operate.md.
+        code: stable, documented in docs/health.md.
         state: Warning, Error or Unknown.
         about: which of several (a DNS server, an interface, another server); empty where there is one only.
         what, cause, resolution: sentences for the administrator, without a full stop.

@@ -160,7 +160,7 @@ def _timed(item: ComponentHealth, former: ComponentReport | None, now: float) ->
     )
     return ComponentReport(
         component=item.component,
-        title=item.component.title,
+        title=item.component.label,
         state=item.state,
         since=since,
         why=item.why,

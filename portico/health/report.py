@@ -166,4 +166,4 @@ def rolled_up(rows: Iterable[ComponentReport]) -> HealthState:
 
 
 def _row(component: Component, state: HealthState, since: float, **more: Any) -> ComponentReport:
-    return ComponentReport(component=component, title=component.title, state=state, since=since, **more)
+    return ComponentReport(component=component, title=component.label, state=state, since=since, **more)

@@ -85,6 +85,7 @@ class Agent:
         self.started = time.time()
         self.peers = Peers(self, self._spawn)
         self.health = Health(self)
+        self.peers.own_health = self.health.own_data
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change

@@ -43,7 +43,7 @@ def body(alert: Alert, identity: str, sender: str) -> dict[str, Any]:
         "sender": sender,
         "server": subject.server if subject is not None else sender,
         "component": subject.component.value if subject is not None else None,
-        "title": subject.component.title if subject is not None else None,
+        "title": subject.component.label if subject is not None else None,
         "about": subject.about if subject is not None else "",
         "state": condition.state.value,
         "former": alert.former.value,

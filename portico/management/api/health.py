@@ -137,7 +137,7 @@ def component_named(name: str) -> Component:
     """A component by its name, or by the title that Windows gives it. Raises NotFound."""
     wanted = name.strip().lower()
     for component in Component:
-        if wanted in (component.value, component.title.lower()):
+        if wanted in (component.value, component.label.lower()):
             return component
     raise NotFound(
         f"There is no component {name[:80]}",

@@ -103,7 +103,7 @@ def events(
 
 def _show(out: Console, found: dict[str, Any]) -> None:
     now = found["at"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for report in found["servers"]:
         name = report["server"]
         if len(report["components"]) > 1:

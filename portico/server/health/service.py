@@ -66,7 +66,6 @@ class Health:
         self._deliveries: list[tuple[Delivery, asyncio.Task[None]]] = []
         self._looking = asyncio.Lock()
         self._announced = self._alerting.as_data()
-        agent.peers.own_health = self.own_data
 
     # Life
 
@@ -178,7 +177,7 @@ class Health:
         names = self._names()
         for table in (self._others, self._silent, self._clocks):
             for gone in [name for name in table if name not in names]:
-                del table[gone]  # type: ignore[attr-defined]
+                del table[gone]
         links = [link for link in self._agent.peers.links.all() if link.name in names]
         found: dict[str, Any] = {}
         asked = time.time()
@@ -309,7 +308,7 @@ def _say(event: HealthEvent) -> None:
         level,
         "server=%s component=%r state=%s codes=%s what=%r",
         event.server,
-        event.component.title,
+        event.component.label,
         event.state.value,
         ",".join(event.codes) or "-",
         event.what,

@@ -311,6 +311,9 @@ def test_an_engineer_can_add_a_heuristic_with_observations_of_its_own(monkeypatc
         return None if nls is None else [] if nls.answers else [CATALOGUE["DNS_NOT_ASKED"].finding()]
 
     monkeypatch.setitem(HEURISTICS, Component.NETWORK_LOCATION_SERVER, [reachable])
-    state = lambda observed: evaluate(observed)[Component.NETWORK_LOCATION_SERVER].state  # noqa: E731
+
+    def state(observed: Observations) -> HealthState:
+        return evaluate(observed)[Component.NETWORK_LOCATION_SERVER].state
+
     assert state(FINE) is HealthState.DISABLED
     assert state(seen(extras={Nls: Nls()})) is HealthState.UNKNOWN

@@ -174,6 +174,7 @@ def test_a_malformed_report_is_refused(path: tuple[Any, ...], value: object) -> 
     with pytest.raises(InvalidInput) as refused:
         read(data)
     assert refused.value.code == "MESSAGE_MALFORMED"
-    for nonsense in (None, [], "x", 1):
+    everything: tuple[object, ...] = (None, [], "x", 1)
+    for nonsense in everything:
         with pytest.raises(InvalidInput):
             read(nonsense)

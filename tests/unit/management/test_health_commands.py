@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from ..health.test_heuristics import FINE, seen, silent
 class Deployment:
     """One server, and what is seen of it."""
 
-    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch, connect: Callable[[], ApiClient]) -> None:
         self.agent = agent
+        self.connect = connect
         self.seen: Observations = replace(FINE, cluster=None)
 
         async def look(*_: Any) -> Observations:
@@ -41,8 +43,9 @@ class Deployment:
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     agent = Agent(tmp_path / "state")
     transport = TestClient(create_app(agent), raise_server_exceptions=False)._transport
-    monkeypatch.setattr(commands, "server", lambda: ApiClient(tmp_path / "socket", transport=transport))
-    yield Deployment(agent, monkeypatch)
+    made = Deployment(agent, monkeypatch, lambda: ApiClient(tmp_path / "socket", transport=transport))
+    monkeypatch.setattr(commands, "server", made.connect)
+    yield made
     agent.health.events.close()
     agent.credentials.close()
 
@@ -61,7 +64,7 @@ def test_all_is_well(deployment: Deployment) -> None:
     found = answer("health", "--refresh")
     assert found["state"] == "OK" and found["cluster"] is False
     (report,) = found["servers"]
-    assert [row["title"] for row in report["components"]] == [component.title for component in Component]
+    assert [row["title"] for row in report["components"]] == [component.label for component in Component]
     assert report["distribution"]["message"] == "the settings were distributed successfully"
     shown = run("health")
     assert shown.exit_code == 0 and "Teredo" in shown.stdout and "do not enable Teredo" in shown.stdout
@@ -124,10 +127,10 @@ def test_following_shows_new_events_only_once(deployment: Deployment, monkeypatc
         if servers is None:
             raise KeyboardInterrupt
         deployment.seen = replace(seen(dns_servers=servers), cluster=None)
-        with commands.server() as api:
+        with deployment.connect() as api:
             api.get("/v1/health", refresh=True)
 
-    monkeypatch.setattr(commands.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     result = run("events", "--follow", "--json")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["state"] for line in lines] == ["Warning", "OK"]
