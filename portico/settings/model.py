@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from portico.settings.alerts import Alerts
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
@@ -304,6 +305,7 @@ class Settings(Section):
     authentication: Authentication = Field(default_factory=Authentication)
     remote_clients: RemoteClients = Field(default_factory=RemoteClients)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    alerts: Alerts = Field(default_factory=Alerts)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, model, remote_access
+from portico.settings import alerts, kinds, load_balancing, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -35,6 +35,8 @@ _NAMES: Final = (
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
     (remote_access.Range, "first and last address"),
+    (alerts.HttpsUrl, "https:// URL"),
+    (alerts.SyslogAddress, "address of a syslog receiver"),
 )
 
 _WINDOWS: Final = {
@@ -140,6 +142,9 @@ certificates:
   server_key: /etc/portico/server.key
   client_ca: [/etc/portico/clients-ca.pem]
   crl: [/etc/portico/clients-ca.crl]
+alerts:
+  webhooks: [{url: "https://alerts.corp.example.net/portico", secret_file: /etc/portico/alerts.secret}]
+  syslog: [{address: "unix:/dev/log"}]
 drift: repair
 """
 
@@ -304,6 +309,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
+    if annotation in (alerts.Webhook, alerts.Syslog):
+        return "receiver, see below"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

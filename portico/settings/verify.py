@@ -11,6 +11,7 @@ from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, errors
 from portico.settings.rules import (
     addresses,
+    alerts,
     certificates,
     dedicated,
     load_balancing,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *naming.RULES,
     *certificates.RULES,
     *machine.RULES,
+    *alerts.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 

@@ -91,6 +91,7 @@ class Routes:
             ("POST", "/v1/cluster/command"): self._command,
             ("POST", "/v1/examination"): self._examination,
             ("GET", "/v1/alive"): self._alive,
+            ("GET", "/v1/health"): self._health,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -198,6 +199,9 @@ class Routes:
 
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
+
+    async def _health(self, _asked: Asked) -> Any:
+        return self._peers.own_health()
 
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)

@@ -175,6 +175,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
     "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
     "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "ALERTS_DUPLICATE": ({"alerts.syslog": [{"address": "unix:/dev/log"}] * 2}, MACHINE),
+    "ALERTS_SYSLOG_OPEN": ({"alerts.syslog": [{"address": "tcp://[2001:db8::5]:601"}]}, MACHINE),
     "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
     "DNS64_UPSTREAM_LOOP": ({"dns64.upstream_servers": ["fd7c:1a2b:3c4d:3333::1"]}, MACHINE),
     "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
