@@ -17,7 +17,7 @@ import portico
 from portico.lab import deployment, wait
 from portico.lab.hosts import CODE, Host
 from portico.lab.lab import Lab
-from portico.lab.topology import CONNECT_TO, dedicated
+from portico.lab.topology import CONNECT_TO, VIRTUAL, dedicated
 from tests.lab.continuity import SERVERS
 from tests.lab.helpers import SERVER_ADDRESS
 
@@ -121,12 +121,14 @@ def test_a_healthy_cluster_is_well_and_each_thing_that_is_not_is_named(cluster: 
     taken = dedicated(2)["eth1"][-1]
     neighbour = cluster.host("mgmt")
     issuer.issue(second, "www.example.org")
-    neighbour.run("ip", "addr", "add", taken, "dev", "eth0", "nodad")
+    for address in (taken, VIRTUAL["eth1"][-1]):
+        neighbour.run("ip", "addr", "add", address, "dev", "eth0", "nodad")
     third.run("ip", "link", "set", "eth0", "down")
     third.run("ip", "link", "set", "eth0", "name", "gone0")
     expected = {
         ("CERTIFICATE_NAME_MISMATCH", ("da2",)),
         ("LB_ADDRESS_IN_USE", ("da2",)),
+        ("LB_VIP_IN_USE", SERVERS),
         ("SERVER_VERSION", ("da2",)),
         ("SERVER_ADAPTER", ("da3",)),
         ("INTERFACE_MISSING", ("da3",)),
