@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, model
+from portico.settings import kinds, load_balancing, location, model
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -34,6 +34,8 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (location.HttpsUrl, "https URL"),
+    (location.Principal, "Kerberos principal"),
 )
 
 _WINDOWS: Final = {
@@ -80,6 +82,8 @@ _WINDOWS: Final = {
     "load_balancing.servers[].internal_dedicated_addresses": (
         "`Set-RemoteAccessLoadBalancer -InternalDedicatedIPAddress`"
     ),
+    "network_location_server.url": "`Set-DANetworkLocationServer -Url`",
+    "network_location_server.certificate": "`Set-DANetworkLocationServer -NlsOnDAServer -Certificate`",
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }
@@ -119,7 +123,14 @@ nrpt:
     - namespace: .lab.example.org   # resolved by DNS64, like the deployment's domain
     - namespace: .branch.example.net
       dns_servers: ["2001:db8:20::53"]
-  exemptions: [nls.corp.example.net, .voip.corp.example.net]
+  exemptions: [.voip.corp.example.net]
+network_location_server:
+  certificate: /etc/portico/nls.pem
+  key: /etc/portico/nls.key
+web_probe: {port: 80}
+corporate_dns:
+  update: tsig
+  key_file: /etc/portico/dns.key
 access:
   intranet: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48", 10.0.0.0/16]
   manage_out: {from: ["fd7c:1a2b:3c4d:1::/64", 10.0.0.9/32]}

@@ -14,6 +14,7 @@ from portico.settings.rules import (
     certificates,
     dedicated,
     load_balancing,
+    location,
     machine,
     mappings,
     naming,
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     *nat64.RULES,
     *naming.RULES,
     *certificates.RULES,
+    *location.RULES,
     *machine.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
