@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -129,14 +129,16 @@ class RecordChange:
         return {"action": self.action, "name": self.name, "record": self.record, "value": self.value}
 
 
-def faults(wanted: Sequence[WantedName], views: Iterable[ServerView], primary: DnsServer | None = None) -> list[Fault]:
+def faults(
+    wanted: Sequence[WantedName], views: Iterable[ServerView], primary: Collection[DnsServer] = ()
+) -> list[Fault]:
     """Everything wrong, by server and record.
 
     Args:
-        primary: where updates go. A fault of another server is staleness when this one is right.
+        primary: addresses of the server that updates go to. A fault of another one is staleness when it is right there.
     """
     known = list(views)
-    leading = next((view for view in known if view.server == primary and not view.trouble), None)
+    leading = next((view for view in known if view.server in primary and not view.trouble), None)
     found: list[Fault] = []
     for view in known:
         if view.trouble:
@@ -195,5 +197,8 @@ def changes(wanted: Iterable[WantedName], view: ServerView) -> list[RecordChange
 def everything(wanted: Iterable[WantedName]) -> list[RecordChange]:
     """All wanted records as additions: what a refresh sends. A record that is there only becomes younger."""
     return [
-        RecordChange(name.name, kind, value, "add") for name in wanted for kind in KINDS for value in sorted(name.of(kind))
+        RecordChange(name.name, kind, value, "add")
+        for name in wanted
+        for kind in KINDS
+        for value in sorted(name.of(kind))
     ]
