@@ -208,7 +208,7 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, text: str, why: str) -
 
 def test_secrets_that_others_may_read_are_refused_and_stay_out_of_representations(tmp_path: Path) -> None:
     path = write_key(tmp_path / "key", secret=b"0123456789abcdef")
-    assert b"0123456789abcdef" == read_tsig_key(path).secret
+    assert read_tsig_key(path).secret == b"0123456789abcdef"
     assert "0123456789abcdef" not in repr(read_tsig_key(path))
     path.chmod(0o640)
     for read in (read_tsig_key, check_keytab):
