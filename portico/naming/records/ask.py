@@ -125,6 +125,11 @@ async def look(zone: str, members: Iterable[Member], wanted: Sequence[WantedName
     return list(await asyncio.gather(*(_member(zone, member, wanted, ask, gate) for member in members)))
 
 
+async def addresses_of(name: str, servers: Sequence[DnsServer], ask: Ask = send) -> list[Address]:
+    """A name's addresses by the first of these servers that answers; aliases are followed there."""
+    return await _addresses(name, servers, ask)
+
+
 async def _member(
     zone: str, member: Member, wanted: Sequence[WantedName], ask: Ask, gate: asyncio.Semaphore
 ) -> ServerView:
