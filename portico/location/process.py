@@ -48,7 +48,7 @@ class Pages:
         self._thread = threading.Thread(target=self._run, name="pages", daemon=True)
         self._thread.start()
         sockets = [(site, socket.socket(fileno=fd)) for site, fds in listeners.items() for fd in fds]
-        self._call(lambda: [self._service.listen(site, listener) for site, listener in sockets])
+        self._call(lambda: self._listen(sockets))
 
     def say(self, said: Availability) -> None:
         """Whether clients can be served."""
@@ -78,6 +78,10 @@ class Pages:
         asyncio.run_coroutine_threadsafe(self._service.close(), self._loop).result(_ANSWER_TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_ANSWER_TIMEOUT)
+
+    def _listen(self, sockets: Sequence[tuple[Site, socket.socket]]) -> None:
+        for site, listener in sockets:
+            self._service.listen(site, listener)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -88,7 +88,7 @@ class GssSigner:
         name = dns.name.from_text(f"{secrets.randbelow(1 << 32)}.sig-{secrets.token_hex(8)}.")
         key = dns.tsig.Key(name, context, _GSS_TSIG)
         # It steps the context by the token of a signed answer before that answer is verified with it.
-        keyring = dns.tsig.GSSTSigAdapter({name: key})
+        keyring = dns.tsig.GSSTSigAdapter({name: key})  # type: ignore[no-untyped-call]
         token = context.step()
         for _ in range(MAXIMUM_ROUNDS):
             if token is None:
@@ -105,7 +105,7 @@ class GssSigner:
 
     def _ask(self, name: dns.name.Name, token: bytes, keyring: Any) -> dns.message.Message:
         now = int(time.time())
-        offer = dns.rdtypes.ANY.TKEY.TKEY(
+        offer = dns.rdtypes.ANY.TKEY.TKEY(  # type: ignore[no-untyped-call]
             dns.rdataclass.ANY, dns.rdatatype.TKEY, _GSS_TSIG, now, now + 3600, _GSS_MODE, dns.rcode.NOERROR, token
         )
         query = dns.message.make_query(name, dns.rdatatype.TKEY, dns.rdataclass.ANY)
