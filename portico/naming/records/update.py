@@ -27,11 +27,15 @@ MAXIMUM_CHANGES = 500
 Sign = Callable[[dns.message.Message], None]
 
 
-def write(section: CorporateDns, zone: str, server: DnsServer, host: str, changes: Sequence[RecordChange]) -> None:
+def write(section: CorporateDns, zone: str, server: DnsServer, host: str, changes: Sequence[RecordChange]) -> bool:
     """Sends changes as one update, which the server carries out whole or not at all.
 
     Args:
         host: the DNS server's name, which Kerberos needs.
+
+    Returns:
+        Whether the answer could be verified. Samba up to at least 4.17 signs its answers to Kerberos updates in a way
+        that no client can verify (nsupdate says "tsig verify failure"); what it did then shows only in its records.
 
     Raises:
         NotPermitted: code DNS_UPDATE_REFUSED; the server does not let this key change these names.
@@ -45,18 +49,28 @@ def write(section: CorporateDns, zone: str, server: DnsServer, host: str, change
         assert section.key_file is not None
         _sign_tsig(message, Path(section.key_file))
         _exchange(message, server)
-    elif section.update == "gss-tsig":
+        return True
+    if section.update == "gss-tsig":
         assert section.keytab is not None and section.principal is not None
         with GssSigner(server, host, Path(section.keytab), section.principal, TIMEOUT) as signer:
             signer.sign(message)
-            _exchange(message, server)
-    else:
-        raise NotPermitted(
-            "DNS records are not written by Portico",
-            why="corporate_dns.update is none",
-            resolution="Set it to tsig or gss-tsig, or enter the records by hand: portico dns records",
-            code="DNS_UPDATE_NOT_CONFIGURED",
-        )
+            try:
+                _exchange(message, server)
+            except _Unverified:
+                return False
+            return True
+    raise NotPermitted(
+        "DNS records are not written by Portico",
+        why="corporate_dns.update is none",
+        resolution="Set it to tsig or gss-tsig, or enter the records by hand: portico dns records",
+        code="DNS_UPDATE_NOT_CONFIGURED",
+    )
+
+
+class _Unverified(Unavailable):
+    """There is an answer, and its signature is wrong."""
+
+    code = "DNS_UPDATE_FAILED"
 
 
 def build(zone: str, changes: Sequence[RecordChange], ttl: int) -> dns.update.UpdateMessage:
@@ -83,6 +97,12 @@ def _exchange(message: dns.message.Message, server: DnsServer) -> None:
         answer = dns.query.tcp(message, str(server.address), timeout=TIMEOUT, port=server.port)
     except dns.tsig.PeerError as error:
         raise _refused(where, _peer_error(error)) from None
+    except dns.tsig.BadSignature:
+        raise _Unverified(
+            f"{where} did not prove that it took the records",
+            why="the signature of its answer is wrong: it may be somebody else's",
+            resolution="'portico dns check' shows what it has",
+        ) from None
     except dns.exception.Timeout:
         raise _failed(where, f"no answer within {TIMEOUT:g} s") from None
     except (OSError, EOFError, dns.exception.DNSException) as error:

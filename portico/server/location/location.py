@@ -26,6 +26,7 @@ from portico.settings.addresses import Address
 from portico.settings.effective import Effective
 from portico.settings.located import serves_nls
 from portico.settings.model import Settings
+from portico.supervisor import ChildState
 
 if TYPE_CHECKING:
     from portico.server.agent import Agent
@@ -35,6 +36,8 @@ log = logging.getLogger("portico.location")
 INTERVAL = 1.0
 """Seconds between looks at the document in force and at what clients need."""
 NLS_INTERVAL = 20.0
+PAGE_PATIENCE = 10.0
+"""Seconds after a change of settings in which this server's own page may come."""
 EXPIRY_WARNING = timedelta(days=14)
 
 
@@ -88,6 +91,7 @@ class Location:
         self._nls: NlsCheck | None = None
         self._nls_due = 0.0
         self._document: Settings | None = None
+        self._began = time.monotonic()
 
     def open(self) -> None:
         """Lets the unit's process connect. Raises Unavailable."""
@@ -148,7 +152,7 @@ class Location:
     async def _serve(self) -> None:
         platform = self._agent.platform
         if platform.settings is not self._document:
-            self._document = platform.settings
+            self._document, self._began = platform.settings, time.monotonic()
             self._nls_due = 0.0
             self.pages.changed()
             self.records.changed()
@@ -159,7 +163,7 @@ class Location:
         settings, values = self._agent.platform.settings, self._agent.platform.values
         if settings is None or values is None or values.nls_url is None:
             self._nls = None
-        elif time.monotonic() >= self._nls_due:
+        elif time.monotonic() >= self._nls_due and not (serves_nls(settings) and self._starting()):
             found = await self._check_nls(settings, values, values.nls_url)
             failed = bool(found.problems)
             if failed and (self._nls is None or not self._nls.problems):
@@ -167,6 +171,11 @@ class Location:
             self._nls = found
             self._nls_due = time.monotonic() + (INTERVAL if failed else NLS_INTERVAL)
         await self.records.tick(settings, values)
+
+    def _starting(self) -> bool:
+        """Whether this server's own page has yet to come; one that does not come is no longer waited for."""
+        ready = self.pages.supervisor.state is ChildState.RUNNING
+        return not ready and time.monotonic() - self._began < PAGE_PATIENCE
 
     async def _check_nls(self, settings: Settings, values: Effective, url: str) -> NlsCheck:
         """Fetches the page at each of its addresses: this server's own ones, or those that the intranet's DNS gives."""

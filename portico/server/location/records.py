@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from portico.errors import Conflict, PorticoError
+from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import read_file, write_file
 from portico.naming.records import update
 from portico.naming.records.ask import Member, ZoneServers, look, zone_servers
@@ -153,9 +153,12 @@ class Records:
                 code="DNS_NOT_LEADER",
             )
         wanted = [*(change for change in before.lost if change.action == "delete"), *everything(before.wanted)]
-        await self._send(local, before, wanted)
+        verified = await self._send(local, before, wanted)
         await asyncio.sleep(SETTLING)
-        return list(before.lost), await self.check(local, values)
+        after = await self.check(local, values)
+        if not verified and after.lost:
+            raise _unconfirmed(after)
+        return list(before.lost), after
 
     def text(self, form: Format, local: Settings, values: Effective) -> str:
         """The records for people who enter them by hand."""
@@ -201,7 +204,12 @@ class Records:
         deletions = [change for change in check.lost if change.action == "delete"]
         try:
             # All of them, not only what is missing: the others become as young.
-            await self._send(local, check, [*deletions, *everything(check.wanted)])
+            verified = await self._send(local, check, [*deletions, *everything(check.wanted)])
+            if check.lost or not verified:
+                await asyncio.sleep(SETTLING)
+                after = await self.check(local, values)
+                if not verified and after.lost:
+                    raise _unconfirmed(after)
         except PorticoError as error:
             log.error("dns records are not written: %s", error)
             if check.lost and (self.unwritten is None or str(self.unwritten) != str(error)):
@@ -212,10 +220,9 @@ class Records:
         if check.lost:
             log.warning("dns=repaired records=%r", names)
             self.repairs.append(Repair(time.time(), names, True))
-            await asyncio.sleep(SETTLING)
-            await self.check(local, values)
 
-    async def _send(self, local: Settings, check: Check, wanted: Sequence[RecordChange]) -> None:
+    async def _send(self, local: Settings, check: Check, wanted: Sequence[RecordChange]) -> bool:
+        """Whether the answer was verified, see `update.write`."""
         if check.primary is None:
             raise PorticoError(
                 f"Nobody is known to take updates of {check.zone}",
@@ -224,9 +231,10 @@ class Records:
                 code="DNS_NO_UPDATE_SERVER",
             )
         server, host = check.primary.addresses[0], check.primary.host
-        await asyncio.to_thread(update.write, local.corporate_dns, check.zone, server, host, wanted)
+        verified = await asyncio.to_thread(update.write, local.corporate_dns, check.zone, server, host, wanted)
         self._refreshed, self._known = time.time(), True
         await asyncio.to_thread(self._remember)
+        return verified
 
     async def _refresh_due(self, interval: float) -> bool:
         if not self._known:
@@ -247,6 +255,15 @@ class Records:
             write_file(self.state / REFRESHED_NAME, json.dumps({"refreshed": self._refreshed}).encode())
         except PorticoError as error:
             log.warning("when the records were written is forgotten at the next start: %s", error)
+
+
+def _unconfirmed(check: Check) -> PorticoError:
+    return Unavailable(
+        f"The DNS update of {check.zone} had no effect",
+        why="the server's answer could not be verified, and its records are not right",
+        resolution="Look at the server's log, and whether the account may change the records",
+        code="DNS_UPDATE_UNCONFIRMED",
+    )
 
 
 async def _check(local: Settings, values: Effective) -> Check:
