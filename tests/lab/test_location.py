@@ -168,7 +168,6 @@ def secondary(lab: Lab) -> Iterator[Host]:
         yield host
     finally:
         bind.update(dns, f"update delete {CORP_DOMAIN}. NS ns2.{CORP_DOMAIN}.", f"update delete ns2.{CORP_DOMAIN}. A")
-        host.stop_service(bind.SERVICE)
 
 
 def test_one_dns_server_that_is_stale_is_named(lab: Lab, server: Host, secondary: Host) -> None:
