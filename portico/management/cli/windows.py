@@ -71,8 +71,7 @@ def export(
     except ValueError as error:
         raise InvalidInput("The texts cannot be used", why=str(error), resolution="Give a shorter one") from None
     settings = _settings(settings_file)
-    if settings.load_balancing is not None:
-        settings = localise(settings, settings.server.name)
+    settings = localise(settings, settings.server.name)
     values = client_policy(settings, effective(settings), words)
     domain = settings.deployment.domain
     target = target if target is not None else Path(_DEFAULT_FILES[form])
