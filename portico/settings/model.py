@@ -35,6 +35,7 @@ from portico.settings.kinds import (
     Upstream,
 )
 from portico.settings.load_balancing import LoadBalancing
+from portico.settings.location import CorporateDns, NetworkLocationServer, WebProbe
 from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 
 SCHEMA_VERSION: Final = 1
@@ -297,6 +298,9 @@ class Settings(Section):
     nat64: Nat64 = Field(default_factory=Nat64)
     dns64: Dns64 = Field(default_factory=Dns64)
     nrpt: Nrpt = Field(default_factory=Nrpt)
+    network_location_server: NetworkLocationServer = Field(default_factory=NetworkLocationServer)
+    web_probe: WebProbe = Field(default_factory=WebProbe)
+    corporate_dns: CorporateDns = Field(default_factory=CorporateDns)
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
     vpn: Vpn = Field(default_factory=Vpn)

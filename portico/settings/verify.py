@@ -15,6 +15,7 @@ from portico.settings.rules import (
     certificates,
     dedicated,
     load_balancing,
+    location,
     machine,
     machines,
     mappings,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *nat64.RULES,
     *naming.RULES,
     *certificates.RULES,
+    *location.RULES,
     *machine.RULES,
     *alerts.RULES,
 )
