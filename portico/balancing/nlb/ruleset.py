@@ -340,7 +340,8 @@ class _Leaf:
         if self.records:
             if self.linger:
                 yield f"meta l4proto tcp update @known{self.rule} {{ {slot} timeout {round(self.linger * 1000)}ms }}"
-            yield f"meta l4proto tcp {own}"
+            # Whoever pings a VIP all day has no session that its server would have to keep.
+            yield from (f"meta l4proto {kind} {own}" for kind in ("tcp", "icmp" if self.version == 4 else "ipv6-icmp"))
             yield f"update @busy{self.rule} {{ {slot} timeout {idle}s }}"
         yield f"{own}; }}"
         dirty, quiet = (f"meta l4proto tcp meta mark set {_tracked(n, kind):#x} accept" for kind in (_DIRTY, _QUIET))

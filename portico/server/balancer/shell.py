@@ -33,6 +33,7 @@ from portico.cluster.states import UNREACHABLE, Condition, IllegalTransition, St
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
+from portico.server.balancer.kept import KeptSlots, bitmap, connected
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink, interface_mac
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
@@ -43,6 +44,8 @@ log = logging.getLogger("portico.balancer")
 
 FLOWS_INTERVAL = 1.0
 """Seconds between looks for old flows, while there are buckets that were given away."""
+SLOTS_INTERVAL = 5.0
+"""Seconds between looks for slots that became idle, while some are kept."""
 COUNT_INTERVAL = 0.2
 """Seconds between looks at the counters: deafness is found within two seconds."""
 STEPS = 64
@@ -93,6 +96,8 @@ class Shell:
         self._applied: Owned | None = None
         """What the kernel works with."""
         self._flows_due = 0.0
+        self._kept = KeptSlots()
+        self._slots_due = 0.0
         self._orphans = Orphans()
         self._orphaned_buckets: tuple[frozenset[int], ...] = ()
         """By rule: what was taken from servers that are dead or hear no client."""
@@ -336,15 +341,15 @@ class Shell:
 
     def _take(self, member: Member, event: Event) -> None:
         if isinstance(event, OwnershipChanged):
-            assert self._filter is not None
-            picture = plans.owned(event.ownership)
+            now = self._loop.time()
             try:
-                self._filter.own(picture)
-                self._applied = picture
+                self._kept.move(event.ownership, self._in_use)
+                self._own(event.ownership)
             except PorticoError as error:
                 self._kernel_failed(error)
                 return
-            member.kernel_confirms(event.ownership.serial, self._loop.time())
+            member.held_slots(bitmap(self._kept.slots), now)
+            member.kernel_confirms(event.ownership.serial, now)
             self._take_from_unreachable(member, event.ownership)
             return
         if member.state is State.STOPPED:
@@ -356,6 +361,31 @@ class Shell:
         level = logging.WARNING if isinstance(event, Refused) else logging.INFO
         log.log(level, "%s", " ".join(f"{name}={value!r}" for name, value in told.items() if name != "at"))
         self._tell({"event": "cluster", **told})
+
+    def _own(self, ownership: Ownership) -> None:
+        assert self._filter is not None
+        picture = plans.owned(ownership, self._kept.slots)
+        self._filter.own(picture)
+        self._applied = picture
+
+    def _in_use(self, rule: int) -> frozenset[int]:
+        """Slots that a former owner keeps. One that drains keeps no clients, only sessions."""
+        assert self._filter is not None and self._plan is not None
+        staying = self._running().state in SERVING_STATES and self._running().state is not State.DRAINING
+        found = self._filter.busy(rule, lingering=staying)
+        if staying and self._plan.lingers(rule):
+            found |= connected(self._plan, connections(), rule)
+        return found
+
+    def _let_go(self, member: Member, now: float) -> None:
+        """Slots that became idle are their new owner's: first here, then for others to hear."""
+        self._slots_due = now + SLOTS_INTERVAL
+        try:
+            if self._kept.idle(self._in_use):
+                self._own(member.ownership)
+                member.held_slots(bitmap(self._kept.slots), now)
+        except PorticoError as error:
+            self._kernel_failed(error)
 
     def _take_from_unreachable(self, member: Member, ownership: Ownership) -> None:
         """Clients of a server that lives but hears them no more (a cable, a switch) notice as little as those of a dead
@@ -411,6 +441,8 @@ class Shell:
         for presence in self._presences:
             if (due := presence.next_time()) is not None and time.monotonic() >= due:
                 presence.ready()
+        if now >= self._slots_due and self._kept.rules:
+            self._let_go(self._member, now)
         if now >= self._flows_due and any(rule.dirty for rule in self._member.ownership.rules):
             self._flows_due = now + FLOWS_INTERVAL
             self._loop.create_task(self._look_for_flows(self._member, self._plan))
@@ -432,7 +464,7 @@ class Shell:
         now = self._loop.time()
         for number, (dirty, left) in enumerate(zip(wanted, busy, strict=True)):
             # The member counts the default rule first.
-            gone = dirty - left
+            gone = dirty - left - self._kept.buckets(number)
             if gone:
                 member.flows_gone(0 if number == plan.default_rule else number + 1, gone, now)
         self._turn()
@@ -458,7 +490,7 @@ class Shell:
                 )
             links.append(DatagramLink(own, plans.PORT, _others(told)))
             member = self._running()
-            fresh.install(plan, plans.owned(member.ownership), set(self._tunnels.holdings()))
+            fresh.install(plan, plans.owned(member.ownership, self._kept.slots), set(self._tunnels.holdings()))
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -478,7 +510,8 @@ class Shell:
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
-        self._filter.install(plan, plans.owned(self._running().ownership), set(self._tunnels.holdings()))
+        picture = plans.owned(self._running().ownership, self._kept.slots)
+        self._filter.install(plan, picture, set(self._tunnels.holdings()))
 
     def _take_step(self, step: Step) -> None:
         """Tells the gateway, by the agent, which tunnels to close; the kernel and the other servers the rest."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from itertools import pairwise
 
 import pytest
 

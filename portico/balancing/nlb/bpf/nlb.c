@@ -348,7 +348,9 @@ static __always_inline int accept(const struct settings *s, const struct packet 
 	__u32 which = tcp ? MAX_RULES + rule : rule;
 	struct activity *activity;
 
-	if (!s->records || (tcp && !linger) || slot >= SLOTS)
+	/* Whoever pings a VIP all day has no session that its server would have to keep. */
+	if (!s->records || (tcp && !linger) || slot >= SLOTS ||
+	    p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return count(ACCEPTED, TC_ACT_UNSPEC);
 	activity = bpf_map_lookup_elem(&activity_of, &which);
 	if (activity && activity->last[slot] != second)
