@@ -223,6 +223,7 @@ def nic_plan(told: Assignment, interface: str, outside: bool, mac: bytes) -> Nic
         dips=tuple(dict.fromkeys(dedicated)),
         mode=_MODES[balancing.mode],
         priority=own.priority,
+        takeover=balancing.takeover,
         behind=behind,
     )
 

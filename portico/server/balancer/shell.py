@@ -34,10 +34,11 @@ from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.kept import KeptSlots, bitmap, connected
-from portico.server.balancer.link import DatagramLink, FrameLink, PathLink, interface_mac
+from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
 from portico.server.balancer.resets import answers
+from portico.server.balancer.takeover import HardwareAddresses
 from portico.server.balancer.tunnels import Step, Tunnel, Tunnels
 
 log = logging.getLogger("portico.balancer")
@@ -97,6 +98,7 @@ class Shell:
         """What the kernel works with."""
         self._flows_due = 0.0
         self._kept = KeptSlots()
+        self._hardware = HardwareAddresses()
         self._slots_due = 0.0
         self._orphans = Orphans()
         self._orphaned_buckets: tuple[frozenset[int], ...] = ()
@@ -121,7 +123,7 @@ class Shell:
         former = self._told
         now = self._loop.time()
         config = plans.member_config(told)
-        macs = {interface: interface_mac(interface) for interface, _ in told.interfaces}
+        macs = {interface: self._hardware.own(interface) for interface, _ in told.interfaces}
         plan = plans.balancing_plan(told, macs)
         moved = former is None or _place(former) != _place(told)
         if self._member is not None and moved and config.host_id != self._member.config.host_id:
@@ -490,7 +492,9 @@ class Shell:
                 )
             links.append(DatagramLink(own, plans.PORT, _others(told)))
             member = self._running()
+            self._hardware.give_back(plan.nics)
             fresh.install(plan, plans.owned(member.ownership, self._kept.slots), set(self._tunnels.holdings()))
+            self._hardware.take(plan.nics)
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -626,6 +630,8 @@ class Shell:
         self._raw.close()
         self._close_sockets()
         if remove and self._filter is not None:
+            if self._plan is not None:
+                self._hardware.give_back(self._plan.nics, everything=True)
             self._filter.remove()
         self._choice = self._member = None
 
@@ -652,7 +658,9 @@ def _place(told: Assignment) -> object:
     """What sockets depend on: another one needs other sockets."""
     virtual = tuple(map(str, told.balancing.virtual_addresses))
     dedicated = tuple(map(str, told.own.dedicated_addresses))
-    return told.interfaces, virtual, dedicated, told.balancing.mode, told.own.priority, told.balancing.filter
+    balancing = told.balancing
+    mode = (balancing.mode, balancing.takeover)
+    return told.interfaces, virtual, dedicated, mode, told.own.priority, balancing.filter
 
 
 def _others(told: Assignment) -> list[IPv4Address | IPv6Address]:
