@@ -91,8 +91,8 @@ class LoadBalancing(Section):
     )
     takeover: bool = Field(
         default=False,
-        description="unicast only: the interfaces themselves get the cluster MAC, and frames leave with a masked source "
-        "as on Windows; for virtual NICs that hear only the address that is theirs",
+        description="unicast only: the interfaces themselves get the cluster MAC, and frames leave with a masked "
+        "source as on Windows; for virtual NICs that hear only the address that is theirs",
     )
     internet_virtual_addresses: list[HostAddress] = Field(
         default_factory=list, max_length=16, description="VIPs that clients reach, with the length of their network"

@@ -419,8 +419,8 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
         targets = ", ".join(f"{kind} : goto kind_{kind}{version}_{n}" for kind in branches)
         yield f"meta l4proto vmap {{ {targets} }}"
     # Where one rule covers everything, its lines stand here: a chain less on the way of every packet.
-    leaf = next((leaf for leaf in _leaves(plan) if others[0] == f"goto {leaf.name}"), None)
-    yield from leaf.judge(plan.seed) if leaf is not None else others
+    only = next((leaf for leaf in _leaves(plan) if others[0] == f"goto {leaf.name}"), None)
+    yield from only.judge(plan.seed) if only is not None else others
     yield "}"
 
 

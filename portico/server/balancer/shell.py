@@ -477,7 +477,7 @@ class Shell:
         """Sockets and filter for these interfaces, in place of those that were."""
         links: list[PathLink] = []
         presences: list[Presence] = []
-        chosen = self._choice if self._choice is not None else choose(_PREFERENCES[told.balancing.filter])
+        chosen, former = self._chosen(told)
         if self._choice is None:
             clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
@@ -502,6 +502,8 @@ class Shell:
             for presence in presences:
                 presence.close()
             raise
+        if former is not None:
+            former.remove()
         self._close_sockets()
         self._choice, self._links, self._presences = chosen, links, presences
         for path, link in enumerate(links):
@@ -510,6 +512,17 @@ class Shell:
             for packets in presence.sockets:
                 self._loop.add_reader(packets.fileno(), presence.ready)
             presence.announce()
+
+    def _chosen(self, told: Assignment) -> tuple[Choice, Filter | None]:
+        """The filter that the settings ask for, and the one in use when that is another one."""
+        if self._choice is None:
+            return choose(_PREFERENCES[told.balancing.filter]), None
+        if self._told is None or self._told.balancing.filter == told.balancing.filter:
+            return self._choice, None
+        fresh = choose(_PREFERENCES[told.balancing.filter])
+        if fresh.name == self._choice.name:
+            return Choice(self._choice.filter, fresh.why), None
+        return fresh, self._choice.filter
 
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
