@@ -252,6 +252,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "LB_RULE_OVERLAP": (balanced(port_rules=[{}, {"protocol": "tcp", "first_port": 443, "last_port": 443}]), MACHINE),
     "LB_RULE_ADDRESS": (rule(virtual_address="203.0.113.99"), MACHINE),
     "LB_RULE_FRAGMENTS": (rule(affinity="none"), MACHINE),
+    "LB_TAKEOVER_MODE": (balanced(mode="multicast", takeover=True), MACHINE),
     "LB_RULE_TIMEOUT": (rule(protocol="tcp", affinity="none", timeout_minutes=10), MACHINE),
     "LB_VIP_MISSING": (balanced(internet_virtual_addresses=[]), MACHINE),
     "LB_DIP_MISSING": (balanced(da2__internal_dedicated_addresses=["10.0.0.13/24"]), MACHINE),
