@@ -38,7 +38,18 @@ MAXIMUM_VALUE: Final = 2000
 START: Final = "0" * 64
 HIDDEN: Final = "(hidden)"
 
-_SECRET = ("secret", "password", "passphrase", "token", "key", "credential", "authorization", "cookie", "assertion", "code")
+_SECRET = (
+    "secret",
+    "password",
+    "passphrase",
+    "token",
+    "key",
+    "credential",
+    "authorization",
+    "cookie",
+    "assertion",
+    "code",
+)
 _NO_SECRET = frozenset({"token_id", "keys", "key_id", "code", "tokens", "max_keys"})
 
 
@@ -323,7 +334,11 @@ def redacted(value: Any, name: str = "", depth: int = 0) -> Any:
         if "PRIVATE KEY-----" in value:
             return HIDDEN
         text = value.encode("utf-8", "replace").decode()
-        return text if len(text) <= MAXIMUM_VALUE else f"{text[:MAXIMUM_VALUE]}({len(text) - MAXIMUM_VALUE} more characters)"
+        return (
+            text
+            if len(text) <= MAXIMUM_VALUE
+            else f"{text[:MAXIMUM_VALUE]}({len(text) - MAXIMUM_VALUE} more characters)"
+        )
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return str(value)[:MAXIMUM_VALUE]

@@ -19,7 +19,19 @@ from portico.administration.records import refused
 from portico.administration.roles import Role
 from portico.errors import NotPermitted
 
-ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+ALGORITHMS: Final = [
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+]
 """Signatures by a key that the provider alone has: no `none`, and no HMAC, whose key a client shares."""
 MAXIMUM_TOKEN: Final = 16 << 10
 MAXIMUM_GROUPS: Final = 500

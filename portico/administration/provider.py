@@ -110,7 +110,9 @@ class Provider:
                 return
             self._asked = now
             try:
-                metadata = _metadata(self.issuer, await self._get(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"))
+                metadata = _metadata(
+                    self.issuer, await self._get(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+                )
                 keys = _keys(await self._get(metadata.jwks_uri))
             except (httpx.HTTPError, ssl.SSLError, OSError, ValueError, RecursionError, JoseError) as error:
                 self.problem = _unavailable(self.issuer, str(error)[:200] or type(error).__name__)

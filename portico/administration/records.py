@@ -156,7 +156,9 @@ class AccessRecords:
         with self._lock:
             records = self._live(now)
             if kind == "session":
-                mine = [r for r in records.values() if r.kind == "session" and r.name == name and r.state(now) == "open"]
+                mine = [
+                    r for r in records.values() if r.kind == "session" and r.name == name and r.state(now) == "open"
+                ]
                 mine.sort(key=lambda r: (r.created, r.id))
                 for old in mine[: max(0, len(mine) - SESSIONS_EACH + 1)]:
                     records[old.id] = replace(old, revoked=now)
@@ -170,7 +172,9 @@ class AccessRecords:
             self._add(self._live(now), record)
         return record
 
-    def cut_off(self, issuer: str, subject: str, name: str, lifetime: timedelta, *, author: str, now: datetime) -> Record:
+    def cut_off(
+        self, issuer: str, subject: str, name: str, lifetime: timedelta, *, author: str, now: datetime
+    ) -> Record:
         """Makes everything useless that an OIDC provider gave a subject until now. Raises as `create`."""
         record = Record(
             subject_id(issuer, subject), "cutoff", _name(name), None, None, now, now + lifetime, _name(author)

@@ -34,6 +34,7 @@ from portico.settings.kinds import (
     Upstream,
 )
 from portico.settings.load_balancing import LoadBalancing
+from portico.settings.management import Management
 
 SCHEMA_VERSION: Final = 1
 
@@ -298,6 +299,7 @@ class Settings(Section):
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    management: Management = Field(default_factory=Management)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

@@ -15,6 +15,7 @@ from portico.settings.rules import (
     dedicated,
     load_balancing,
     machine,
+    management,
     mappings,
     naming,
     nat64,
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     *naming.RULES,
     *certificates.RULES,
     *machine.RULES,
+    *management.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 

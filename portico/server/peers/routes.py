@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -88,6 +89,9 @@ class Routes:
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
+            ("GET", "/v1/access"): self._access,
+            ("GET", "/v1/audit/witness"): self._witness,
+            ("POST", "/v1/api"): self._api,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -195,6 +199,15 @@ class Routes:
 
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
+
+    async def _access(self, _asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.host.access.share)
+
+    async def _witness(self, _asked: Asked) -> Any:
+        return self._peers.administration.witnesses()
+
+    async def _api(self, asked: Asked) -> Any:
+        return await self._peers.administration.answer(asked.body, asked.server)
 
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
