@@ -22,7 +22,7 @@ from portico.administration.authority import ManagementAuthority
 from portico.administration.oidc import MAXIMUM_AGE, Expected, Identity, is_jwt
 from portico.administration.provider import Provider
 from portico.administration.records import AccessRecords, Record, refused
-from portico.administration.roles import Principal, Role
+from portico.administration.roles import Kind, Principal, Role
 from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
 from portico.settings.management import Management, Oidc
 from portico.settings.model import Settings
@@ -73,6 +73,8 @@ class Access:
         self._settings = settings
         self._changed = changed
         self._provider: tuple[Oidc, Provider] | None = None
+        self.listening: Callable[[], PorticoError | None] = lambda: None
+        """Why the API does not listen as the settings say."""
         self.make_provider: Callable[[str, ssl.SSLContext], Provider] = Provider
 
     @property
@@ -108,7 +110,7 @@ class Access:
             assert record.role is not None and record.kind in ("token", "session")
             if record.kind == "session" and self.settings.oidc is None:
                 raise refused()  # who could log in can no longer
-            kind = "token" if record.kind == "token" else "session"
+            kind: Kind = "token" if record.kind == "token" else "session"
             return Principal(record.name, kind, Role.parse(record.role), caller.address, record.id)
         if caller.certificate is not None:
             return self._certificate(caller.certificate, caller.address)
@@ -318,7 +320,8 @@ class Access:
             found.append(error)
         if self._provider is not None and self._provider[1].problem is not None:
             found.append(self._provider[1].problem)
-        return found
+        trouble = self.listening()
+        return [*found, trouble] if trouble is not None else found
 
 
 def expected(management: Management, oidc: Oidc) -> Expected:

@@ -48,9 +48,9 @@ _SECRET = (
     "authorization",
     "cookie",
     "assertion",
-    "code",
+    "psk",
 )
-_NO_SECRET = frozenset({"token_id", "keys", "key_id", "code", "tokens", "max_keys"})
+_NO_SECRET = frozenset({"token_id", "key_id"})
 
 
 @dataclass(frozen=True)
@@ -321,6 +321,8 @@ def entry_hash(entry: Mapping[str, Any]) -> str:
 
 def redacted(value: Any, name: str = "", depth: int = 0) -> Any:
     """JSON data with what may be secret hidden, long texts cut and deep data left out. Pure."""
+    if name == "yaml" and isinstance(value, str):
+        return f"({len(value)} characters)"  # before and after say what it changed
     if name and _secret(name) and value not in (None, "", False, True) and not isinstance(value, int):
         return HIDDEN
     if depth > 8:
@@ -345,7 +347,7 @@ def redacted(value: Any, name: str = "", depth: int = 0) -> Any:
 
 
 def _secret(name: str) -> bool:
-    lowered = name.lower()
+    lowered = name.lower().rpartition(".")[2].partition("[")[0]  # a setting goes by its path
     return lowered not in _NO_SECRET and any(
         lowered == word or lowered.endswith(f"_{word}") or lowered.startswith(f"{word}_") for word in _SECRET
     )

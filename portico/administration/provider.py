@@ -187,6 +187,6 @@ def _unavailable(issuer: str, why: str) -> PorticoError:
     return Unavailable(
         f"The OpenID Connect provider {issuer} cannot be asked",
         why=why,
-        resolution="Look at management.oidc and at the provider; tokens, certificates and the local socket work meanwhile",
+        resolution="Look at management.oidc and at the provider; tokens and certificates are accepted meanwhile",
         code="OIDC_UNAVAILABLE",
     )

@@ -156,9 +156,8 @@ class AccessRecords:
         with self._lock:
             records = self._live(now)
             if kind == "session":
-                mine = [
-                    r for r in records.values() if r.kind == "session" and r.name == name and r.state(now) == "open"
-                ]
+                same = [r for r in records.values() if r.kind == "session" and r.author == author]
+                mine = [r for r in same if r.state(now) == "open"]
                 mine.sort(key=lambda r: (r.created, r.id))
                 for old in mine[: max(0, len(mine) - SESSIONS_EACH + 1)]:
                     records[old.id] = replace(old, revoked=now)

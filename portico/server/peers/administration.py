@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from portico.administration.roles import Principal, Role
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.peers import messages
+from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
 
 if TYPE_CHECKING:
@@ -143,9 +145,30 @@ class Administration:
             raise messages.malformed("the answer is none")
         return Answered(messages.number(data, "status"), messages.text(data, "content_type"), body)
 
+    async def each(self, principal: Principal, target: str) -> dict[str, Any]:
+        """The answers of every other server to a GET: what is in them, or the PorticoError that came instead."""
+
+        async def one(link: Link) -> Any:
+            if not link.reachable:
+                raise _silent(link.name)
+            answered = await self.ask(link.name, Asking(principal, "GET", target, ""))
+            if answered.status != 200:
+                raise _silent(link.name)
+            return json.loads(answered.body)
+
+        return await self._peers.links.each(self._peers.links.all(), one)
+
     async def answer(self, data: dict[str, Any], sender: str) -> dict[str, Any]:
         """Answers for another server. Raises PorticoError."""
         asking = Asking.from_data(data, sender)
         if self.api is None:
             raise Unavailable("This server has no API now", why="it starts or stops", resolution="Try again")
         return vars(await self.api(asking))
+
+
+def _silent(name: str) -> PorticoError:
+    return PeerUnreachable(
+        f"The server {name} does not answer",
+        why="the other servers do not reach it",
+        resolution="Look whether it runs: portico server status, there",
+    )
