@@ -256,24 +256,24 @@ class AuditLog:
             if not self.path.exists() or self.path.stat().st_size < self._maximum_bytes:
                 return
             files = self._files()
-            for old in files[: max(0, len(files) - self._maximum_files + 1)]:
-                old.unlink()
+            old = files[: max(0, len(files) - self._maximum_files + 1)]
+            if old:
+                begin = next((first for path in files[len(old) :] if (first := _first(path)) is not None), None)
+                self._save_ends(begin)  # only this moves the beginning: whatever else misses there was taken away
+                for path in old:
+                    path.unlink()
             for path in self._files():
-                number = _file_number(path)
-                path.replace(self.directory / f"{FILE_NAME}.{number + 1}")
+                path.replace(self.directory / f"{FILE_NAME}.{_file_number(path) + 1}")
         except OSError as error:
             raise not_written(self.path, error) from None
 
-    def _save_ends(self) -> None:
-        begin: list[Any] | None = None
-        for path in self._files():
-            entry = next((e for e in _lines(path) if isinstance(e, dict) and isinstance(e.get("number"), int)), None)
-            if entry is not None:
-                begin = [entry["number"], entry.get("previous")]
-                break
-        former = self._read_ends()
-        if former is not None and begin is not None and begin[0] <= former["begin"][0]:
-            begin = former["begin"]  # only rotation moves the beginning, and only forward
+    def _save_ends(self, begin: list[Any] | None = None) -> None:
+        if begin is None:
+            former = self._read_ends()
+            if former is not None:
+                begin = former["begin"]
+            else:
+                begin = next((first for path in self._files() if (first := _first(path)) is not None), [1, START])
         write_file(self._ends_path, json.dumps({"begin": begin, "end": list(self._last or (0, START))}).encode())
 
     def _read_ends(self) -> dict[str, Any] | None:
@@ -358,6 +358,12 @@ def _file_number(path: Path) -> int:
     if not end:
         return 0
     return int(end[1:]) if end.startswith(".") and end[1:].isdigit() else -1
+
+
+def _first(path: Path) -> list[Any] | None:
+    """Number and predecessor's hash of a file's first entry."""
+    entry = next((e for e in _lines(path) if isinstance(e, dict) and isinstance(e.get("number"), int)), None)
+    return [entry["number"], entry.get("previous")] if entry is not None else None
 
 
 def _lines(path: Path) -> Iterator[Any]:

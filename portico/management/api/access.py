@@ -36,7 +36,7 @@ class LoginOptions(Model):
     """What a login begins with. Null: nobody can log in through a provider."""
 
     oidc: OidcOptions | None
-    authority: str | None = Field(description="SHA-256 of the CA that signs this API's certificates")
+    authority: str | None = Field(description="PEM of the CA that signs this API's certificates; compare its SHA-256")
 
 
 class OidcOptions(Model):
@@ -148,7 +148,8 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         """How somebody can log in; may be asked without."""
         oidc = agent.access.settings.oidc
         options = OidcOptions(issuer=oidc.issuer, client_id=oidc.client_id, scopes=oidc.scopes) if oidc else None
-        return LoginOptions(oidc=options, authority=agent.access.authority.digest() or None)
+        known = await asyncio.to_thread(agent.access.authority.known)
+        return LoginOptions(oidc=options, authority=known.pem if known is not None else None)
 
     @routes.post("/sessions")
     @viewer

@@ -206,22 +206,25 @@ def _credential(scope: Scope) -> str | None:
                 code="CREDENTIALS_MALFORMED",
             )
         return text.strip()
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load("; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"))
-    except CookieError:
-        return None
-    session = cookies.get(SESSION_COOKIE)
-    if session is None:
-        return None
-    if scope["method"] not in READING and not _same_origin(scope):
+    session = _session(scope)
+    if session is not None and scope["method"] not in READING and not _same_origin(scope):
         raise NotPermitted(
             "The request does not come from this server's own pages",
             why="a browser sent the session's cookie for another site",
             resolution="Use the console, or a token",
             code="CROSS_SITE",
         )
-    return str(session.value)
+    return session
+
+
+def _session(scope: Scope) -> str | None:
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load("; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"))
+    except CookieError:
+        return None
+    found = cookies.get(SESSION_COOKIE)
+    return found.value if found is not None else None
 
 
 def _same_origin(scope: Scope) -> bool:
