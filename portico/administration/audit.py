@@ -194,10 +194,16 @@ class AuditLog:
                 count += 1
                 if number is None:
                     first = entry["number"]
-                    if ends is not None and [entry["number"], entry.get("previous")] != ends["begin"]:
-                        faults.append(f"{where}: the log began with entry {ends['begin'][0]}, and this is another one")
+                    if ends is not None and entry["number"] > ends["begin"][0]:
+                        faults.append(f"{where}: the log began with entry {ends['begin'][0]}, and it is gone")
                 elif entry["number"] != number + 1:
                     faults.append(f"{where}: entry {entry['number']} follows entry {number}")
+                if (
+                    ends is not None
+                    and entry["number"] == ends["begin"][0]
+                    and entry.get("previous") != ends["begin"][1]
+                ):
+                    faults.append(f"{where}: entry {entry['number']} is not the one that the log began with")
                 if previous is not None and entry.get("previous") != previous:
                     faults.append(f"{where}: entry {entry['number']} does not continue the one before it")
                 if entry.get("hash") != entry_hash(entry):
