@@ -223,7 +223,7 @@ def test_whoever_asks_too_often_is_told_to_wait(network: Run, monkeypatch: pytes
 def test_malformed_credentials_are_told_so(network: Run) -> None:
     async def body(net: Network) -> None:
         async with net.http() as http:
-            for value in ("Basic dXNlcjpwYXNz", "Bearer", "Bearer  ", "\xff"):
+            for value in ("Basic dXNlcjpwYXNz", "Bearer", "\xff"):
                 answer = await http.get("/v1/status", headers={"authorization": value.encode("latin-1")})  # type: ignore[dict-item]
                 assert (answer.status_code, code(answer)) == (400, "CREDENTIALS_MALFORMED"), value
             for value in ("Bearer portico_token_x", "Bearer a.b.c", "Bearer " + "x" * 20_000):
