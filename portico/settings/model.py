@@ -35,6 +35,7 @@ from portico.settings.kinds import (
 )
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.management import Management
+from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 
 SCHEMA_VERSION: Final = 1
 
@@ -298,6 +299,11 @@ class Settings(Section):
     nrpt: Nrpt = Field(default_factory=Nrpt)
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
+    vpn: Vpn = Field(default_factory=Vpn)
+    teredo: Teredo = Field(default_factory=Teredo)
+    isatap: Isatap = Field(default_factory=Isatap)
+    authentication: Authentication = Field(default_factory=Authentication)
+    remote_clients: RemoteClients = Field(default_factory=RemoteClients)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
     management: Management = Field(default_factory=Management)
     drift: Literal["repair", "report"] = Field(

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, management, model
+from portico.settings import kinds, load_balancing, management, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -36,6 +36,7 @@ _NAMES: Final = (
     (kinds.FilePath, "file"),
     (management.Word, "text"),
     (management.Url, "URL"),
+    (remote_access.Range, "first and last address"),
 )
 
 _WINDOWS: Final = {
@@ -82,6 +83,15 @@ _WINDOWS: Final = {
     "load_balancing.servers[].internal_dedicated_addresses": (
         "`Set-RemoteAccessLoadBalancer -InternalDedicatedIPAddress`"
     ),
+    "load_balancing.servers[].vpn_ip_address_ranges": "`Add-RemoteAccessLoadBalancerNode -VpnIPAddressRange`",
+    "vpn.state": "`Install-RemoteAccess -VpnType`",
+    "vpn.ip_address_assignment": "`Set-VpnIPAddressAssignment -IPAssignmentMethod`",
+    "vpn.ip_address_ranges": "`Set-VpnIPAddressAssignment -IPAddressRange`",
+    "vpn.ipv6_prefix": "`Set-VpnIPAddressAssignment -IPv6Prefix`",
+    "teredo.state": "`Set-DAServer -TeredoState`",
+    "authentication.two_factor": "`Set-DAServer -UserAuthentication TwoFactor`",
+    "remote_clients.force_tunnel": "`Set-DAClient -ForceTunnel`",
+    "remote_clients.downlevel": "`Set-DAClient -Downlevel`",
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }

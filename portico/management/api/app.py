@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from portico import __version__
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.management.api import access, ca, cluster, load_balancing, peers, translation
+from portico.management.api import access, ca, check, cluster, load_balancing, peers, translation
 from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
     ClientModel,
@@ -49,7 +49,7 @@ from portico.settings.store import Revision
 log = logging.getLogger("portico.api")
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": FaultAnswer} for status in (400, 403, 404, 405, 409, 413, 422, 429, 500, 503)
+    status: {"model": FaultAnswer} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
 }
 
 
@@ -210,6 +210,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
     app.include_router(access.router(agent_of, _FAULTS))
+    app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

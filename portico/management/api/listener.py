@@ -109,10 +109,14 @@ class ApiListener:
     def places(self) -> list[tuple[str, int]]:
         return [sock.getsockname()[:2] for sock in self._sockets]
 
-    async def run(self) -> None:
-        """Follows the settings until it is cancelled."""
+    def start(self) -> None:
+        """Makes the application ready to be served."""
         if not self._config.loaded:
             self._config.load()
+
+    async def run(self) -> None:
+        """Follows the settings until it is cancelled."""
+        self.start()
         try:
             while True:
                 await self.follow()

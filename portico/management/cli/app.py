@@ -48,6 +48,8 @@ _COMMANDS = (
     ("login", "sessions", "login"),
     ("logout", "sessions", "logout"),
     ("whoami", "sessions", "whoami"),
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
 )
 
 

@@ -16,8 +16,8 @@ from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
-from portico.server.gateway import Request, Response
-from portico.server.machine import read_own_name
+from portico.server.gateway import Gateway, Request, Response
+from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
 from portico.server.peers.administration import Administration
 from portico.server.peers.admission import Admission
@@ -49,6 +49,10 @@ class Host(Protocol):
     credentials: Credentials
     enrolment: Enrolment
     state: Any
+    machine: Machine
+
+    @property
+    def gateway(self) -> Gateway: ...
 
     @property
     def revision(self) -> Revision | None: ...

@@ -22,6 +22,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
+from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
@@ -92,6 +93,8 @@ class Routes:
             ("GET", "/v1/access"): self._access,
             ("GET", "/v1/audit/witness"): self._witness,
             ("POST", "/v1/api"): self._api,
+            ("POST", "/v1/examination"): self._examination,
+            ("GET", "/v1/alive"): self._alive,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -212,6 +215,12 @@ class Routes:
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
         return {}
+
+    async def _examination(self, asked: Asked) -> Any:
+        return await answer_examination(self._peers.host, asked.body, asked.server)
+
+    async def _alive(self, _asked: Asked) -> Any:
+        return (await alive(self._peers.host)).as_data()
 
 
 def _no_member() -> NotPermitted:

@@ -301,6 +301,33 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
             )
         ),
     ),
+    "LB_TOPOLOGY": (balanced(da2__internet_interface="eth1"), MACHINE),
+    "NOT_SUPPORTED": ({"isatap.state": "enabled"}, MACHINE),
+    "VPN_PREFIX_LENGTH": (balanced() | {"vpn.ipv6_prefix": "fd7c:1a2b:3c4d:2000::/64"}, MACHINE),
+    "VPN_DHCP_IN_CLUSTER": (balanced() | {"vpn": {"state": "enabled", "ip_address_assignment": "dhcp"}}, MACHINE),
+    "VPN_POOL_MISSING": ({"vpn.state": "enabled"}, MACHINE),
+    "VPN_POOL_OVERLAP": (
+        balanced(
+            da1__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"], da2__vpn_ip_address_ranges=["10.1.0.50,10.1.0.150"]
+        )
+        | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "VPN_POOL_UNUSED": (balanced(da2__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"]), MACHINE),
+    "VPN_POOL_OF_CLUSTER": (balanced() | {"vpn.ip_address_ranges": ["10.1.0.10,10.1.0.99"]}, MACHINE),
+    "VPN_POOL_TAKEN": (
+        balanced(da1__vpn_ip_address_ranges=["10.0.0.10,10.0.0.99"]) | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "TEREDO_EXTERNAL_MANAGE_OUT": (balanced(mode="external") | {"teredo.state": "enabled"}, MACHINE),
+    "TEREDO_ADDRESSES": ({"teredo.state": "enabled"}, MACHINE),
+    "ISATAP_BALANCED": (balanced() | {"isatap.state": "enabled"}, MACHINE),
+    "KERBEROS_PROXY_BALANCED": (balanced() | {"authentication.kerberos_proxy": "enabled"}, MACHINE),
+    "FORCE_TUNNEL_TWO_FACTOR": (
+        {"authentication.two_factor": "enabled", "remote_clients.force_tunnel": "enabled"},
+        MACHINE,
+    ),
+    "LB_TLS_TERMINATION": (balanced(mode="external", tls_termination="enabled"), MACHINE),
     "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
 }
 
@@ -322,7 +349,11 @@ def test_the_plain_document_has_no_problem() -> None:
 
 
 def test_every_code_has_an_example() -> None:
-    assert {*EXAMPLES, *TEXT_EXAMPLES, "SETTINGS_FILE"} == set(CATALOGUE)
+    from tests.unit.settings.test_machines import MACHINES_EXAMPLES
+    from tests.unit.settings.test_order import ORDER_EXAMPLES
+
+    elsewhere = {*ORDER_EXAMPLES, *MACHINES_EXAMPLES, "SETTINGS_FILE"}
+    assert {*EXAMPLES, *TEXT_EXAMPLES} | elsewhere == set(CATALOGUE)
     assert all(kind.example for kind in CATALOGUE.values())
 
 
