@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -33,8 +33,8 @@ from portico.settings.document import load_data
 from tests.unit.server.test_last_good_state import DATA, Server, make_authority
 
 SPECIFICATION = Path(__file__).parents[3] / "docs" / "openapi.json"
-CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
-EXAMPLES = 6
+CHECKS = (status_code_conformance, content_type_conformance, response_schema_conformance)
+EXAMPLES = 3
 """Of each kind for each operation: all of them take some seconds, the same ones every time."""
 LEAKS = re.compile(r"Traceback|File \"|site-packages|portico/\w+/\w+\.py|object at 0x|PRIVATE KEY|secret_sha256")
 
@@ -61,7 +61,7 @@ OPERATIONS = {
 @dataclass
 class Running:
     url: str
-    authority: str
+    session: requests.Session
     token: str
     loop: asyncio.AbstractEventLoop
 
@@ -86,8 +86,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         listener.start()
         await listener.follow()
         _, token = await server.agent.access.create_token("fuzz", Role.ADMINISTRATOR, timedelta(hours=1), "root")
-        authority = server.agent.access.authority.directory / "ca.pem"
-        found.append(Running(f"https://{address}:2506", str(authority), token, asyncio.get_running_loop()))
+        session = requests.Session()
+        session.verify, session.trust_env = str(server.agent.access.authority.directory / "ca.pem"), False
+        found.append(Running(f"https://{address}:2506", session, token, asyncio.get_running_loop()))
         ready.set()
         await stop.wait()
         await listener.close()
@@ -104,6 +105,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found[0]
     finally:
         if found:
+            found[0].session.close()
             found[0].loop.call_soon_threadsafe(stop.set)
         worker.join(60)
 
@@ -113,8 +115,16 @@ def test_the_committed_specification_is_the_one_that_is_served() -> None:
     assert json.loads(SPECIFICATION.read_text()) == specification(), f"write it again with: {hint}"
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
-@pytest.mark.parametrize("key", [key for key in OPERATIONS if key not in LEFT_OUT], ids=" ".join)
+def cases() -> Iterator[Any]:
+    for key, operation in OPERATIONS.items():
+        if key in LEFT_OUT:
+            continue
+        yield pytest.param(key, GenerationMode.POSITIVE, id=f"{' '.join(key)} valid")
+        if len(operation.query) or len(operation.body):  # elsewhere nothing can be wrong: any text is a name
+            yield pytest.param(key, GenerationMode.NEGATIVE, id=f"{' '.join(key)} invalid")
+
+
+@pytest.mark.parametrize(("key", "mode"), list(cases()))
 def test_no_request_makes_it_fail_or_leak(key: tuple[str, str], mode: GenerationMode, running: Running) -> None:
     operation = OPERATIONS[key]
 
@@ -131,10 +141,12 @@ def test_no_request_makes_it_fail_or_leak(key: tuple[str, str], mode: Generation
         answer = case.call(
             base_url=running.url,
             headers={"authorization": f"Bearer {running.token}"},
-            verify=running.authority,
+            session=running.session,
+            verify=running.session.verify,
             timeout=60,
         )
         case.validate_response(answer, checks=CHECKS)
+        assert answer.status_code < 500 or answer.status_code == 503, answer.text
         assert answer.status_code not in (401, 403) or "NOT_PERMITTED" in answer.text, answer.text
         assert LEAKS.search(answer.text) is None, answer.text[:2000]
 
