@@ -205,7 +205,7 @@ def _credential(scope: Scope) -> str | None:
                 resolution="Send one such header",
                 code="CREDENTIALS_MALFORMED",
             )
-        return text.strip()
+        return str(text).strip()
     session = _session(scope)
     if session is not None and scope["method"] not in READING and not _same_origin(scope):
         raise NotPermitted(

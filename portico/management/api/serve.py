@@ -21,7 +21,7 @@ from portico.files import exclusive
 from portico.management.api.app import create_app
 from portico.management.api.connection import MAXIMUM_HEAD, ApiProtocol
 from portico.management.api.forwarding import Forwarding
-from portico.management.api.guard import Guard
+from portico.management.api.guard import EACH, STRANGERS, Guard
 from portico.management.api.listener import ApiListener
 from portico.server import gateway
 from portico.server.agent import Agent
@@ -105,7 +105,7 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
 def api_config(agent: Agent) -> uvicorn.Config:
     """How every listener serves the API: behind the guard, which knows who asks by the protocol's word alone."""
     forwarding = Forwarding(agent.peers)
-    guard = Guard(create_app(agent), agent.access, forwarding)
+    guard = Guard(create_app(agent), agent.access, forwarding, strangers=STRANGERS, each=EACH)
     forwarding.serve(guard)
     return uvicorn.Config(
         guard,

@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from portico.certificates.issue import make_request
-from portico.management.api import connection, limit
-from portico.management.api.guard import Guard
+from portico.management.api import connection, limit, serve
 from portico.management.api.listener import MAXIMUM_OF_ONE
 from portico.management.api.roles import Requirements
 from portico.management.api.serve import api_config
@@ -56,7 +55,7 @@ def test_nobody_gets_in_without_credentials_and_learns_only_how_to_log_in(networ
 
 
 def test_each_role_may_do_what_it_may(network: Run) -> None:
-    cases = (
+    cases: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
         ("GET", "/v1/status", None, ("viewer", "operator", "administrator")),
         ("GET", "/v1/clients", None, ("viewer", "operator", "administrator")),
         ("POST", "/v1/clients/nobody/disconnect", {}, ("operator", "administrator")),
@@ -84,7 +83,7 @@ def test_each_role_may_do_what_it_may(network: Run) -> None:
 def test_every_route_has_the_role_that_is_meant(network: Run) -> None:
     async def body(net: Network) -> None:
         guard = api_config(net.agent).app
-        table = Requirements(guard._app).table()  # type: ignore[union-attr, arg-type]
+        table = Requirements(guard._app).table()  # type: ignore[union-attr]
         assert len(table) > 40, "the routes of every router are known"
         public = [(method, path) for method, path, role in table if role == "-"]
         assert public == [("GET", "/v1/login")]
@@ -216,7 +215,7 @@ def test_whoever_asks_too_often_is_told_to_wait(network: Run, monkeypatch: pytes
         assert limited and {code(answer) for answer in limited} == {"RATE_LIMIT"}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in limited)
 
-    monkeypatch.setitem(Guard.__init__.__kwdefaults__, "strangers", (0.001, 10.0))
+    monkeypatch.setattr(serve, "STRANGERS", (0.001, 10.0))
     network(body)
 
 
@@ -224,7 +223,7 @@ def test_malformed_credentials_are_told_so(network: Run) -> None:
     async def body(net: Network) -> None:
         async with net.http() as http:
             for value in ("Basic dXNlcjpwYXNz", "Bearer", "\xff"):
-                answer = await http.get("/v1/status", headers={"authorization": value.encode("latin-1")})  # type: ignore[dict-item]
+                answer = await http.get("/v1/status", headers=[(b"authorization", value.encode("latin-1"))])
                 assert (answer.status_code, code(answer)) == (400, "CREDENTIALS_MALFORMED"), value
             for value in ("Bearer portico_token_x", "Bearer a.b.c", "Bearer " + "x" * 20_000):
                 answer = await http.get("/v1/status", headers={"authorization": value})

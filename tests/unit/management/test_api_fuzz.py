@@ -24,10 +24,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from portico.administration.roles import Role
+from portico.management.api import serve
 from portico.management.api.app import create_app
-from portico.management.api.guard import Guard
 from portico.management.api.listener import ApiListener
-from portico.management.api.serve import api_config
 from portico.server.agent import Agent
 from portico.settings.document import load_data
 from tests.unit.server.test_last_good_state import DATA, Server, make_authority
@@ -53,9 +52,10 @@ def specification() -> dict[str, Any]:
 
 
 SCHEMA = schemathesis.openapi.from_dict(specification())
-OPERATIONS = {
-    (operation.ok().method.upper(), operation.ok().path): operation.ok() for operation in SCHEMA.get_all_operations()
-}
+OPERATIONS: dict[tuple[str, str], Any] = {}
+for _found in SCHEMA.get_all_operations():
+    _operation: Any = _found.ok()  # type: ignore[union-attr]  # it raises for a specification that is none
+    OPERATIONS[_operation.method.upper(), _operation.path] = _operation
 
 
 @dataclass
@@ -73,16 +73,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ready, stop = threading.Event(), asyncio.Event()
     found: list[Running] = []
 
-    async def serve(patch: pytest.MonkeyPatch) -> None:
-        patch.setitem(Guard.__init__.__kwdefaults__, "strangers", (1e6, 1e6))
-        patch.setitem(Guard.__init__.__kwdefaults__, "each", (1e6, 1e6))
+    async def run(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(serve, "STRANGERS", (1e6, 1e6))
+        patch.setattr(serve, "EACH", (1e6, 1e6))
         address = f"127.{1 + hash(str(root)) % 250}.{1 + hash(str(root)) // 250 % 250}.7"
         server = Server(root / "state", patch)
         make_authority(server.agent.state)
         server.agent.credentials.reload_authority()
         document = load_data({**DATA, "management": {"listen": [address]}})
         await server.agent.change(document, expected=0, author="test")
-        listener = ApiListener(server.agent, api_config(server.agent))
+        listener = ApiListener(server.agent, serve.api_config(server.agent))
         listener.start()
         await listener.follow()
         _, token = await server.agent.access.create_token("fuzz", Role.ADMINISTRATOR, timedelta(hours=1), "root")
@@ -96,7 +96,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
     def thread() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            asyncio.run(serve(patch))
+            asyncio.run(run(patch))
 
     worker = threading.Thread(target=thread)
     worker.start()

@@ -23,14 +23,14 @@ from typer.testing import CliRunner
 
 from portico.administration import provider as provider_module
 from portico.errors import NotPermitted, PorticoError
-from portico.management.cli import sessions
+from portico.management.cli import output, sessions
 from portico.management.cli.app import app
 from portico.management.cli.login import Login
 from tests.unit.management.conftest import Network
 from tests.unit.management.test_access import code
 
 ROOT = Path(__file__).parents[2] / "oidc"
-USERS = {
+USERS: dict[str, dict[str, Any]] = {
     "100": {"groups": ["network-admins", "staff"], "preferred_username": "ada"},
     "200": {"groups": ["staff"], "preferred_username": "bob"},
     "300": {"preferred_username": "eve"},
@@ -73,6 +73,11 @@ def provider() -> Iterator[str]:
         yield issuer
 
 
+def _field(tag: str) -> tuple[str, str]:
+    name, value = (re.search(rf'{key}="([^"]*)"', tag) for key in ("name", "value"))
+    return (name[1] if name else "", unescape(value[1]) if value else "")
+
+
 class Browser:
     """A person with a browser: follows redirects, fills in the forms of the provider's pages."""
 
@@ -88,17 +93,8 @@ class Browser:
             if form is None or "code" in page.url.params:
                 return page.text
             action = re.search(r'action="([^"]*)"', form[0])
-            fields = {
-                name: unescape(value)
-                for name, value in (
-                    (
-                        (re.search(r'name="([^"]*)"', tag) or [None, ""])[1],
-                        (re.search(r'value="([^"]*)"', tag) or [None, ""])[1],
-                    )
-                    for tag in re.findall(r"<input[^>]*>", form[0])
-                )
-                if name
-            }
+            fields = dict(map(_field, re.findall(r"<input[^>]*>", form[0])))
+            fields.pop("", None)
             if "login" in fields:
                 fields |= {"login": self._user, "password": "any"}
             if 'name="confirm"' in form[0] or 'value="yes"' in form[0]:
@@ -211,7 +207,7 @@ def test_the_command_line_logs_in_works_and_logs_out(
         if url is not None and (flow == "device") == text.startswith("Open "):
             threading.Thread(target=Browser("100").open, args=(url[0],)).start()
 
-    monkeypatch.setattr(sessions.output, "note", browse)
+    monkeypatch.setattr(output, "note", browse)
     monkeypatch.setattr(sessions, "_open", lambda _: None)
     monkeypatch.setattr(sessions, "_has_browser", lambda: flow == "code")
 
