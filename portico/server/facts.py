@@ -23,6 +23,7 @@ from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, parse_certificates
 from portico.errors import PorticoError
 from portico.files import read_file
+from portico.naming.records.keys import secret_files
 from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL, HostAddress
 from portico.settings.addresses import Address, Network
 from portico.settings.facts import CertificateFile, Facts, FileTrouble, Interface, Kernel, Listener
@@ -102,6 +103,7 @@ def read_facts(
         server_certificate=shown,
         network_location_certificate=named.get(NETWORK_LOCATION_CERTIFICATE),
         version=__version__,
+        secret_files=tuple(secret_files(settings)) if settings is not None else (),
     )
 
 
@@ -272,6 +274,12 @@ def _certificate_files(settings: Settings) -> Iterator[CertificateFile]:
         yield _certificate(SERVER_CERTIFICATE, Path(certificates.server_certificate), key)
     if certificates.server_key is not None:
         yield _key("certificates.server_key", Path(certificates.server_key))
+    location = settings.network_location_server
+    if certificates.mode == "imported" and location.certificate is not None:
+        key = Path(location.key) if location.key is not None else None
+        yield _certificate("network_location_server.certificate", Path(location.certificate), key)
+    if certificates.mode == "imported" and location.key is not None:
+        yield _key("network_location_server.key", Path(location.key))
     issuers: list[x509.Certificate] = []
     for index, name in enumerate(certificates.client_ca):
         yield _certificate(f"certificates.client_ca[{index}]", Path(name), authority=True)

@@ -85,6 +85,20 @@ class CertificateFile:
 
 
 @dataclass(frozen=True)
+class SecretFile:
+    """A file with a key that the settings name, as it was found.
+
+    Attributes:
+        trouble: why it cannot be used, empty when it can; `resolution` says what to do about it.
+    """
+
+    setting: str
+    file: str
+    trouble: str = ""
+    resolution: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything known about the machine. `Facts()` knows nothing, and then only the document itself is judged.
 
@@ -117,6 +131,7 @@ class Facts:
     built_in_ca: CertificateFile | None = None
     server_certificate: CertificateFile | None = None
     network_location_certificate: CertificateFile | None = None
+    secret_files: tuple[SecretFile, ...] = ()
 
     def interface(self, name: str) -> Interface | None:
         return self.interfaces.get(name) if self.interfaces is not None else None

@@ -11,9 +11,11 @@ from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, errors
 from portico.settings.rules import (
     addresses,
+    alerts,
     certificates,
     dedicated,
     load_balancing,
+    location,
     machine,
     machines,
     management,
@@ -32,8 +34,10 @@ RULES: tuple[Rule, ...] = (
     *nat64.RULES,
     *naming.RULES,
     *certificates.RULES,
+    *location.RULES,
     *machine.RULES,
     *management.RULES,
+    *alerts.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 

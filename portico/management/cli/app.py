@@ -34,6 +34,7 @@ _GROUPS = (
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
+    ("dns", "The deployment's records in the corporate DNS: check, print, write."),
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
@@ -43,13 +44,15 @@ _GROUPS = (
 
 # Commands without a group: name, module and function.
 _COMMANDS = (
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
+    ("health", "health", "health"),
+    ("events", "health", "events"),
     ("import", "windows", "take"),
     ("connect", "sessions", "connect"),
     ("login", "sessions", "login"),
     ("logout", "sessions", "logout"),
     ("whoami", "sessions", "whoami"),
-    ("check", "check", "check"),
-    ("plan", "check", "plan"),
 )
 
 

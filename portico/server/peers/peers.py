@@ -80,6 +80,7 @@ class Peers:
     Attributes:
         alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
+        own_health: this server's report, for the others; raises PorticoError while there is none.
     """
 
     def __init__(self, host: Host, spawn: Callable[[Awaitable[None]], None], locate: Locate = internal_address) -> None:
@@ -94,6 +95,7 @@ class Peers:
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
         self.alive: Callable[[], Collection[str]] | None = None
+        self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
         self.own_name = ""

@@ -95,6 +95,7 @@ class Routes:
             ("POST", "/v1/api"): self._api,
             ("POST", "/v1/examination"): self._examination,
             ("GET", "/v1/alive"): self._alive,
+            ("GET", "/v1/health"): self._health,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -211,6 +212,9 @@ class Routes:
 
     async def _api(self, asked: Asked) -> Any:
         return await self._peers.administration.answer(asked.body, asked.server)
+
+    async def _health(self, _asked: Asked) -> Any:
+        return self._peers.own_health()
 
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)

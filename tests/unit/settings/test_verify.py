@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from portico.settings.diff import compare
 from portico.settings.document import dump, load, load_data, load_file
-from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener
+from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener, SecretFile
 from portico.settings.problems import CATALOGUE, SettingsRefused
 from portico.settings.verify import catalogue_markdown, require, verify
 
@@ -147,7 +147,15 @@ def nine_servers() -> dict[str, Any]:
     return balanced(servers=servers)
 
 
-IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED}
+NLS = "network_location_server"
+NLS_NAME = "directaccess-nls.corp.example.net"
+IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED, NLS: {"certificate": "/n.pem", "key": "/n.key"}}
+
+
+def with_nls_file(**changes: Any) -> Facts:
+    found = replace(SERVER_FILE, setting=f"{NLS}.certificate", file="/n.pem", names=(NLS_NAME,), common_name=NLS_NAME)
+    return machine(certificate_files=(SERVER_FILE, replace(found, **changes)))
+
 
 EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "ORGANISATION_PREFIX_LENGTH": ({ORGANISATION: "fd00::/56"}, MACHINE),
@@ -175,6 +183,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
     "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
     "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "ALERTS_DUPLICATE": ({"alerts.syslog": [{"address": "unix:/dev/log"}] * 2}, MACHINE),
+    "ALERTS_SYSLOG_OPEN": ({"alerts.syslog": [{"address": "tcp://[2001:db8::5]:601"}]}, MACHINE),
     "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
     "DNS64_UPSTREAM_LOOP": ({"dns64.upstream_servers": ["fd7c:1a2b:3c4d:3333::1"]}, MACHINE),
     "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
@@ -329,6 +339,23 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     ),
     "LB_TLS_TERMINATION": (balanced(mode="external", tls_termination="enabled"), MACHINE),
     "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
+    "NLS_NAME_IS_SERVER": ({f"{NLS}.name": "DA1.corp.example.net"}, MACHINE),
+    "NLS_THROUGH_TUNNEL": ({"nrpt.rules": [{"namespace": NLS_NAME}]}, MACHINE),
+    "NLS_CERTIFICATE_NOT_NAMED": ({"certificates": IMPORTED}, MACHINE),
+    "NLS_CERTIFICATE_IGNORED": ({f"{NLS}.certificate": "/n.pem"}, MACHINE),
+    "NLS_CERTIFICATE_NAME": (IMPORTED_SETTINGS, with_nls_file(names=("www.example.net",))),
+    "NLS_CERTIFICATE_IS_SERVERS": (IMPORTED_SETTINGS, with_nls_file(names=(NLS_NAME, "da.example.net"))),
+    "NLS_CERTIFICATE_KEY_MISMATCH": (IMPORTED_SETTINGS, with_nls_file(key_matches=False)),
+    "LOCATION_PORT_CONFLICT": ({"web_probe.port": 443}, MACHINE),
+    "LOCATION_PORT_IN_USE": ({}, machine(listeners=(Listener("tcp", ip_address("10.0.0.2"), 80, "nginx"),))),
+    "CORPORATE_DNS_ZONE": ({"corporate_dns.zone": "other.example.net"}, MACHINE),
+    "CORPORATE_DNS_NO_KEY": ({"corporate_dns.update": "tsig"}, MACHINE),
+    "CORPORATE_DNS_KEY_IGNORED": ({"corporate_dns.key_file": "/dns.key"}, MACHINE),
+    "CORPORATE_DNS_KEY_FILE": (
+        {"corporate_dns": {"update": "tsig", "key_file": "/dns.key"}},
+        machine(secret_files=(SecretFile("corporate_dns.key_file", "/dns.key", "it is missing", "Make it"),)),
+    ),
+    "CORP_CONNECTIVITY_UNTRANSLATED": ({MAPPING: ["fd7c:1a2b:3c4d:7777::/96,10.0.0.0/8"]}, MACHINE),
 }
 
 TEXT_EXAMPLES = {
