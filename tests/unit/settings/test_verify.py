@@ -241,6 +241,20 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "CERTIFICATE_EXPIRES_SOON": (IMPORTED_SETTINGS, with_file(not_after=NOW + timedelta(days=7))),
     "CERTIFICATE_NOT_YET_VALID": (IMPORTED_SETTINGS, with_file(not_before=NOW + timedelta(hours=1))),
     "LB_CLIENT_PREFIX": (balanced() | {CLIENT: "fd7c:1a2b:3c4d:1000::/64"}, MACHINE),
+    "MANAGEMENT_PORT": ({"management.port": 2505}, MACHINE),
+    "MANAGEMENT_OIDC_ISSUER": (
+        {"management.oidc": {"issuer": "http://login.example.net", "client_id": "portico"}},
+        MACHINE,
+    ),
+    "MANAGEMENT_OIDC_SCOPE": (
+        {"management.oidc": {"issuer": "https://login.example.net", "client_id": "portico", "scopes": ["profile"]}},
+        MACHINE,
+    ),
+    "MANAGEMENT_OIDC_UNUSED": (
+        {"management.roles": [{"source": "oidc_group", "name": "admins", "role": "administrator"}]},
+        MACHINE,
+    ),
+    "MANAGEMENT_INTERNET": ({"management.listen": ["203.0.113.11"]}, MACHINE),
     "LB_NO_SERVERS": (balanced(servers=[]), MACHINE),
     "LB_TOO_MANY_SERVERS": (nine_servers(), MACHINE),
     "LB_NOT_A_MEMBER": (balanced(), machine(own_name="da7")),
