@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
@@ -298,6 +299,7 @@ class Settings(Section):
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    store: ClusterStore = Field(default_factory=ClusterStore)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, model
+from portico.settings import cluster_store, kinds, load_balancing, model
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -34,6 +34,8 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (cluster_store.Endpoint, "https://host:port"),
+    (cluster_store.Generation, "hex number"),
 )
 
 _WINDOWS: Final = {
@@ -294,6 +296,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
+    if annotation is cluster_store.Witness:
+        return "`{name, address}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

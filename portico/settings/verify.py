@@ -12,6 +12,7 @@ from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, error
 from portico.settings.rules import (
     addresses,
     certificates,
+    cluster_store,
     dedicated,
     load_balancing,
     machine,
@@ -32,7 +33,7 @@ RULES: tuple[Rule, ...] = (
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 
-CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES)
+CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES, *cluster_store.RULES)
 """Rules about all servers: they see the document itself, and the machine as the administrator has it."""
 
 
