@@ -85,6 +85,7 @@ class Transactions:
                 if self._opened is not None:
                     self._opened.close()
                 self._opened = fresh
+                fresh.decider = self._agent.peers.keeper.decider
         return self._opened
 
     def close(self) -> None:
@@ -214,6 +215,10 @@ class Transactions:
         """Makes the document of an earlier revision the newest one. Raises as `change`; NotFound."""
         store = await asyncio.to_thread(self.store)
         settings = (await asyncio.to_thread(store.get, number)).settings
+        latest = await asyncio.to_thread(store.latest)
+        if latest is not None and settings.load_balancing is not None:
+            # Where revisions are decided is no part of what is restored: only a move changes it.
+            settings = settings.model_copy(update={"store": latest.settings.store})
         return await self.change(
             settings, expected=None, author=author, comment=f"restored revision {number}", dry_run=dry_run
         )

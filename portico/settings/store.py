@@ -241,7 +241,7 @@ class SettingsStore:
             revisions: at least one, in order and without gaps, continuing what is here.
 
         Returns:
-            The newest of them.
+            The newest of them; when all of them are here already, the newest that is here.
 
         Raises:
             Conflict: code REVISION_GAP; there is a gap between what is here and the first.
@@ -261,6 +261,13 @@ class SettingsStore:
                 )
         with self._database.transaction() as connection:
             newest = connection.execute("SELECT coalesce(max(number), 0) FROM revision").fetchone()[0]
+            known = connection.execute("SELECT sha256 FROM revision WHERE number >= ? ORDER BY number", (first,))
+            if newest > revisions[-1].number and [row[0] for row in known][: len(revisions)] == [
+                revision.sha256 for revision in revisions
+            ]:
+                # Somebody told of them while newer ones were stored: those hold.
+                row = connection.execute("SELECT * FROM revision WHERE number = ?", (newest,)).fetchone()
+                return self._revision(row)
             if newest and first > newest + 1:
                 raise Conflict(
                     "revisions of another server do not continue those that are here",

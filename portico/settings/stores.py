@@ -1,4 +1,4 @@
-"""What a store of settings offers, whichever it is: SQLite (`portico.settings.store`) or etcd (`portico.settings.etcd`).
+"""What a store of settings offers, whichever it is: SQLite (`settings.store`) or etcd (`settings.etcd`).
 
 With etcd each server has a SQLite store too. etcd decides which revision comes next; the database is what the server
 reads and starts from. So whatever becomes of etcd, only changes of settings wait for it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,17 +165,19 @@ class MemberProcess:
         if self.door is not None:
             self.door.close()
 
-    async def run(self, membership: Membership, command: list[str], files: Mapping[str, str]) -> None:
+    async def run(
+        self, membership: Membership, command: list[str], files: Mapping[str, str], keep: Sequence[str] = ()
+    ) -> None:
         """Starts etcd, or starts it anew with another command line or other files."""
         config = {
             "directory": None if self.door is not None else str(self._directory),
             "data": membership.data,
             "must_exist": membership.had_data,
-            "keep": [],
+            "keep": list(keep),
             "files": dict(files),
             "arguments": command,
         }
-        if self._config is not None and {**self._config, "must_exist": None} == {**config, "must_exist": None}:
+        if self._config is not None and _same(self._config, config):
             self._config = config
             if self.supervisor.state is ChildState.STOPPED:
                 self.supervisor.start()
@@ -190,6 +193,11 @@ class MemberProcess:
         self._config = None
         if self.supervisor.state is not ChildState.STOPPED:
             await self.supervisor.stop()
+
+    def forget(self) -> None:
+        """Deletes the data, after `stop`. That of the unit goes when its etcd starts the next time."""
+        if self.door is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def status(self) -> dict[str, Any]:
         """State of the process."""
@@ -214,3 +222,8 @@ class MemberProcess:
         if event.get("event") == "etcd_ended":
             self.reason = str(event.get("reason", ""))[:600]
             log.error("etcd: %s", self.reason)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether etcd runs the same way with both; what only the next start looks at may differ."""
+    return all(one[name] == other[name] for name in ("directory", "data", "files", "arguments"))

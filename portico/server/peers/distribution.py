@@ -29,7 +29,6 @@ from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.peers import messages
 from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
-from portico.server.peers.quorum import require_quorum
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused, errors
@@ -84,7 +83,7 @@ class Change:
                     f"{name} cannot apply it", why=f"{result.what}: {result.why}", resolution=result.resolution
                 )
         stored = [name for name, result in found.items() if not isinstance(result, PorticoError)]
-        require_quorum(
+        self.peers.require_quorum(
             "The change did not reach enough servers",
             {self.peers.own_name, *stored, *self.lost},
             self.former,
@@ -166,6 +165,7 @@ class Distribution:
                 "removed": balancing is None or balancing.server(link.name) is None,
             }
 
+        await self._peers.require_writable(change.former, change.settings)
         links = [link for link in self._peers.links.all() if link.name not in change.lost]
         found = await self._peers.links.each(
             links, lambda link: link.caller.post("/v1/settings/prepare", question(link), seconds=PREPARE_SECONDS)
@@ -185,7 +185,7 @@ class Distribution:
                 raise SettingsRefused(f"{name} refuses the settings", error.problems)
             error.what = f"{name}: {error.what}"
             raise error
-        require_quorum(
+        self._peers.require_quorum(
             "The settings cannot be changed now",
             {self._peers.own_name, *change.prepared, *change.lost},
             change.former,
@@ -216,6 +216,7 @@ class Distribution:
         try:
             if body.get("removed") is not True:
                 settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
+                self._peers.keeper.require_program(settings)
                 problems = await self._peers.check(settings)
                 if errors(problems):
                     raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)

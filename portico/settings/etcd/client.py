@@ -66,8 +66,9 @@ class EtcdClient:
 
     def __init__(self, endpoints: Sequence[str], context: ssl.SSLContext, *, total: float = TOTAL_SECONDS) -> None:
         self.endpoints = tuple(endpoints)
+        self.context = context
         self.total = total
-        self._good = 0
+        self._good = ""
         self._lock = threading.Lock()
         self._http = httpx.Client(
             verify=context,
@@ -78,6 +79,12 @@ class EtcdClient:
 
     def close(self) -> None:
         self._http.close()
+
+    def follow(self, endpoints: Sequence[str]) -> None:
+        """Asks these from now on."""
+        with self._lock:
+            if tuple(endpoints) != self.endpoints:
+                self.endpoints, self._good = tuple(endpoints), ""
 
     # Keys
 
@@ -195,13 +202,13 @@ class EtcdClient:
                     content=json.dumps(body),
                     timeout=httpx.Timeout(longest, connect=min(CONNECT_SECONDS, longest)),
                 )
-            except (httpx.HTTPError, ssl.SSLError, OSError) as error:
+            except (httpx.HTTPError, ssl.SSLError, OSError, RuntimeError) as error:  # RuntimeError: it was closed
                 troubles.append(f"{url}: {_short(error)}")
                 continue
             found = _object(answer)
             if answer.status_code == 200:
                 if endpoint is None:
-                    self._good = self.endpoints.index(url)
+                    self._good = url
                 return found
             problem = _problem(path, found)
             if not isinstance(problem, EtcdUnavailable):
@@ -215,8 +222,7 @@ class EtcdClient:
 
     def _order(self) -> tuple[str, ...]:
         with self._lock:
-            good = self._good
-        return (*self.endpoints[good:], *self.endpoints[:good])
+            return tuple(sorted(self.endpoints, key=lambda url: url != self._good))
 
 
 def encoded(value: str | bytes) -> str:

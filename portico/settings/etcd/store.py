@@ -36,6 +36,7 @@ KEPT = 500
 MAXIMUM_VALUE = 1_200_000
 """Bytes of a compressed revision: etcd takes requests of 1.5 MiB."""
 _PAGE = 50
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error)
 
 Seal = Callable[[bytes], Mapping[str, str]]
 """What a server adds to bytes that it stores, so that the others know them for its own."""
@@ -44,7 +45,7 @@ Check = Callable[[bytes, Mapping[str, str]], bool]
 
 
 class EtcdStore:
-    """The revisions of one cluster below one prefix. Blocking; safe from several threads. See `portico.settings.stores`.
+    """The revisions of one cluster below one prefix. Blocking; safe from several threads. See `settings.stores`.
 
     Every method raises EtcdUnavailable when no quorum answers.
     """
@@ -88,9 +89,7 @@ class EtcdStore:
 
     def after(self, number: int, *, limit: int = 100) -> list[Revision]:
         """At most `limit` revisions newer than a number, oldest first."""
-        found = self.client.scan(
-            self._key(number + 1), f"{self.prefix}revision0", limit=max(1, min(limit, _PAGE))
-        )
+        found = self.client.scan(self._key(number + 1), f"{self.prefix}revision0", limit=max(1, min(limit, _PAGE)))
         return [self._revision(value) for value in found]
 
     # Writing
@@ -206,7 +205,15 @@ class EtcdStore:
                 raise ValueError("its text is not what its key and checksum say")
             if not self._check(content, seal):
                 raise ValueError("no server of the cluster has sealed it")
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, zlib.error) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            zlib.error,
+        ) as error:
             raise InvalidInput(
                 f"What etcd has at {found.key} cannot be used",
                 why=str(error)[:200] or type(error).__name__,
