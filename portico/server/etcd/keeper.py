@@ -90,6 +90,7 @@ class Keeper:
         """The generation that a recovery gives up."""
         self._key: object = None
         self._turn: Turn | None = None
+        self._told = False
         self._answered = float("-inf")
         self._lost_since: float | None = None
         self._unstarted: dict[int, float] = {}
@@ -254,20 +255,18 @@ class Keeper:
         store = await asyncio.to_thread(self._open, document.store.generation)
         if former is not store:
             self._unwatch()
-        await self._take_part(document, store)
-        try:
-            newest = await asyncio.to_thread(store.newest)
-        except EtcdUnavailable as error:
+        newest, trouble = await asyncio.to_thread(_ask, store)
+        await self._take_part(document, store, there=newest is not None)
+        if newest is None:
             self._lost()
-            raise self.no_quorum(error) from None
+            raise self.no_quorum(trouble)
         self._answered, self._lost_since = time.monotonic(), None
         if self.problem is not None:
             log.info("store=working")
             self.problem = None
         self._watch(store)
         await self._take_turn(store)
-        if newest is not None:
-            await self._level(store, newest)
+        await self._level(store, newest)
         if self.peers.leads() and not document.store.endpoints:
             await self._tidy(document, store.client)
 
@@ -385,7 +384,13 @@ class Keeper:
 
     # This server's member
 
-    async def _take_part(self, document: Settings, store: EtcdStore) -> None:
+    async def _take_part(self, document: Settings, store: EtcdStore, *, there: bool) -> None:
+        """Runs the member that this server is, or is to be.
+
+        Args:
+            there: whether the etcd that the document means answers. One that was made anew meanwhile answers at the
+                same addresses, and nobody may be added to it who does not mean it.
+        """
         membership = await asyncio.to_thread(self.file.load)
         if membership is not None and membership.generation != document.store.generation:
             await self.process.stop()
@@ -393,17 +398,20 @@ class Keeper:
             membership = None
         own = self.peers.own_name
         if own not in voters(document).names:
-            await self._step_down(membership, store.client)
+            await self._step_down(membership, store.client, there=there)
             return
         if membership is not None and membership.had_data and self.process.data_lost:
-            log.warning("this server's data of etcd is gone: it becomes another member")
+            if not self._told:
+                log.warning("etcd: this server's data is gone; it becomes another member")
+                self._told = True
             await self.process.stop()
             membership = None
         if membership is None:
-            await self._be_added(document, store.client)
+            if there:
+                await self._be_added(document, store.client)
             return
         await self.run_member(document, membership)
-        if self.process.running:
+        if self.process.running and there:
             if not membership.had_data:
                 membership = Membership(**{**vars(membership), "had_data": True})
                 await asyncio.to_thread(self.file.save, membership)
@@ -449,6 +457,7 @@ class Keeper:
         except Conflict as error:
             log.info("etcd takes no new member now: %s", error.why)
             return
+        self._told = False
         log.info("etcd: this server is member %s and learns", membership.number)
         await self.run_member(document, membership)
 
@@ -463,7 +472,7 @@ class Keeper:
         except (Conflict, Unavailable) as error:
             log.debug("not yet: %s", error)
 
-    async def _step_down(self, membership: Membership | None, client: EtcdClient) -> None:
+    async def _step_down(self, membership: Membership | None, client: EtcdClient, *, there: bool) -> None:
         """A member that the document does not have runs until etcd has taken it out: it may be needed for that."""
         if membership is None:
             await self.process.stop()
@@ -471,12 +480,12 @@ class Keeper:
         document = self.peers.document
         assert document is not None
         place = self.locate(document, self.peers.own_name)
-        try:
-            self._members = await asyncio.to_thread(client.members)
-        except EtcdUnavailable:
-            self._members = []
-        still = any(place is not None and place.peer_url in member.peer_urls for member in self._members)
-        if still or not self._members:
+        still = True
+        if there:
+            with contextlib.suppress(EtcdUnavailable):
+                self._members = await asyncio.to_thread(client.members)
+                still = any(place is not None and place.peer_url in member.peer_urls for member in self._members)
+        if still:
             await self.run_member(document, membership)
             return
         await self.process.stop()
@@ -584,6 +593,17 @@ class Keeper:
                 }
             )
         return rows
+
+
+def _ask(store: EtcdStore) -> tuple[tuple[int, str] | None, PorticoError | None]:
+    """What is newest there, or why that is not known."""
+    try:
+        newest = store.newest()
+    except EtcdUnavailable as error:
+        return None, error
+    if newest is None:
+        return None, EtcdUnavailable("", why="the etcd that answers has nothing of this cluster: it was made anew")
+    return newest, None
 
 
 def _alive(client: EtcdClient, member: Member) -> bool:

@@ -27,7 +27,9 @@ MAXIMUM_ANSWER = 64 << 20
 
 _FULL = "database space exceeded"
 _LARGE = "request is too large"
-_UNAVAILABLE, _PRECONDITION, _NOT_FOUND, _INVALID, _EXHAUSTED, _EXISTS = 14, 9, 5, 3, 8, 6
+_UNAVAILABLE, _PRECONDITION, _NOT_FOUND, _INVALID, _EXISTS = 14, 9, 5, 3, 6
+_NOT_DONE = (_UNAVAILABLE, 4, 13, 2, 1, None)
+"""Also what the gateway says of an etcd that ends meanwhile (internal, unknown, cancelled), and of time that ran out."""
 
 
 class EtcdUnavailable(Unavailable):
@@ -282,7 +284,7 @@ def _problem(path: str, found: Mapping[str, Any]) -> PorticoError:
         return Conflict(what, why=why, resolution="It is tried again", code="STORE_BUSY")
     if code == _NOT_FOUND:
         return NotFound(what, why=why, code="STORE_NO_SUCH_MEMBER")
-    if code in (_UNAVAILABLE, None) or (code == _INVALID and "learner" in why) or code == 4:
+    if code in _NOT_DONE or (code == _INVALID and "learner" in why):
         return EtcdUnavailable(what, why=why)
     return InvalidInput(what, why=why, code="STORE_REFUSED")
 
