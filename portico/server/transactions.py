@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
+from portico.server.peers.conflicts import told_what_others_changed
 from portico.server.peers.distribution import Change
 from portico.server.progress import Stage
 from portico.settings.diff import Difference, compare
@@ -144,6 +145,7 @@ class Transactions:
         """Everything wrong with a document on this machine."""
         return await asyncio.to_thread(lambda: self._agent.machine.check(settings, resolve=resolve))
 
+    @told_what_others_changed
     async def change(
         self,
         settings: Settings,

@@ -124,7 +124,7 @@ def _said(line: str) -> str:
             return ""
         return f"{fields.get('msg', '')}: {fields.get('error', '')}".rstrip(": ")[:500]
     except (ValueError, AttributeError):
-        return line[:500]
+        return "" if " W | " in line or line.startswith(("WARNING:", "INFO:")) else line[:500]
 
 
 def _filled(text: str, places: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ _FULL = "database space exceeded"
 _LARGE = "request is too large"
 _UNAVAILABLE, _PRECONDITION, _NOT_FOUND, _INVALID, _EXISTS = 14, 9, 5, 3, 6
 _NOT_DONE = (_UNAVAILABLE, 4, 13, 2, 1, None)
-"""Also what the gateway says of an etcd that ends meanwhile (internal, unknown, cancelled), and of time that ran out."""
+"""Also what the gateway says of an etcd that ends meanwhile (internal, unknown, cancelled), and of lost time."""
 
 
 class EtcdUnavailable(Unavailable):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -11,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from portico.errors import Conflict, PorticoError, Unavailable
-from portico.server.etcd.member import Place
 from portico.settings.model import Settings
 from tests.unit.server.peers.conftest import Cluster, Scenario, Server, until
+from tests.unit.server.peers.test_conflicts import both, settled
 
 Play = Callable[[Scenario], None]
 
@@ -53,10 +52,13 @@ def test_settings_move_to_etcd_and_back(play: Play) -> None:
         assert keeper.store.newest() == (number, second.agent.store().latest().sha256)  # type: ignore[union-attr]
         await until(lambda: all(s.in_force == (number, "report") for s in (first, second, third)))
         assert [r.number for r in keeper.store.history(limit=3)] == [number, number - 1, number - 2]
+        _, told = await both(second, third, number)
+        assert told.difference is not None and len(told.difference.changes) == 1
+        await settled(number + 1, first, second, third)
         await third.agent.peers.moves.to_sqlite("test")
         await until(lambda: all(s.agent.revision.settings.store.kind == "sqlite" for s in cluster.servers.values()))  # type: ignore[union-attr]
         await until(lambda: not any(s.agent.peers.keeper.process.running for s in cluster.servers.values()))
-        assert await first.change("repair") == number + 2
+        assert await first.change("repair") == number + 3
 
     play(scenario)
 
@@ -128,7 +130,7 @@ def test_all_data_of_etcd_is_lost_and_made_anew_from_one_servers_copy(play: Play
         servers = await three(cluster)
         number = await servers[0].change("report")
         await until(lambda: all(s.in_force == (number, "report") for s in servers))
-        history = [r.sha256 for r in servers[0].agent.store().history(limit=100)]
+        history = [r.sha256 for r in servers[1].agent.store().history(limit=100)]
         for server in servers:
             await server.agent.peers.keeper.process.stop()
             shutil.rmtree(cluster.root / server.name / "etcd")
