@@ -24,6 +24,7 @@ from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
+from portico.server.etcd import member
 
 log = logging.getLogger("portico.server")
 
@@ -184,6 +185,7 @@ def run(
     *,
     gateway_socket: Path | None = None,
     balancer_socket: Path | None = None,
+    store_socket: Path | None = None,
     verbose: bool = False,
 ) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
@@ -192,7 +194,9 @@ def run(
     async def body() -> int:
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
         beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
-        agent = Agent(state, paths.log_directory(), door=door, balancer_door=beside, probe=ask_link)
+        etcd = Door(store_socket, member.USER, member.UNIT) if store_socket is not None else None
+        logs = paths.log_directory()
+        agent = Agent(state, logs, door=door, balancer_door=beside, store_door=etcd, probe=ask_link)
         return await serve(agent, path)
 
     try:

@@ -52,7 +52,11 @@ class StoreAnswer(Model):
     process: StoreProcess | None
 
 
-class MoveRequest(Model):
+class _Authored(Model):
+    author: str = Field(default="root", max_length=200)
+
+
+class MoveRequest(_Authored):
     """Where to. Endpoints, CA, certificate and key are of an etcd that is there already."""
 
     kind: Literal["sqlite", "etcd"]
@@ -62,7 +66,7 @@ class MoveRequest(Model):
     key: str | None = None
 
 
-class RecoverRequest(Model):
+class RecoverRequest(_Authored):
     """`force` also while the store works."""
 
     force: bool = False
@@ -91,7 +95,7 @@ def router(
         """Lets etcd decide about revisions, or the servers among themselves again. A failure leaves things as they
         were."""
         if body.kind == "sqlite":
-            return answer(agent, await agent.peers.moves.to_sqlite("administrator"))
+            return answer(agent, await agent.peers.moves.to_sqlite(body.author))
         existing = None
         if body.endpoints or body.ca or body.certificate or body.key:
             try:
@@ -106,12 +110,12 @@ def router(
                     why="endpoints, CA, certificate and key belong together",
                     resolution="Give --endpoint, --ca, --certificate and --key, as files that are on every server",
                 )
-        return answer(agent, await agent.peers.moves.to_etcd("administrator", existing))
+        return answer(agent, await agent.peers.moves.to_etcd(body.author, existing))
 
     @routes.post("/recover")
     async def recover(body: RecoverRequest, agent: Agent = the_agent) -> OutcomeAnswer:
         """Makes a lost etcd anew from the revisions that the answering server has."""
-        return answer(agent, await agent.peers.moves.recover("administrator", force=body.force))
+        return answer(agent, await agent.peers.moves.recover(body.author, force=body.force))
 
     @routes.post("/rejoin")
     async def rejoin(agent: Agent = the_agent) -> StoreAnswer:

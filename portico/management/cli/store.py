@@ -10,11 +10,9 @@ from rich.markup import escape
 
 from portico.errors import InvalidInput
 from portico.management.cli import output
-from portico.management.cli.connection import server
+from portico.management.cli.connection import author, server
 
 app = typer.Typer()
-
-MOVE_SECONDS = 200.0
 
 
 @app.command()
@@ -104,8 +102,8 @@ def compact(json: output.Json = False) -> None:
 
 
 def _changed(path: str, body: dict[str, Any], text: str) -> None:
-    with server(timeout=MOVE_SECONDS) as api:
-        found = api.post(path, body)
+    with server() as api:
+        found = api.post(path, {**body, "author": author()})
     number = (found.get("revision") or {}).get("number")
     output.show(found, lambda out: out.print(f"{text}, with revision {number}."))
 

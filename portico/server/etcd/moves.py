@@ -26,7 +26,7 @@ from portico.settings.store import Revision
 log = logging.getLogger("portico.store")
 
 BEGIN_SECONDS = 30.0
-VOTE_SECONDS = 90.0
+VOTE_SECONDS = 60.0
 
 
 class Moves:

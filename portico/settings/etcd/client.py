@@ -134,7 +134,9 @@ class EtcdClient:
 
     def disarm(self) -> None:
         """Ends the alarm of a full database, after space was made."""
-        self.call("maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": "0"})
+        raised = self.call("maintenance/alarm", {"action": "GET", "memberID": "0", "alarm": "NONE"})
+        for alarm in raised.get("alarms", []):
+            self.call("maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
     # Leases
 
