@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import AnyAddress, FilePath, Section, ShortName
+from portico.settings.kinds import FilePath, Section
 
 if TYPE_CHECKING:
     from portico.settings.model import Settings
@@ -37,13 +37,6 @@ Endpoint = Annotated[str, BeforeValidator(_endpoint)]
 Generation = Annotated[str, BeforeValidator(_generation)]
 
 
-class Witness(Section):
-    """A machine that runs a member of etcd and serves no clients."""
-
-    name: ShortName = Field(description="name of the machine; no server has it")
-    address: AnyAddress = Field(description="its address on the intranet")
-
-
 class ClusterStore(Section):
     """Which store decides about changes of a cluster's settings."""
 
@@ -53,9 +46,6 @@ class ClusterStore(Section):
     )
     generation: Generation | None = Field(
         default=None, description="which etcd it is; a new one at each move and recovery"
-    )
-    witness: Witness | None = Field(
-        default=None, description="the third member of etcd beside two servers, see `portico cluster store witness`"
     )
     endpoints: list[Endpoint] = Field(
         default_factory=list, max_length=16, description="of an etcd that is there already; empty: Portico's own"
@@ -70,7 +60,7 @@ class Voters:
     """Who runs etcd by the document.
 
     Attributes:
-        names: servers and the witness, in their order.
+        names: servers, in the order of their priorities.
         why: why they are these, in words.
     """
 
@@ -81,8 +71,8 @@ class Voters:
 def voters(settings: Settings) -> Voters:
     """The members that etcd is to have: three, or one. Pure.
 
-    Two would be worse than one: both would have to be there. So a cluster of two servers without a witness has its etcd
-    on the first of them, which is also the one that may change settings alone when they lose sight of each other.
+    Two would be worse than one: both would have to be there. So a cluster of two servers has its etcd on the
+    first of them, which is also the one that may change settings alone when they lose sight of each other.
     """
     balancing = settings.load_balancing
     store = settings.store
@@ -91,6 +81,4 @@ def voters(settings: Settings) -> Voters:
     servers = [server.name for server in sorted(balancing.servers, key=lambda server: server.priority)]
     if len(servers) >= VOTERS:
         return Voters(tuple(servers[:VOTERS]), "the first three servers")
-    if store.witness is not None and len(servers) == VOTERS - 1:
-        return Voters((*servers, store.witness.name), "two servers and the witness")
-    return Voters(tuple(servers[:1]), "the first server; three members need three servers, or two and a witness")
+    return Voters(tuple(servers[:1]), "the first server; three members need three servers")

@@ -296,8 +296,6 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
-    if annotation is cluster_store.Witness:
-        return "`{name, address}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

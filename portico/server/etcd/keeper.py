@@ -55,10 +55,7 @@ Locate = Callable[[Settings, str], Place | None]
 
 
 def place_of(settings: Settings, name: str) -> Place | None:
-    """Where a member is: a server's first internal DIP, or the witness's address; None for anybody else."""
-    witness = settings.store.witness
-    if witness is not None and witness.name == name:
-        return Place(str(witness.address))
+    """Where a member is: at its server's first internal DIP; None for anybody else."""
     server = settings.load_balancing.server(name) if settings.load_balancing is not None else None
     address = internal_address(server) if server is not None else None
     return Place(address[0]) if address is not None else None

@@ -56,7 +56,7 @@ class Moves:
                     resolution="Look at it: portico cluster store status",
                     code="STORE_ALREADY",
                 )
-            wanted = _with_store(settings, existing or ClusterStore(witness=settings.store.witness))
+            wanted = _with_store(settings, existing or ClusterStore())
             return await self._begin(wanted, latest, author, "settings moved to etcd", frozenset())
 
     async def to_sqlite(self, author: str) -> Any:
@@ -65,7 +65,7 @@ class Moves:
             latest, settings = await self._newest()
             if settings.store.kind == "sqlite":
                 raise Conflict("The settings are in the servers' databases already", code="STORE_ALREADY")
-            section = ClusterStore(witness=settings.store.witness)
+            section = ClusterStore()
             return await self._peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -211,7 +211,7 @@ class Moves:
 
     async def _wait_for_votes(self, settings: Settings, author: str) -> None:
         """Until all voters vote; otherwise the settings go back."""
-        wanted = set(voters(settings).names) - self._absent_witness(settings)
+        wanted = set(voters(settings).names)
         deadline = time.monotonic() + VOTE_SECONDS
         while time.monotonic() < deadline:
             if wanted <= await asyncio.to_thread(self._voting):
@@ -219,7 +219,7 @@ class Moves:
             await asyncio.sleep(0.2)
         missing = ", ".join(sorted(wanted - await asyncio.to_thread(self._voting)))
         latest, current = await self._newest()
-        section = ClusterStore(witness=current.store.witness)
+        section = ClusterStore()
         await self._peers.host.change(
             current.model_copy(update={"store": section}),
             expected=latest.number,
@@ -233,10 +233,6 @@ class Moves:
             "2379 and 2380",
             code="STORE_NOT_MOVED",
         )
-
-    def _absent_witness(self, settings: Settings) -> set[str]:
-        """A witness may come later: the two servers are a quorum of three."""
-        return {settings.store.witness.name} if settings.store.witness is not None else set()
 
     def _voting(self) -> set[str]:
         store = self._keeper.store

@@ -29,13 +29,6 @@ EXISTING = CATALOGUE.add(
     resolution="Give all of them, as files that are on every server, or none",
     example='store: {endpoints: ["https://etcd.corp.example.net:2379"]}',
 )
-WITNESS = CATALOGUE.add(
-    "STORE_WITNESS",
-    what="The witness is one of the servers",
-    why="{name} is in load_balancing.servers too",
-    resolution="A witness is a third machine, with a name of its own",
-    example="store: {witness: {name: da1, ...}}   # and da1 is a server",
-)
 
 
 def rule_store(settings: Settings, _facts: Facts) -> Iterator[Problem]:
@@ -48,9 +41,6 @@ def rule_store(settings: Settings, _facts: Facts) -> Iterator[Problem]:
     missing = [name for name, value in parts.items() if not value]
     if 0 < len(missing) < len(parts):
         yield EXISTING.problem("store.endpoints", missing=", ".join(missing))
-    balancing = settings.load_balancing
-    if store.witness is not None and balancing is not None and balancing.server(store.witness.name) is not None:
-        yield WITNESS.problem("store.witness.name", name=store.witness.name)
 
 
 RULES = (rule_store,)

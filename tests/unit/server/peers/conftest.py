@@ -141,8 +141,8 @@ class Cluster:
         return f"{self.network}.{int(server.name.removeprefix('da'))}", PORT
 
     def locate_store(self, _settings: Settings, name: str) -> Place:
-        """A member of etcd; the witness is the last address."""
-        return Place(f"{self.network}.{name.removeprefix('da') if name.startswith('da') else 200}")
+        """A member of etcd."""
+        return Place(f"{self.network}.{int(name.removeprefix('da'))}")
 
     async def found(self) -> Server:
         """The first server, with a CA and load balancing."""
