@@ -118,14 +118,23 @@ class EtcdStore:
         """
         head = _head_bytes(revision)
         before = None if former is None else _head_data(*former)
-        stored = self.client.transaction(
-            [equals(f"{self.prefix}newest", before)],
-            [putting(self._key(revision.number), self._value(revision)), putting(f"{self.prefix}newest", head)],
-        )
+        full: LimitReached | None = None
+        try:
+            stored = self.client.transaction(
+                [equals(f"{self.prefix}newest", before)],
+                [putting(self._key(revision.number), self._value(revision)), putting(f"{self.prefix}newest", head)],
+            )
+        except LimitReached as error:
+            if error.code != "STORE_FULL":
+                raise
+            # The write that fills the database is done all the same (etcd's quotaApplierV3).
+            stored, full = False, error
         if not stored:
             # An attempt whose answer was lost has stored it: another revision would not be the same, nor sealed so.
             newest = self.newest()
             stored = newest == (revision.number, revision.sha256) and self._same(revision)
+        if full is not None and not stored:
+            raise full
         if stored and revision.number % 20 == 0:
             self.prune(KEPT)
         return stored
