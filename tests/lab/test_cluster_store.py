@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from portico.lab import deployment, wait
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
@@ -31,6 +33,7 @@ def change(host: Host, value: str, *, check: bool = True) -> Any:
     return host.run(*command, check=check, timeout=120.0)
 
 
+@pytest.mark.timeout(900)
 def test_service_goes_on_without_a_quorum_and_across_a_restart(cluster: Lab) -> None:
     first, second, third = (cluster.host(name) for name in SERVERS)
     client = cluster.host("client1")
