@@ -25,6 +25,7 @@ from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
 from portico.server.etcd import member
+from portico.server.location import pages as location
 
 log = logging.getLogger("portico.server")
 
@@ -186,6 +187,7 @@ def run(
     gateway_socket: Path | None = None,
     balancer_socket: Path | None = None,
     store_socket: Path | None = None,
+    location_socket: Path | None = None,
     verbose: bool = False,
 ) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
@@ -194,9 +196,17 @@ def run(
     async def body() -> int:
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
         beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
+        pages = Door(location_socket, location.USER, location.UNIT) if location_socket is not None else None
         etcd = Door(store_socket, member.USER, member.UNIT) if store_socket is not None else None
-        logs = paths.log_directory()
-        agent = Agent(state, logs, door=door, balancer_door=beside, store_door=etcd, probe=ask_link)
+        agent = Agent(
+            state,
+            paths.log_directory(),
+            door=door,
+            balancer_door=beside,
+            location_door=pages,
+            store_door=etcd,
+            probe=ask_link,
+        )
         return await serve(agent, path)
 
     try:
