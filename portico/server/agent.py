@@ -54,6 +54,7 @@ class Agent:
         logs: the directory of records that others may collect; None is one below `state`.
         door: where the gateway of the unit connects; None starts gateways as children of this process.
         balancer_door: where the balancer of the unit connects; None starts it under the agent's account.
+        store_door: where the etcd of the unit connects; None starts it under the agent's account.
         probe: asks the link who has an address, before it is taken as a dedicated one. The unit's balancer does it when
             there is one.
 
@@ -68,6 +69,7 @@ class Agent:
         *,
         door: Door | None = None,
         balancer_door: Door | None = None,
+        store_door: Door | None = None,
         location_door: Door | None = None,
         probe: Prober | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class Agent:
         self.access = Access(
             state, logs if logs is not None else state / "log", lambda: self.platform.settings, self._tell, now_utc
         )
-        self.peers = Peers(self, self._spawn)
+        self.peers = Peers(self, self._spawn, store_door=store_door)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
         self.location = Location(self, state, self.peers.leads, location_door)
@@ -180,6 +182,7 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """Everything `portico server status` shows. Never raises because something is broken: it says what."""
         store = self.transactions.opened
+        damage = (store.damage if store is not None else None) or self.peers.keeper.read_only()
         values = self.platform.values
         try:
             sessions: int | None = len(await self.roster.sessions())
@@ -192,8 +195,8 @@ class Agent:
             "serving": self.problem is None and self.platform.gateway.running,
             "problem": self.problem.as_dict() if self.problem is not None else None,
             "revision": self.revision.number if self.revision is not None else None,
-            "settings_read_only": store is None or store.read_only,
-            "settings_damage": str(store.damage) if store is not None and store.damage is not None else None,
+            "settings_read_only": store is None or store.read_only or self.peers.keeper.read_only() is not None,
+            "settings_damage": str(damage) if damage is not None else None,
             "url": values.url if values is not None else None,
             "gateway": self.platform.gateway.status(),
             "balancer": self.balancer.process(),

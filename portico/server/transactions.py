@@ -16,6 +16,7 @@ from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
+from portico.server.peers.conflicts import told_what_others_changed
 from portico.server.peers.distribution import Change
 from portico.server.progress import Stage
 from portico.settings.diff import Difference, compare
@@ -87,6 +88,7 @@ class Transactions:
                 if self._opened is not None:
                     self._opened.close()
                 self._opened = fresh
+                fresh.decider = self._agent.peers.keeper.decider
         return self._opened
 
     def close(self) -> None:
@@ -145,6 +147,7 @@ class Transactions:
         """Everything wrong with a document on this machine."""
         return await asyncio.to_thread(lambda: self._agent.machine.check(settings, resolve=resolve))
 
+    @told_what_others_changed
     async def change(
         self,
         settings: Settings,
@@ -216,6 +219,10 @@ class Transactions:
         """Makes the document of an earlier revision the newest one. Raises as `change`; NotFound."""
         store = await asyncio.to_thread(self.store)
         settings = (await asyncio.to_thread(store.get, number)).settings
+        latest = await asyncio.to_thread(store.latest)
+        if latest is not None and settings.load_balancing is not None:
+            # Where revisions are decided is no part of what is restored: only a move changes it.
+            settings = settings.model_copy(update={"store": latest.settings.store})
         return await self.change(
             settings, expected=None, author=author, comment=f"restored revision {number}", dry_run=dry_run
         )

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import alerts, kinds, load_balancing, location, management, model, remote_access
+from portico.settings import alerts, cluster_store, kinds, load_balancing, location, management, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -36,6 +36,8 @@ _NAMES: Final = (
     (kinds.FilePath, "file"),
     (management.Word, "text"),
     (management.Url, "URL"),
+    (cluster_store.Endpoint, "https://host:port"),
+    (cluster_store.Generation, "hex number"),
     (remote_access.Range, "first and last address"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),

@@ -29,6 +29,7 @@ from portico.management.api import (
     load_balancing,
     location,
     peers,
+    store,
     translation,
 )
 from portico.management.api.limit import BoundedBody
@@ -221,6 +222,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
     app.include_router(access.router(agent_of, _FAULTS))
+    app.include_router(store.router(agent_of, _FAULTS, _outcome))
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.include_router(health.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)

@@ -28,6 +28,7 @@ from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
+from portico.server.etcd import member
 from portico.server.location import pages as location
 
 log = logging.getLogger("portico.server")
@@ -218,6 +219,7 @@ def run(
     *,
     gateway_socket: Path | None = None,
     balancer_socket: Path | None = None,
+    store_socket: Path | None = None,
     location_socket: Path | None = None,
     verbose: bool = False,
 ) -> int:
@@ -228,8 +230,15 @@ def run(
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
         beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
         pages = Door(location_socket, location.USER, location.UNIT) if location_socket is not None else None
+        etcd = Door(store_socket, member.USER, member.UNIT) if store_socket is not None else None
         agent = Agent(
-            state, paths.log_directory(), door=door, balancer_door=beside, location_door=pages, probe=ask_link
+            state,
+            paths.log_directory(),
+            door=door,
+            balancer_door=beside,
+            location_door=pages,
+            store_door=etcd,
+            probe=ask_link,
         )
         return await serve(agent, path)
 
