@@ -29,6 +29,7 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
+from portico.server.inbox import Inbox
 from portico.server.machine import Machine, write_own_name
 from portico.server.peers.distribution import Change
 from portico.server.peers.peers import Peers
@@ -121,6 +122,7 @@ class Agent:
         asking = probe if balancer_door is None else self.balancer.ask_link
         self.machine = Machine(state, self.credentials, self.platform.kernel, asking)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", self._sessions)
+        self.inbox = Inbox(state / "accounting", lambda: self.platform.settings, gateway.sessions)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.drifts: deque[Drift] = deque(maxlen=REMEMBERED_DRIFT)
@@ -179,6 +181,7 @@ class Agent:
         self._spawn(self._upkeep())
         self._spawn(self._watch_health())
         self._spawn(self.translation.accounting.run())
+        self._spawn(self.inbox.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
@@ -193,6 +196,7 @@ class Agent:
             self.gateway.door.close()
         self.balancer.close()
         await self.translation.accounting.stop()
+        await self.inbox.stop()
         self._write_seen()
         self.credentials.close()
         if self._store is not None:
@@ -666,6 +670,7 @@ class Agent:
                 for error in (
                     self.unwritten,
                     self.translation.accounting.problem(),
+                    self.inbox.problem(),
                     *self.credentials.warnings.values(),
                 )
                 if error is not None
@@ -685,6 +690,7 @@ class Agent:
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
         self.balancer.gateway_event(event)
+        self.inbox.event(event)
 
     async def _answer(self, request: Request) -> Response:
         return await self.peers.answer(request)

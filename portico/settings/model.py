@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from portico.settings.accounting import Accounting
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
@@ -298,6 +299,7 @@ class Settings(Section):
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    accounting: Accounting = Field(default_factory=Accounting)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )
