@@ -208,7 +208,7 @@ def test_a_server_among_others_keeps_its_dedicated_addresses_when_it_stops(tmp_p
                 internal_dedicated_addresses=["10.0.0.13/24", f"{ORGANISATION}:1::13/64"],
             )
             assert added["revision"]["number"] == 3, added
-        async with agent._changing:  # nobody repairs meanwhile
+        async with agent.transactions.lock:  # nobody repairs meanwhile
             assert agent.platform.settings is not None
             keep = kept_addresses(agent.platform.settings)
             assert await asyncio.to_thread(agent.platform.kernel.undo, keep) == []

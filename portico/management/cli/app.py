@@ -39,6 +39,9 @@ _GROUPS = (
     ("client", "This machine as a remote computer."),
 )
 
+# Commands without a group: name, module and function.
+_COMMANDS = (("import", "windows", "take"),)
+
 
 def _version(value: bool) -> None:
     if value:
@@ -65,7 +68,7 @@ def wanted(group: str) -> bool:
     A group brings the libraries of its subject; `portico settings show` takes a third of the time without the others'.
     """
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    return first == group or first not in (*(name for name, _ in _GROUPS), "lab")
+    return first == group or first not in (*(name for name, _ in _GROUPS), *(name for name, *_ in _COMMANDS), "lab")
 
 
 def _add_groups() -> None:
@@ -73,6 +76,9 @@ def _add_groups() -> None:
         module = f"{__package__}.{name}"
         if wanted(name) and find_spec(module) is not None:
             app.add_typer(import_module(module).app, name=name, help=text, no_args_is_help=True)
+    for name, module, function in _COMMANDS:
+        if wanted(name):
+            app.command(name)(getattr(import_module(f"{__package__}.{module}"), function))
 
 
 _add_groups()

@@ -133,11 +133,11 @@ class Routes:
         return await self._peers.admission.abandon(asked.server)
 
     async def _greet(self, asked: Asked) -> Any:
-        self._peers.heard(asked.server, asked.body)
-        return await self._peers.greeting()
+        self._peers.catching_up.heard(asked.server, asked.body)
+        return await self._peers.catching_up.greeting()
 
     async def _changed(self, asked: Asked) -> Any:
-        await self._peers.catch_up(asked.server, asked.body)
+        await self._peers.catching_up.catch_up(asked.server, asked.body)
         return {}
 
     async def _state(self, _asked: Asked) -> Any:
@@ -145,7 +145,7 @@ class Routes:
         return self._peers.state.as_data()
 
     async def _settings(self, asked: Asked) -> Any:
-        return await self._peers.settings_page(int(asked.query.get("after", "0")))
+        return await self._peers.catching_up.settings_page(int(asked.query.get("after", "0")))
 
     async def _prepare(self, asked: Asked) -> Any:
         return await self._peers.distribution.prepare(asked.server, asked.body)
@@ -183,7 +183,7 @@ class Routes:
             body=body,
             identity=identity if isinstance(identity, dict) else None,
         )
-        response = await self._peers.answer(request, messages.number(asked.body, "hops"))
+        response = await self._peers.enrolling.answer(request, messages.number(asked.body, "hops"))
         return {
             "status": response.status,
             "content_type": response.content_type,
