@@ -113,7 +113,9 @@ class SessionStore:
     def prune(self, before: float, *, maximum: int = MAXIMUM_ROWS) -> int:
         """Deletes sessions that ended before a time, and the oldest ended ones above a number of rows."""
         with self._database.transaction() as connection:
-            gone = connection.execute("DELETE FROM sessions WHERE ended IS NOT NULL AND last_seen < ?", (before,)).rowcount
+            gone = connection.execute(
+                "DELETE FROM sessions WHERE ended IS NOT NULL AND last_seen < ?", (before,)
+            ).rowcount
             (rows,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
             if rows > maximum:
                 gone += connection.execute(
@@ -202,7 +204,9 @@ class SessionStore:
         """Size, room left on the file system, first and last record, number of sessions."""
         path = self._database.path
         with self._database.read() as connection:
-            count, first, last = connection.execute("SELECT count(*), min(started), max(last_seen) FROM sessions").fetchone()
+            count, first, last = connection.execute(
+                "SELECT count(*), min(started), max(last_seen) FROM sessions"
+            ).fetchone()
         used = sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*") if "damaged" not in file.name)
         room = os.statvfs(path.parent)
         return {

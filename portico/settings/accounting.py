@@ -42,5 +42,6 @@ class Accounting(Section):
         description="whether each server keeps a store of its sessions: who, from where, when, how many bytes",
     )
     store_limit: StoreLimit = Field(
-        default="12m", description="how long ended sessions are kept: days, weeks, months or years, as 100d, 3w, 12m, 2y"
+        default="12m",
+        description="how long ended sessions are kept: days, weeks, months or years, as 100d, 3w, 12m, 2y",
     )

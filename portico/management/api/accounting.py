@@ -109,9 +109,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     @routes.post("/clear")
     async def clear(body: Clear, agent: Agent = the_agent) -> Cleared:
         """Deletes ended sessions that existed within a time."""
-        count = await asyncio.to_thread(
-            lambda: agent.inbox.store().clear(body.start, body.end, dry_run=body.dry_run)
-        )
+        count = await asyncio.to_thread(lambda: agent.inbox.store().clear(body.start, body.end, dry_run=body.dry_run))
         return Cleared(sessions=count)
 
     return routes

@@ -60,6 +60,11 @@ class Portico:
         """What the server does, and what is wrong with it."""
         return ServerStatus.model_validate(self.api.get("/v1/status"))
 
+    def health(self, *, refresh: bool = False) -> dict[str, Any]:
+        """Every server with its components: `{state, at, answered_by, servers: [{server, at, state, components}]}`."""
+        found: dict[str, Any] = self.api.get("/v1/health", refresh=refresh)
+        return found
+
 
 class SettingsApi:
     """The settings document and its revisions."""
@@ -286,9 +291,7 @@ class Nat64Api:
         """The sessions that there are now, page by page. Raises Conflict when NAT64 is disabled."""
         after: str | None = None
         while True:
-            page = self._api.get(
-                "/v1/nat64/sessions", client=client, destination=destination, after=after, limit=PAGE
-            )
+            page = self._api.get("/v1/nat64/sessions", client=client, destination=destination, after=after, limit=PAGE)
             yield from page["sessions"]
             after = page["next"]
             if after is None:

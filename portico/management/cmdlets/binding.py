@@ -370,7 +370,9 @@ def _bool(value: Value) -> bool:
 
 def _block(value: Value) -> Any:
     if not callable(value):
-        raise ValueError(f'Cannot convert value "{values.text_of(value)}" to type "System.Management.Automation.ScriptBlock"')
+        raise ValueError(
+            f'Cannot convert value "{values.text_of(value)}" to type "System.Management.Automation.ScriptBlock"'
+        )
     return value
 
 

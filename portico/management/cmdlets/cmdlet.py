@@ -55,6 +55,7 @@ class Context:
         author: in whose name changes are made.
         local: None where there is no machine to install on.
         width: columns of the terminal; None when the output is no terminal.
+        always_dry: every changing cmdlet has -WhatIf, whatever the script says.
     """
 
     connect: Callable[[], Portico]
@@ -62,6 +63,7 @@ class Context:
     author: str
     local: Local | None = None
     width: int | None = None
+    always_dry: bool = False
     _api: Portico | None = field(default=None, repr=False)
 
     @property
@@ -179,9 +181,7 @@ def register(cmdlet: Cmdlet) -> None:
     _table[cmdlet.name.lower()] = cmdlet
 
 
-def cmdlet(
-    name: str, synopsis: str, *own: Parameter, **facts: Any
-) -> Callable[[Run], Run]:
+def cmdlet(name: str, synopsis: str, *own: Parameter, **facts: Any) -> Callable[[Run], Run]:
     """Registers the function below it as the cmdlet `name`."""
 
     def take(run: Run) -> Run:

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 from portico.errors import PorticoError
 from portico.management.cmdlets import values
-from portico.management.cmdlets.binding import Bound, Given, bind
+from portico.management.cmdlets.binding import Given, bind
 from portico.management.cmdlets.cmdlet import Context, resolve
 from portico.management.cmdlets.errors import CmdletError, Place
 from portico.management.cmdlets.syntax import (
@@ -109,6 +109,8 @@ class Interpreter:
                 resolution="List those that are: portico cmdlet --list",
             )
         bound = bind(cmdlet, self._given(command), command.place, expression_input=flowing is not None)
+        if self.context.always_dry and cmdlet.changes:
+            bound.values["WhatIf"] = True
         try:
             return cmdlet.run(self.context, bound, flowing)
         except CmdletError:
@@ -155,7 +157,9 @@ class Interpreter:
             case Constant():
                 return expression.value
             case Expandable():
-                parts = [part if isinstance(part, str) else values.text_of(self._value(part)) for part in expression.parts]
+                parts = [
+                    part if isinstance(part, str) else values.text_of(self._value(part)) for part in expression.parts
+                ]
                 if sum(map(len, parts)) > MAXIMUM_LENGTH:
                     raise ValueError("The string is too long")
                 return "".join(parts)
@@ -167,7 +171,9 @@ class Interpreter:
                 found = [value for statement in expression.statements for value in self.run(statement)]
                 return found if expression.array else _collapsed(found)
             case Hashtable():
-                return Table((values.text_of(self._value(key)), self._value(value)) for key, value in expression.entries)
+                return Table(
+                    (values.text_of(self._value(key)), self._value(value)) for key, value in expression.entries
+                )
             case ScriptBlock():
                 return Block(self, expression)
             case Member():
@@ -360,10 +366,5 @@ def _cast(expression: Cast, value: Value) -> Value:
     _fail(expression.place, f"Unable to find type [{expression.type}]", "TypeNotFound")
 
 
-def _fail(
-    place: Place, what: str, error_id: str, *, code: str = "CMDLET_EXPRESSION", resolution: str = ""
-) -> NoReturn:
+def _fail(place: Place, what: str, error_id: str, *, code: str = "CMDLET_EXPRESSION", resolution: str = "") -> NoReturn:
     raise CmdletError(what, code=code, error_id=error_id, place=place, resolution=resolution)
-
-
-__all__ = ["Block", "Bound", "Interpreter", "add_months", "compare"]

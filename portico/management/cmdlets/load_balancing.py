@@ -248,5 +248,3 @@ def remove_node(context: Context, bound: Bound, _flowing: list[Value] | None) ->
 def short_name(text: str) -> str:
     """The name of a server without its domain, as the settings have it."""
     return text.strip().lower().split(".")[0]
-
-

@@ -588,12 +588,8 @@ class _Parser:
         self.depth -= 1
         if self.peek() != closing:
             if closing == ")":
-                self.incomplete(
-                    "Missing closing ')' in expression", "MissingEndParenthesisInExpression", start
-                )
-            self.incomplete(
-                "Missing closing '}' in statement block or type definition", "MissingEndCurlyBrace", start
-            )
+                self.incomplete("Missing closing ')' in expression", "MissingEndParenthesisInExpression", start)
+            self.incomplete("Missing closing '}' in statement block or type definition", "MissingEndCurlyBrace", start)
         self.at += 1
         return tuple(found)
 
