@@ -101,8 +101,8 @@ class SessionStore:
                     )
                     continue
                 cursor = connection.execute(
-                    "INSERT INTO sessions (addresses, ended, last_seen, bytes_in, bytes_out, reason, server, name, serial, "
-                    "technology, peer, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO sessions (addresses, ended, last_seen, bytes_in, bytes_out, reason, server, name, "
+                    "serial, technology, peer, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (*changing, one.server, one.name, one.serial, one.technology, one.peer, one.started),
                 )
                 assert cursor.lastrowid is not None
@@ -119,7 +119,8 @@ class SessionStore:
             (rows,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
             if rows > maximum:
                 gone += connection.execute(
-                    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY id LIMIT ?)",
+                    "DELETE FROM sessions WHERE id IN "
+                    "(SELECT id FROM sessions WHERE ended IS NOT NULL ORDER BY id LIMIT ?)",
                     (rows - maximum,),
                 ).rowcount
             return gone
@@ -175,8 +176,8 @@ class SessionStore:
         where, values = _within(start, end)
         with self._database.read() as connection:
             count, names, bytes_in, bytes_out, first, last = connection.execute(
-                "SELECT count(*), count(DISTINCT name), coalesce(sum(bytes_in), 0), coalesce(sum(bytes_out), 0), "
-                f"min(started), max(last_seen) FROM sessions WHERE {where}",  # noqa: S608
+                "SELECT count(*), count(DISTINCT name), coalesce(sum(bytes_in), 0), coalesce(sum(bytes_out), 0), "  # noqa: S608
+                f"min(started), max(last_seen) FROM sessions WHERE {where}",
                 values,
             ).fetchone()
             edges = connection.execute(

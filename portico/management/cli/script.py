@@ -62,12 +62,13 @@ def _scripted(callback: Callable[..., Any], action: str) -> Callable[..., Any]:
         output.show(found.as_dict(), people)
         return None
 
-    signature = inspect.signature(callback)
+    signature = inspect.signature(callback, eval_str=True)  # strings would be looked up in this module
     kind = inspect.Parameter.KEYWORD_ONLY
     added = [
         inspect.Parameter("script", kind, default=False, annotation=_OPTION),
         inspect.Parameter("portico_context", kind, annotation=typer.Context),
     ]
     command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    command.__annotations__ = {**callback.__annotations__, "script": _OPTION, "portico_context": typer.Context}
+    hints = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    command.__annotations__ = {**hints, "script": _OPTION, "portico_context": typer.Context}
     return command

@@ -105,7 +105,7 @@ class SettingsApi:
     def edit(
         self, how: Callable[[dict[str, Any]], dict[str, Any]], *, comment: str = "", dry_run: bool = False
     ) -> Outcome:
-        """Changes the newest document by a function from its data to new data. Raises Conflict when another is faster."""
+        """Changes the newest document by a function of its data. Raises Conflict when another is faster."""
         found = self.show()
         return self.change(how(found.settings), expected=found.revision.number, comment=comment, dry_run=dry_run)
 

@@ -64,14 +64,14 @@ COMMON: Final = (
         "ErrorAction",
         aliases=("ea",),
         choices=("Stop", "Continue", "SilentlyContinue", "Ignore", "Inquire", "Suspend", "Break"),
-        missing_values={name: "asking after an error" for name in ("Inquire", "Suspend", "Break")},
+        missing_values=dict.fromkeys(("Inquire", "Suspend", "Break"), "asking after an error"),
         help="Stop (the default here) or Continue with the next line after an error.",
     ),
     Parameter(
         "WarningAction",
         aliases=("wa",),
         choices=("Continue", "SilentlyContinue", "Ignore", "Stop", "Inquire"),
-        missing_values={name: "stopping at a warning" for name in ("Stop", "Inquire")},
+        missing_values=dict.fromkeys(("Stop", "Inquire"), "stopping at a warning"),
         help="Whether warnings are shown.",
     ),
     Parameter("InformationAction", aliases=("infa",), help="Taken; there is nothing that it would change."),
@@ -218,8 +218,8 @@ def _named(shape: Shape, argument: Given) -> Parameter:
     if len(found) > 1 and (len(own_found) > 1 or len(wanted) < 2):
         names = " ".join(f"-{p.name}" for p in found)
         _fail(
-            f"Parameter cannot be processed because the parameter name '{argument.name}' is ambiguous. Possible matches "
-            f"include: {names}",
+            f"Parameter cannot be processed because the parameter name '{argument.name}' is ambiguous. Possible "
+            f"matches include: {names}",
             "AmbiguousParameter",
             argument.place,
             "CMDLET_PARAMETER_AMBIGUOUS",
@@ -229,8 +229,8 @@ def _named(shape: Shape, argument: Given) -> Parameter:
 
 def _no_argument(parameter: Parameter, argument: Given) -> NoReturn:
     _fail(
-        f"Missing an argument for parameter '{parameter.name}'. Specify a parameter of type '{parameter.dotnet}' and try "
-        "again",
+        f"Missing an argument for parameter '{parameter.name}'. Specify a parameter of type '{parameter.dotnet}' "
+        "and try again",
         "MissingArgument",
         argument.place,
         "CMDLET_ARGUMENT_MISSING",
@@ -280,8 +280,8 @@ def _chosen(parameter: Parameter, value: Any, place: Place) -> Any:
         choice = next((c for c in parameter.choices if c.lower() == str(one).lower()), None)
         if choice is None:
             _fail(
-                f"Cannot validate argument on parameter '{parameter.name}'. The argument \"{one}\" does not belong to the "
-                f'set "{",".join(parameter.choices)}" specified by the ValidateSet attribute',
+                f"Cannot validate argument on parameter '{parameter.name}'. The argument \"{one}\" does not belong to "
+                f'the set "{",".join(parameter.choices)}" specified by the ValidateSet attribute',
                 "ParameterArgumentValidationError",
                 place,
                 "CMDLET_ARGUMENT",

@@ -1,4 +1,4 @@
-"""How every changing cmdlet goes: -WhatIf is the API's dry run, -Verbose prints the plan, -Confirm and -Force ask or not."""
+"""How every changing cmdlet goes: -WhatIf is the API's dry run, -Verbose prints the plan, -Confirm asks."""
 
 from __future__ import annotations
 

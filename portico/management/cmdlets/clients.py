@@ -1,4 +1,4 @@
-"""Cmdlets about what clients get: `*-DAClient`, `*-DAClientDnsConfiguration`, `*-DANetworkLocationServer`, `*-DAMgmtServer`."""
+"""Cmdlets about what clients get: their properties, name resolution, network location and management servers."""
 
 from __future__ import annotations
 

@@ -88,11 +88,12 @@ def _wrapped(text: str, width: int | None) -> list[str]:
         if width is None or width < 10:
             lines.append(line)
             continue
-        while len(line) > width:
-            cut = line.rfind(" ", 0, width) + 1 or width
-            lines.append(line[:cut])
-            line = line[cut:]
-        lines.append(line)
+        rest = line
+        while len(rest) > width:
+            cut = rest.rfind(" ", 0, width) + 1 or width
+            lines.append(rest[:cut])
+            rest = rest[cut:]
+        lines.append(rest)
     return lines
 
 

@@ -101,8 +101,8 @@ _ENABLE, _DISABLE, _EXTERNAL_SET = "EnableLoadBalancing", "DisableLoadBalancing"
     _PASS,
     default_set=_ENABLE,
     changes=True,
-    notes="The mode is unicast; change it with `portico lb mode`. -Disable keeps the virtual addresses on the server that "
-    "answers.",
+    notes="The mode is unicast; change it with `portico lb mode`. -Disable keeps the virtual addresses on the server "
+    "that answers.",
     example="Set-RemoteAccessLoadBalancer -InternetDedicatedIPAddress @('10.244.4.19 /255.255.255.0') "
     "-InternetVirtualIPAddress @('10.244.4.21 /255.255.255.0') -Verbose",
 )
@@ -239,8 +239,8 @@ def remove_node(context: Context, bound: Bound, _flowing: list[Value] | None) ->
         bound,
         name,
         lambda dry: context.api.load_balancing.remove(name, dry_run=dry),
-        question=f"Server {name} will be removed from the cluster and its Remote Access configuration deleted. Do you want "
-        "to continue?",
+        question=f"Server {name} will be removed from the cluster and its Remote Access configuration deleted. "
+        "Do you want to continue?",
     )
     return [load_balancer(context)] if outcome is not None and bound.switch("PassThru") else []
 

@@ -50,8 +50,24 @@ _BLANK: Final = " \t\r\v\f\u00a0\u200b\ufeff"
 _STOPS: Final = "|;&(){},\n" + _BLANK
 _ESCAPES: Final = {"0": "\0", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "e": "\x1b"}
 _KEYWORDS: Final = frozenset(
-    "begin break catch class continue data do dynamicparam else elseif end enum exit filter finally for foreach function "
-    "if param process return switch throw trap try until using while workflow".split()
+    (
+        *(
+            "begin",
+            "break",
+            "catch",
+            "class",
+            "continue",
+            "data",
+            "do",
+            "dynamicparam",
+            "else",
+            "elseif",
+            "end",
+            "enum",
+        ),
+        *("exit", "filter", "finally", "for", "foreach", "function", "if", "param", "process", "return", "switch"),
+        *("throw", "trap", "try", "until", "using", "while", "workflow"),
+    )
 )
 _NUMBER: Final = re.compile(
     r"([+-]?)(?:0x([0-9a-f]{1,15})|([0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})(?:e([+-]?[0-9]{1,2}))?)(l|d)?(kb|mb|gb|tb|pb)?",

@@ -69,8 +69,8 @@ def _server_properties(found: SettingsDocument) -> dict[str, Value]:
     "Get-RemoteAccess",
     "Shows the configuration of the deployment.",
     _ENTRYPOINT,
-    notes="Properties of what Portico does not have (GPOs, IPsec, VPN) are empty. ComputerCertAuthentication is that of the "
-    "IP-HTTPS tunnel.",
+    notes="Properties of what Portico does not have (GPOs, IPsec, VPN) are empty. ComputerCertAuthentication is that of "
+    "the IP-HTTPS tunnel.",
     example="Get-RemoteAccess | Select-Object DAStatus, LoadBalancing, ConnectToAddress",
 )
 def get_remote_access(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:
@@ -259,8 +259,8 @@ _DA, _VPN, _CHECK, _TENANT = "DirectAccess", "Vpn", "DAPrerequisiteChecks", "Mul
     _FORCE,
     default_set=_DA,
     changes=True,
-    notes="Runs on this machine as root. The intranet's domain is that of the machine (`hostname -d`); everything else that "
-    "`portico server install` asks has its default.",
+    notes="Runs on this machine as root. The intranet's domain is that of the machine (`hostname -d`); everything else "
+    "that `portico server install` asks has its default.",
     example="Install-RemoteAccess -DAInstallType FullInstall -ConnectToAddress da.example.net -WhatIf",
 )
 def install(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:

@@ -36,7 +36,7 @@ class _Folded(dict[str, _V]):
         return isinstance(name, str) and name.lower() in self._names
 
     def find(self, name: str) -> _V | None:
-        return self[name] if name in self else None
+        return self[name] if name in self else None  # noqa: SIM401 (dict.get does not fold case)
 
 
 class Table(_Folded[Value]):
