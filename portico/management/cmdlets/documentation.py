@@ -21,15 +21,15 @@ _HEAD: Final = """# Cmdlets
 
 Names, parameters, output objects and the order of their properties are Windows's. A cmdlet becomes a change of the
 settings or a request to the server's API: it is verified, planned, applied on all servers and undone on failure like
-any other change. `-WhatIf` shows the plan and changes nothing, `-Verbose` shows plan and progress, `-PassThru` gives the
-object.
+any other change. `-WhatIf` shows the plan and changes nothing, `-Verbose` shows plan and progress, `-PassThru` gives
+the object.
 
 - What Portico does not have is refused by name, with the code `CMDLET_NOT_BUILT`; nothing is ignored silently.
 - The first error ends a script (PowerShell goes on); `-ErrorAction Continue` goes on.
 - `-ComputerName` takes names and addresses of servers of the cluster. Any server answers for all of them.
 - Understood: comments, backticks, several statements, pipelines, strings and here-strings, arrays, hashtables,
-  splatting, variables, `$()`, members, comparisons, `[datetime]` and other casts. Refused by name: functions, loops, conditions,
-  redirection. A line that begins with a parameter goes on with the command above it.
+  splatting, variables, `$()`, members, comparisons, `[datetime]` and other casts. Refused by name: functions, loops,
+  conditions, redirection. A line that begins with a parameter goes on with the command above it.
 - Typographic quotes and dashes count as the plain ones, and blanks or line breaks inside an address do not matter.
 """
 

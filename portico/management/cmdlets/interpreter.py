@@ -301,7 +301,7 @@ def _indexed(target: Value, index: Value) -> Value:
     return items[at] if -len(items) <= at < len(items) else None
 
 
-def _call(expression: Member, target: Value, arguments: list[Value]) -> Value:
+def _call(expression: Member, target: Value, arguments: list[Value]) -> Value:  # noqa: RET503 (_fail raises)
     name = expression.name.lower()
     if isinstance(target, datetime) and name in _ADDS and len(arguments) == 1:
         return target + _ADDS[name] * values.number_of(arguments[0])
@@ -340,7 +340,7 @@ def add_months(start: datetime, months: int) -> datetime:
     return start.replace(year=year, month=month + 1)
 
 
-def _cast(expression: Cast, value: Value) -> Value:
+def _cast(expression: Cast, value: Value) -> Value:  # noqa: RET503 (_fail raises)
     kind = expression.type.removeprefix("system.")
     match kind:
         case "string":

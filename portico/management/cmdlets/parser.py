@@ -498,7 +498,7 @@ class _Parser:
         match = re.compile(r"(?:[0-9]|\.[0-9])[0-9A-Za-z.]*", flags=re.ASCII).match(self.text, at)
         return match[0] if match is not None else ""
 
-    def primary(self) -> Expression:
+    def primary(self) -> Expression:  # noqa: RET503 (fail raises)
         start, char = self.at, self.peek()
         if not char:
             self.incomplete("An expression was expected", "ExpressionExpected", start)

@@ -69,8 +69,8 @@ def _server_properties(found: SettingsDocument) -> dict[str, Value]:
     "Get-RemoteAccess",
     "Shows the configuration of the deployment.",
     _ENTRYPOINT,
-    notes="Properties of what Portico does not have (GPOs, IPsec, VPN) are empty. ComputerCertAuthentication is that of "
-    "the IP-HTTPS tunnel.",
+    notes="Properties of what Portico does not have (GPOs, IPsec, VPN) are empty. ComputerCertAuthentication is that "
+    "of the IP-HTTPS tunnel.",
     example="Get-RemoteAccess | Select-Object DAStatus, LoadBalancing, ConnectToAddress",
 )
 def get_remote_access(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:

@@ -54,7 +54,7 @@ def command(text: str) -> Command:
     [
         ("'it''s'", ["it's"]),
         ('"a`tb`"c""d"', ['a\tb"c"d']),
-        ("$x = 5; \"$x and $($x + 1) and ${x}y\"", ["5 and 6 and 5y"]),
+        ('$x = 5; "$x and $($x + 1) and ${x}y"', ["5 and 6 and 5y"]),
         ("@'\nline 'one'\n$x\n'@", ["line 'one'\n$x"]),
         ('$n = "b"\n@"\na $n\n"@', ["a b"]),
         ("@('a','b')", ["a", "b"]),
