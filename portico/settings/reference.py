@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import alerts, kinds, load_balancing, location, model, remote_access
+from portico.settings import accounting, alerts, kinds, load_balancing, location, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -34,6 +34,7 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
@@ -42,6 +43,8 @@ _NAMES: Final = (
 )
 
 _WINDOWS: Final = {
+    "accounting.inbox": "`Set-RemoteAccessAccounting -EnableAccountingType`",
+    "accounting.store_limit": "`Set-RemoteAccessInboxAccountingStore -StoreLimit`",
     "deployment.domain": "`Add-DAClientDnsConfiguration -DnsSuffix`",
     "deployment.connect_to": "`Set-DAServer -ConnectToAddress`",
     "ip_https.client_prefix": "`Set-DAServer -ClientIPv6Prefix`",

@@ -266,7 +266,7 @@ def order(left: Value, right: Value, *, case: bool = False) -> int:
         one, other = text_of(left), text_of(right)
         if not case:
             one, other = one.lower(), other.lower()
-    return (one > other) - (one < other)
+    return int(one > other) - int(one < other)
 
 
 def sort_key(value: Value) -> tuple[int, Any]:
