@@ -122,18 +122,16 @@ def get_store(context: Context, bound: Bound, _flowing: list[Value] | None) -> l
 def clear_store(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:
     context.here(bound)
     start, end = bound.get("StartDateTime"), bound.get("EndDateTime")
-    span = {
-        "start": start.timestamp() if start is not None else None,
-        "end": end.timestamp() if end is not None else None,
-    }
-    count = context.api.accounting.clear(**span, dry_run=True)
+    begin = start.timestamp() if start is not None else None
+    finish = end.timestamp() if end is not None else None
+    count = context.api.accounting.clear(start=begin, end=finish, dry_run=True)
     question = (
         "Emptying the store will delete the accounting data in accordance with the specified settings "
         f"({count} sessions). Do you want to continue?"
     )
     if not act(context, bound, f"{count} sessions", question=question):
         return []
-    count = context.api.accounting.clear(**span)
+    count = context.api.accounting.clear(start=begin, end=finish)
     if bound.switch("Verbose"):
         context.host.verbose(f"{count} sessions were deleted.")
     return [_store(context)] if bound.switch("PassThru") else []

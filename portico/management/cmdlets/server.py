@@ -31,7 +31,7 @@ def _settings(context: Context) -> SettingsDocument | None:
 def _certificate(context: Context, found: SettingsDocument) -> str | None:
     """The server's certificate as Windows prints one; the file's name when it is imported."""
     if at(found.settings, "certificates.mode") == "imported":
-        return at(found.settings, "certificates.server_certificate")
+        return str(at(found.settings, "certificates.server_certificate"))
     try:
         authority = context.api.ca.show()
     except PorticoError:
