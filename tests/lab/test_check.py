@@ -18,6 +18,7 @@ from portico.lab import deployment, wait
 from portico.lab.hosts import CODE, Host
 from portico.lab.lab import Lab
 from portico.lab.topology import CONNECT_TO, CORP_DOMAIN, VIRTUAL, dedicated
+from portico.settings.location import NLS_LABEL
 from tests.lab.continuity import SERVERS
 from tests.lab.helpers import SERVER_ADDRESS
 
@@ -102,7 +103,7 @@ def test_a_healthy_cluster_is_well_and_each_thing_that_is_not_is_named(cluster: 
     issuer.issue(second, CONNECT_TO)
     issuer.issue(third, "*.example.net")
     for server in (first, second, third):
-        issuer.issue(server, f"nls.{CORP_DOMAIN}", "nls")
+        issuer.issue(server, f"{NLS_LABEL}.{CORP_DOMAIN}", "nls")
     change = first.json("portico", "settings", "show", "--json")["settings"]
     change["certificates"] |= {
         "mode": "imported",
