@@ -46,13 +46,12 @@ from portico.cluster.ownership import Ownership
 from portico.cluster.peers import NEVER, Peer, Peers
 from portico.cluster.states import (
     HALTING,
-    UNREACHABLE,
     Condition,
     State,
     Trigger,
     after,
 )
-from portico.cluster.tenure import Neighbour, Tenure
+from portico.cluster.tenure import Neighbour, Tenure, neighbour_of
 from portico.cluster.view import MemberView, views
 from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason
 
@@ -559,19 +558,14 @@ class Member:
                 self._tenure.halt(keep_flows=False)
 
     def _neighbours(self, now: float) -> Mapping[int, Neighbour]:
-        living = {peer.host for peer in self._peers.all_alive(now)} | self._peers.vouched(now)
-        found = {}
-        for peer in self._peers:
-            beat = peer.heartbeat
-            if peer.host in living:
-                reachable = not beat.conditions & UNREACHABLE and (beat.state in SERVING_STATES or beat.dirty != 0)
-                dirty = beat.dirty
-                if beat.map.rank != self.map.rank:
-                    # Others say that it has let go, but it has not told us yet in which buckets it keeps flows.
-                    served = frozenset().union(*beat.map.buckets_of(peer.host))
-                    dirty |= sum(1 << bucket for bucket in served)
-                found[peer.host] = Neighbour(reachable, dirty, beat.slots)
-        return found
+        alive = {peer.host for peer in self._peers.all_alive(now)}
+        living = alive | self._peers.vouched(now)
+        rank = self.map.rank
+        return {
+            peer.host: neighbour_of(peer.host, peer.heartbeat, rank, direct=peer.host in alive)
+            for peer in self._peers
+            if peer.host in living
+        }
 
     def _trigger(self, trigger: Trigger, now: float) -> None:
         before, self.state = self.state, after(self.state, trigger)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from portico import __version__
+from portico.administration.access import Access
 from portico.connected import Door
 from portico.errors import PorticoError
 from portico.files import private_directory
@@ -87,6 +88,9 @@ class Agent:
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.started = time.time()
+        self.access = Access(
+            state, logs if logs is not None else state / "log", lambda: self.platform.settings, self._tell, now_utc
+        )
         self.peers = Peers(self, self._spawn, store_door=store_door)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
@@ -163,6 +167,7 @@ class Agent:
         self.balancer.close()
         await self.translation.accounting.stop()
         self.roster.write_seen()
+        await self.access.close()
         self.credentials.close()
         self.transactions.close()
         return failures
@@ -205,6 +210,7 @@ class Agent:
                     self.transactions.unwritten,
                     self.translation.accounting.problem(),
                     *self.credentials.warnings.values(),
+                    *self.access.problems(),
                 )
                 if error is not None
             ],
@@ -224,6 +230,9 @@ class Agent:
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
         self.balancer.gateway_event(event)
+
+    async def _tell(self) -> None:
+        await self.peers.changed()
 
     async def _answer(self, request: Request) -> Response:
         return await self.peers.answer(request)

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
@@ -187,7 +188,7 @@ class Transactions:
                         lambda: store.commit(
                             settings,
                             expected=expected if expected is not None else number,
-                            author=author,
+                            author=acting(author),
                             comment=comment,
                             now=now_utc(),
                         )
@@ -335,6 +336,7 @@ class Transactions:
             (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
+            self._agent.access.forget()
             self.trouble(
                 Unavailable(
                     "This server was taken out of its cluster",

@@ -98,6 +98,11 @@ class LoadBalancing(Section):
         description="which MAC address the virtual addresses have, see `portico lb mode`; external: a load balancer "
         "in front, which this version does not support",
     )
+    takeover: bool = Field(
+        default=False,
+        description="unicast only: the interfaces themselves get the cluster MAC, and frames leave with a masked "
+        "source as on Windows; for virtual NICs that hear only the address that is theirs",
+    )
     internet_virtual_addresses: list[HostAddress] = Field(
         default_factory=list, max_length=16, description="VIPs that clients reach, with the length of their network"
     )

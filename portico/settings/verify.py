@@ -19,6 +19,7 @@ from portico.settings.rules import (
     location,
     machine,
     machines,
+    management,
     mappings,
     naming,
     nat64,
@@ -36,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     *certificates.RULES,
     *location.RULES,
     *machine.RULES,
+    *management.RULES,
     *alerts.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""

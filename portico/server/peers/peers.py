@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
+from portico.administration.access import Access
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
 from portico.connected import Door
@@ -21,6 +22,7 @@ from portico.server.etcd.moves import Moves
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
+from portico.server.peers.administration import Administration
 from portico.server.peers.admission import Admission
 from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
@@ -46,6 +48,7 @@ START_SECONDS = 5.0
 class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
+    access: Access
     credentials: Credentials
     enrolment: Enrolment
     state: Any
@@ -104,6 +107,7 @@ class Peers:
         self.distribution = Distribution(self)
         self.records = Records(self)
         self.admission = Admission(self)
+        self.administration = Administration(self)
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
         self.alive: Callable[[], Collection[str]] | None = None

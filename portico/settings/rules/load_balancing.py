@@ -116,6 +116,13 @@ RULE_FRAGMENTS = CATALOGUE.add(
     resolution="Set affinity to single, or protocol to tcp",
     example="load_balancing: {port_rules: [{protocol: both, affinity: none}]}",
 )
+TAKEOVER = CATALOGUE.add(
+    "LB_TAKEOVER_MODE",
+    what="Only unicast takes interfaces' hardware addresses over",
+    why="mode is {mode}, in which servers hear the cluster's multicast address beside their own",
+    resolution="Set load_balancing.takeover to false, or mode to unicast",
+    example="load_balancing: {mode: multicast, takeover: true}",
+)
 RULE_TIMEOUT = CATALOGUE.add(
     "LB_RULE_TIMEOUT",
     what="Extended affinity needs affinity",
@@ -140,6 +147,8 @@ def servers(settings: Settings, facts: Facts) -> Iterator[Problem]:
     balancing = settings.load_balancing
     if balancing is None:
         return
+    if balancing.takeover and balancing.mode != "unicast":
+        yield TAKEOVER.problem("load_balancing.takeover", mode=balancing.mode)
     path = "load_balancing.servers"
     if not balancing.servers:
         yield NO_SERVERS.problem(path)

@@ -241,6 +241,20 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "CERTIFICATE_EXPIRES_SOON": (IMPORTED_SETTINGS, with_file(not_after=NOW + timedelta(days=7))),
     "CERTIFICATE_NOT_YET_VALID": (IMPORTED_SETTINGS, with_file(not_before=NOW + timedelta(hours=1))),
     "LB_CLIENT_PREFIX": (balanced() | {CLIENT: "fd7c:1a2b:3c4d:1000::/64"}, MACHINE),
+    "MANAGEMENT_PORT": ({"management.port": 2505}, MACHINE),
+    "MANAGEMENT_OIDC_ISSUER": (
+        {"management.oidc": {"issuer": "http://login.example.net", "client_id": "portico"}},
+        MACHINE,
+    ),
+    "MANAGEMENT_OIDC_SCOPE": (
+        {"management.oidc": {"issuer": "https://login.example.net", "client_id": "portico", "scopes": ["profile"]}},
+        MACHINE,
+    ),
+    "MANAGEMENT_OIDC_UNUSED": (
+        {"management.roles": [{"source": "oidc_group", "name": "admins", "role": "administrator"}]},
+        MACHINE,
+    ),
+    "MANAGEMENT_INTERNET": ({"management.listen": ["203.0.113.11"]}, MACHINE),
     "LB_NO_SERVERS": (balanced(servers=[]), MACHINE),
     "STORE_ALONE": ({"store": {"kind": "etcd", "generation": "0123456789ab"}}, MACHINE),
     "STORE_GENERATION": (balanced() | {"store": {"kind": "etcd"}}, MACHINE),
@@ -255,6 +269,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "LB_RULE_OVERLAP": (balanced(port_rules=[{}, {"protocol": "tcp", "first_port": 443, "last_port": 443}]), MACHINE),
     "LB_RULE_ADDRESS": (rule(virtual_address="203.0.113.99"), MACHINE),
     "LB_RULE_FRAGMENTS": (rule(affinity="none"), MACHINE),
+    "LB_TAKEOVER_MODE": (balanced(mode="multicast", takeover=True), MACHINE),
     "LB_RULE_TIMEOUT": (rule(protocol="tcp", affinity="none", timeout_minutes=10), MACHINE),
     "LB_VIP_MISSING": (balanced(internet_virtual_addresses=[]), MACHINE),
     "LB_DIP_MISSING": (balanced(da2__internal_dedicated_addresses=["10.0.0.13/24"]), MACHINE),
