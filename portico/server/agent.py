@@ -25,6 +25,7 @@ from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.health.service import Health
+from portico.server.location.location import Location
 from portico.server.machine import Machine
 from portico.server.peers.peers import Peers
 from portico.server.platform import Platform
@@ -66,6 +67,7 @@ class Agent:
         *,
         door: Door | None = None,
         balancer_door: Door | None = None,
+        location_door: Door | None = None,
         probe: Prober | None = None,
     ) -> None:
         self.state = private_directory(state)
@@ -86,6 +88,7 @@ class Agent:
         self.peers = Peers(self, self._spawn)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
+        self.location = Location(self, state, self.peers.leads, location_door)
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
@@ -131,6 +134,7 @@ class Agent:
         if self.gateway.door is not None:
             self.gateway.door.open()
         self.balancer.open()
+        self.location.open()
         self.upkeep.open()
         await self.peers.start()
         async with self.transactions.lock:
@@ -140,6 +144,7 @@ class Agent:
         self._spawn(self.upkeep.watch_health())
         self._spawn(self.translation.accounting.run())
         self._spawn(self.health.run())
+        self._spawn(self.location.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
@@ -148,6 +153,7 @@ class Agent:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.location.stop()
         await self.balancer.stop()
         failures = await self.platform.stop()
         if self.gateway.door is not None:
@@ -201,6 +207,7 @@ class Agent:
             ],
             "revisions": self.progress.as_list()[:10],
             "cluster": self.peers.status(),
+            "location": self.location.status(),
         }
 
     # Small things

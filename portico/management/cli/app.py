@@ -34,13 +34,20 @@ _GROUPS = (
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
+    ("dns", "The deployment's records in the corporate DNS: check, print, write."),
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
 )
 
 # Commands without a group: name, module and function.
-_COMMANDS = (("import", "windows", "take"), ("health", "health", "health"), ("events", "health", "events"))
+_COMMANDS = (
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
+    ("health", "health", "health"),
+    ("events", "health", "events"),
+    ("import", "windows", "take"),
+)
 
 
 def _version(value: bool) -> None:

@@ -15,8 +15,8 @@ from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
-from portico.server.gateway import Request, Response
-from portico.server.machine import read_own_name
+from portico.server.gateway import Gateway, Request, Response
+from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
 from portico.server.peers.admission import Admission
 from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
@@ -46,6 +46,10 @@ class Host(Protocol):
     credentials: Credentials
     enrolment: Enrolment
     state: Any
+    machine: Machine
+
+    @property
+    def gateway(self) -> Gateway: ...
 
     @property
     def revision(self) -> Revision | None: ...
