@@ -35,8 +35,8 @@ from portico.settings.kinds import (
     Upstream,
 )
 from portico.settings.load_balancing import LoadBalancing
-from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 from portico.settings.location import CorporateDns, NetworkLocationServer, WebProbe
+from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 
 SCHEMA_VERSION: Final = 1
 
