@@ -82,11 +82,11 @@ def serves_pages(seen: Observations) -> Findings:
 def has_records(seen: Observations) -> Findings:
     if seen.settings is None or seen.settings.corporate_dns.state != "enabled" or seen.location is None:
         return None
-    return [_told(RECORDS, trouble) for trouble in seen.location.records]
+    return [_told(RECORDS, trouble, "records") for trouble in seen.location.records]
 
 
-def _told(kind: Kind, trouble: Trouble) -> Finding:
+def _told(kind: Kind, trouble: Trouble, about: str = "") -> Finding:
     why = f"{trouble.what}: {trouble.why}" if trouble.why else trouble.what
     return kind.finding(
-        why=f"{why} ({trouble.code})", resolution=trouble.resolution or "portico server status says more"
+        about, why=f"{why} ({trouble.code})", resolution=trouble.resolution or "portico server status says more"
     )
