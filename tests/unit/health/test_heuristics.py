@@ -28,6 +28,7 @@ from portico.health.observations import (
     Volume,
 )
 from portico.health.registry import HEURISTICS
+from portico.health.report import SILENT
 from portico.health.states import HealthState, worst
 from portico.settings.document import load_data
 
@@ -223,7 +224,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("ALERTS_NOT_DELIVERED", W, seen(deliveries=(Delivery("hooks", 3, 61.0, "refused"),))),
     ("ALERTS_DROPPED", W, seen(deliveries=(Delivery("hooks", 0, 0.0, "HTTP status 404", 2),))),
 ]
-ELSEWHERE = {"HEURISTIC_FAILED", "MORE_FINDINGS", "SERVER_SILENT"}
+ELSEWHERE = {"HEURISTIC_FAILED", "MORE_FINDINGS", SILENT.code}
 """Have tests of their own."""
 
 
