@@ -25,6 +25,7 @@ from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.location.location import Location
+from portico.server.health.service import Health
 from portico.server.machine import Machine
 from portico.server.peers.peers import Peers
 from portico.server.platform import Platform
@@ -86,6 +87,8 @@ class Agent:
         self.started = time.time()
         self.peers = Peers(self, self._spawn)
         self.location = Location(self, state, self.peers.leads, location_door)
+        self.health = Health(self)
+        self.peers.own_health = self.health.own_data
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
@@ -141,6 +144,7 @@ class Agent:
         self._spawn(self.upkeep.watch_health())
         self._spawn(self.translation.accounting.run())
         self._spawn(self.location.run())
+        self._spawn(self.health.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""

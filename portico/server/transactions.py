@@ -22,6 +22,7 @@ from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, Revision, SettingsStore
+from portico.settings.verify import verify_change
 
 if TYPE_CHECKING:
     from portico.server.agent import Agent
@@ -168,7 +169,7 @@ class Transactions:
             store = await asyncio.to_thread(self.store)
             latest = await asyncio.to_thread(store.latest)
             former = latest.settings if latest is not None else None
-            problems = await self._agent.check(settings)
+            problems = [*verify_change(former, settings), *await self._agent.check(settings)]
             if errors(problems):
                 raise SettingsRefused("The settings are refused", problems)
             connected = len(await self._agent.roster.sessions())

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, location, model
+from portico.settings import alerts, kinds, load_balancing, location, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -36,6 +36,9 @@ _NAMES: Final = (
     (kinds.FilePath, "file"),
     (location.HttpsUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
+    (remote_access.Range, "first and last address"),
+    (alerts.HttpsUrl, "https:// URL"),
+    (alerts.SyslogAddress, "address of a syslog receiver"),
 )
 
 _WINDOWS: Final = {
@@ -84,6 +87,15 @@ _WINDOWS: Final = {
     ),
     "network_location_server.url": "`Set-DANetworkLocationServer -Url`",
     "network_location_server.certificate": "`Set-DANetworkLocationServer -NlsOnDAServer -Certificate`",
+    "load_balancing.servers[].vpn_ip_address_ranges": "`Add-RemoteAccessLoadBalancerNode -VpnIPAddressRange`",
+    "vpn.state": "`Install-RemoteAccess -VpnType`",
+    "vpn.ip_address_assignment": "`Set-VpnIPAddressAssignment -IPAssignmentMethod`",
+    "vpn.ip_address_ranges": "`Set-VpnIPAddressAssignment -IPAddressRange`",
+    "vpn.ipv6_prefix": "`Set-VpnIPAddressAssignment -IPv6Prefix`",
+    "teredo.state": "`Set-DAServer -TeredoState`",
+    "authentication.two_factor": "`Set-DAServer -UserAuthentication TwoFactor`",
+    "remote_clients.force_tunnel": "`Set-DAClient -ForceTunnel`",
+    "remote_clients.downlevel": "`Set-DAClient -Downlevel`",
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }
@@ -141,6 +153,9 @@ certificates:
   server_key: /etc/portico/server.key
   client_ca: [/etc/portico/clients-ca.pem]
   crl: [/etc/portico/clients-ca.crl]
+alerts:
+  webhooks: [{url: "https://alerts.corp.example.net/portico", secret_file: /etc/portico/alerts.secret}]
+  syslog: [{address: "unix:/dev/log"}]
 drift: repair
 """
 
@@ -305,6 +320,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
+    if annotation in (alerts.Webhook, alerts.Syslog):
+        return "receiver, see below"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

@@ -27,7 +27,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
-from portico.management.api import ca, cluster, load_balancing, location, peers, translation
+from portico.management.api import ca, check, cluster, health, load_balancing, location, peers, translation
 from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
     ClientModel,
@@ -226,6 +226,8 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(load_balancing.router(agent_of, _FAULTS, _outcome))
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
+    app.include_router(check.router(agent_of, _FAULTS, _outcome))
+    app.include_router(health.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -41,7 +41,13 @@ _GROUPS = (
 )
 
 # Commands without a group: name, module and function.
-_COMMANDS = (("import", "windows", "take"),)
+_COMMANDS = (
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
+    ("health", "health", "health"),
+    ("events", "health", "events"),
+    ("import", "windows", "take"),
+)
 
 
 def _version(value: bool) -> None:

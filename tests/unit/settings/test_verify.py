@@ -183,6 +183,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
     "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
     "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "ALERTS_DUPLICATE": ({"alerts.syslog": [{"address": "unix:/dev/log"}] * 2}, MACHINE),
+    "ALERTS_SYSLOG_OPEN": ({"alerts.syslog": [{"address": "tcp://[2001:db8::5]:601"}]}, MACHINE),
     "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
     "DNS64_UPSTREAM_LOOP": ({"dns64.upstream_servers": ["fd7c:1a2b:3c4d:3333::1"]}, MACHINE),
     "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
@@ -295,6 +297,33 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
             )
         ),
     ),
+    "LB_TOPOLOGY": (balanced(da2__internet_interface="eth1"), MACHINE),
+    "NOT_SUPPORTED": ({"isatap.state": "enabled"}, MACHINE),
+    "VPN_PREFIX_LENGTH": (balanced() | {"vpn.ipv6_prefix": "fd7c:1a2b:3c4d:2000::/64"}, MACHINE),
+    "VPN_DHCP_IN_CLUSTER": (balanced() | {"vpn": {"state": "enabled", "ip_address_assignment": "dhcp"}}, MACHINE),
+    "VPN_POOL_MISSING": ({"vpn.state": "enabled"}, MACHINE),
+    "VPN_POOL_OVERLAP": (
+        balanced(
+            da1__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"], da2__vpn_ip_address_ranges=["10.1.0.50,10.1.0.150"]
+        )
+        | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "VPN_POOL_UNUSED": (balanced(da2__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"]), MACHINE),
+    "VPN_POOL_OF_CLUSTER": (balanced() | {"vpn.ip_address_ranges": ["10.1.0.10,10.1.0.99"]}, MACHINE),
+    "VPN_POOL_TAKEN": (
+        balanced(da1__vpn_ip_address_ranges=["10.0.0.10,10.0.0.99"]) | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "TEREDO_EXTERNAL_MANAGE_OUT": (balanced(mode="external") | {"teredo.state": "enabled"}, MACHINE),
+    "TEREDO_ADDRESSES": ({"teredo.state": "enabled"}, MACHINE),
+    "ISATAP_BALANCED": (balanced() | {"isatap.state": "enabled"}, MACHINE),
+    "KERBEROS_PROXY_BALANCED": (balanced() | {"authentication.kerberos_proxy": "enabled"}, MACHINE),
+    "FORCE_TUNNEL_TWO_FACTOR": (
+        {"authentication.two_factor": "enabled", "remote_clients.force_tunnel": "enabled"},
+        MACHINE,
+    ),
+    "LB_TLS_TERMINATION": (balanced(mode="external", tls_termination="enabled"), MACHINE),
     "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
     "NLS_NAME_IS_SERVER": ({f"{NLS}.name": "DA1.corp.example.net"}, MACHINE),
     "NLS_THROUGH_TUNNEL": ({"nrpt.rules": [{"namespace": NLS_NAME}]}, MACHINE),
@@ -333,7 +362,11 @@ def test_the_plain_document_has_no_problem() -> None:
 
 
 def test_every_code_has_an_example() -> None:
-    assert {*EXAMPLES, *TEXT_EXAMPLES, "SETTINGS_FILE"} == set(CATALOGUE)
+    from tests.unit.settings.test_machines import MACHINES_EXAMPLES
+    from tests.unit.settings.test_order import ORDER_EXAMPLES
+
+    elsewhere = {*ORDER_EXAMPLES, *MACHINES_EXAMPLES, "SETTINGS_FILE"}
+    assert {*EXAMPLES, *TEXT_EXAMPLES} | elsewhere == set(CATALOGUE)
     assert all(kind.example for kind in CATALOGUE.values())
 
 
