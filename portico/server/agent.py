@@ -24,8 +24,8 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
-from portico.server.location.location import Location
 from portico.server.health.service import Health
+from portico.server.location.location import Location
 from portico.server.machine import Machine
 from portico.server.peers.peers import Peers
 from portico.server.platform import Platform

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from portico.server.health.dns_probe import ask_dns_servers
+from portico.server.location.health import see_location
 
 if TYPE_CHECKING:
     from portico.server.agent import Agent
@@ -44,7 +45,10 @@ class Probe:
     look: Callable[[Agent], Awaitable[Any]]
 
 
-PROBES: list[Probe] = [Probe("dns servers", interval=20.0, timeout=30.0, look=ask_dns_servers)]
+PROBES: list[Probe] = [
+    Probe("dns servers", interval=20.0, timeout=30.0, look=ask_dns_servers),
+    Probe("location", interval=2.0, timeout=5.0, look=see_location),
+]
 
 
 class Probes:

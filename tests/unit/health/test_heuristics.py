@@ -10,6 +10,7 @@ import pytest
 from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
+from portico.health.location import LocationSeen
 from portico.health.observations import (
     Card,
     Certificate,
@@ -123,7 +124,28 @@ def lately(**counts: float) -> Counters:
 
 TROUBLE = Trouble("X", "It broke", "a cause", "Do this")
 E, W, U = HealthState.ERROR, HealthState.WARNING, HealthState.UNKNOWN
+
+
+def located(**changes: Any) -> Observations:
+    """A server that was seen to be in order as to where clients are, with changes."""
+    fine = LocationSeen(nls=True, nls_checked=True, records=True, records_checked=True)
+    return seen(extras={LocationSeen: replace(fine, **changes)})
+
+
+MISSING = Trouble(
+    "DNS_RECORD_MISSING",
+    "directaccess-WebProbeHost.corp.example.net A is missing on the DNS server dc1 (10.0.0.53)",
+    "it has nothing and must have 10.0.0.2; clients stay at 'Connecting' for ever",
+    "Let Portico write it (portico dns update)",
+)
+
 CASES: list[tuple[str, HealthState, Observations]] = [
+    ("NLS_BROKEN", E, located(nls_troubles=(TROUBLE,))),
+    ("NLS_EXPIRES", W, located(nls_troubles=(replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),))),
+    ("NLS_NOT_LOOKED_AT", U, located(nls_checked=False)),
+    ("LOCATION_PAGE", E, located(nls=False, nls_checked=False, page_troubles=(TROUBLE,))),
+    ("DNS_RECORD", E, located(record_troubles=(MISSING,))),
+    ("DNS_RECORDS_NOT_LOOKED_AT", U, located(records_checked=False)),
     ("NOT_SERVING", E, seen(problem=TROUBLE)),
     ("DISK_NEARLY_FULL", W, seen(volumes=(replace(VOLUME, total_bytes=10 << 30, free_bytes=900 << 20),))),
     ("DISK_NEARLY_FULL", E, seen(volumes=(replace(VOLUME, total_bytes=16 << 20, free_bytes=100 << 10),))),
@@ -249,6 +271,9 @@ def test_every_code_has_a_case() -> None:
 @pytest.mark.parametrize(
     "observed",
     [
+        located(),
+        located(nls=False, nls_checked=False),
+        located(records=False, records_checked=False),
         seen(settings=settings(nat64={"state": "disabled"})),
         seen(settings=settings(dns64={"state": "disabled"})),
         seen(cluster=None),
@@ -300,6 +325,12 @@ def test_many_findings_are_bounded_and_the_worst_stay() -> None:
 def test_texts_of_other_programs_are_cut_and_stay_on_one_line() -> None:
     finding = CATALOGUE["NOT_SERVING"].finding(why="a\nb\x1b" + "x" * 5000, resolution="")
     assert len(finding.cause) == 600 and finding.cause.isprintable()
+
+
+def test_a_missing_record_is_told_with_server_and_symptom() -> None:
+    (finding,) = evaluate(located(record_troubles=(MISSING,)))[Component.DNS].findings
+    assert MISSING.what in finding.cause and "'Connecting' for ever" in finding.cause and finding.shared
+    assert finding.about == MISSING.what[:100]
 
 
 def test_an_engineer_can_add_a_heuristic_with_observations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
