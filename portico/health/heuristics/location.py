@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from portico.health.components import Component
-from portico.health.findings import CATALOGUE
+from portico.health.findings import CATALOGUE, Finding, Kind
 from portico.health.location import LocationSeen
 from portico.health.observations import Observations, Trouble
 from portico.health.registry import Findings, heuristic
@@ -74,12 +74,12 @@ def location_server_is_reached(seen: Observations) -> Findings:
     found = seen.extra(LocationSeen)  # noqa: S610 - no database is near
     if found is None or not (found.nls or found.page_troubles):
         return None
-    findings = [PAGE.finding(trouble.what, **_texts(trouble)) for trouble in found.page_troubles]
+    findings = [_told(PAGE, trouble) for trouble in found.page_troubles]
     if found.nls and not found.nls_checked:
         return [*findings, NOT_LOOKED_AT.finding()]
     for trouble in found.nls_troubles:
         kind = EXPIRES if trouble.code == _EXPIRES else BROKEN
-        findings.append(kind.finding(trouble.what, **_texts(trouble)))
+        findings.append(_told(kind, trouble))
     return findings
 
 
@@ -91,8 +91,8 @@ def records_are_right(seen: Observations) -> Findings:
         return None
     if not found.records_checked:
         return [RECORDS_NOT_LOOKED_AT.finding()]
-    return [RECORD.finding(trouble.what, **_texts(trouble)) for trouble in found.record_troubles]
+    return [_told(RECORD, trouble) for trouble in found.record_troubles]
 
 
-def _texts(trouble: Trouble) -> dict[str, str]:
-    return {"what": trouble.what, "why": trouble.why, "resolution": trouble.resolution}
+def _told(kind: Kind, trouble: Trouble) -> Finding:
+    return kind.finding(trouble.what, what=trouble.what, why=trouble.why, resolution=trouble.resolution)
