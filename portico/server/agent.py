@@ -86,9 +86,9 @@ class Agent:
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.started = time.time()
         self.peers = Peers(self, self._spawn)
-        self.location = Location(self, state, self.peers.leads, location_door)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
+        self.location = Location(self, state, self.peers.leads, location_door)
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
@@ -143,8 +143,8 @@ class Agent:
         self._spawn(self.upkeep.refresh())
         self._spawn(self.upkeep.watch_health())
         self._spawn(self.translation.accounting.run())
-        self._spawn(self.location.run())
         self._spawn(self.health.run())
+        self._spawn(self.location.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""

@@ -100,10 +100,10 @@ def read_facts(
         processors=len(os.sched_getaffinity(0)),
         certificate_files=files,
         built_in_ca=_certificate("certificates.mode", authority) if authority is not None else None,
-        secret_files=tuple(secret_files(settings)) if settings is not None else (),
         server_certificate=shown,
         network_location_certificate=named.get(NETWORK_LOCATION_CERTIFICATE),
         version=__version__,
+        secret_files=tuple(secret_files(settings)) if settings is not None else (),
     )
 
 

@@ -129,9 +129,9 @@ class Facts:
     processors: int | None = None
     certificate_files: tuple[CertificateFile, ...] = ()
     built_in_ca: CertificateFile | None = None
-    secret_files: tuple[SecretFile, ...] = ()
     server_certificate: CertificateFile | None = None
     network_location_certificate: CertificateFile | None = None
+    secret_files: tuple[SecretFile, ...] = ()
 
     def interface(self, name: str) -> Interface | None:
         return self.interfaces.get(name) if self.interfaces is not None else None

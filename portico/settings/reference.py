@@ -34,11 +34,11 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
-    (location.HttpsUrl, "https URL"),
-    (location.Principal, "Kerberos principal"),
     (remote_access.Range, "first and last address"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
+    (location.HttpsUrl, "https URL"),
+    (location.Principal, "Kerberos principal"),
 )
 
 _WINDOWS: Final = {
@@ -85,8 +85,6 @@ _WINDOWS: Final = {
     "load_balancing.servers[].internal_dedicated_addresses": (
         "`Set-RemoteAccessLoadBalancer -InternalDedicatedIPAddress`"
     ),
-    "network_location_server.url": "`Set-DANetworkLocationServer -Url`",
-    "network_location_server.certificate": "`Set-DANetworkLocationServer -NlsOnDAServer -Certificate`",
     "load_balancing.servers[].vpn_ip_address_ranges": "`Add-RemoteAccessLoadBalancerNode -VpnIPAddressRange`",
     "vpn.state": "`Install-RemoteAccess -VpnType`",
     "vpn.ip_address_assignment": "`Set-VpnIPAddressAssignment -IPAssignmentMethod`",
@@ -96,6 +94,8 @@ _WINDOWS: Final = {
     "authentication.two_factor": "`Set-DAServer -UserAuthentication TwoFactor`",
     "remote_clients.force_tunnel": "`Set-DAClient -ForceTunnel`",
     "remote_clients.downlevel": "`Set-DAClient -Downlevel`",
+    "network_location_server.url": "`Set-DANetworkLocationServer -Url`",
+    "network_location_server.certificate": "`Set-DANetworkLocationServer -NlsOnDAServer -Certificate`",
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
 
-from portico.naming.nrpt import Rule, Table, table
+from portico.naming.nrpt import table
 from portico.settings.effective import Effective
+from portico.settings.located import corp_connectivity_name, native_ipv6, nls_url, web_probe_name
 from portico.settings.model import Settings
 from portico.windows.registry_pol import Data, Kind, RegistryValue
 
@@ -34,18 +35,16 @@ _PROBE_ADDRESS: Final = 0x7F000001
 
 @dataclass(frozen=True)
 class Texts:
-    """What users see and where the client looks for the network location server.
+    """What users see, and what the assistant tries besides.
 
     Attributes:
         friendly_name: of the connection, at most 50 characters.
         support_email: where a user's logs go, at most 50 characters; None leaves it out.
-        nls_url: the network location server; None takes `directaccess-nls` in the deployment's domain.
         ping: hosts of the intranet that the assistant pings besides the web probe.
     """
 
     friendly_name: str = "Corporate Connection"
     support_email: str | None = None
-    nls_url: str | None = None
     ping: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -54,31 +53,27 @@ class Texts:
                 raise ValueError(f"{name} has 1 to 50 characters")
 
 
-def probe_address(values: Effective) -> IPv6Address:
+def probe_address(settings: Settings, values: Effective) -> IPv6Address:
     """What `directaccess-corpConnectivityHost` must resolve to through the tunnel.
 
-    The NAT64 form of 127.0.0.1 where the intranet is reached by IPv4, ::1 where it has IPv6 only.
+    The NAT64 form of 127.0.0.1 where the intranet is reached by IPv4, ::1 where it has IPv6 of its own.
     """
-    if values.nat64_prefixes:
+    if values.nat64_prefixes and not native_ipv6(settings):
         return values.nat64_prefixes[0].network_address + _PROBE_ADDRESS
     return IPv6Address("::1")
 
 
-def nls_url(settings: Settings, values: Effective, texts: Texts) -> str:
-    """Where a client asks whether it is inside."""
-    if texts.nls_url is not None:
-        return texts.nls_url
-    port = 62000 if values.single_interface else 443
-    return f"https://directaccess-nls.{settings.deployment.domain}:{port}/insideoutside"
-
-
 def client_policy(settings: Settings, values: Effective, texts: Texts | None = None) -> list[RegistryValue]:
-    """Every value of the client's policy, sorted as Windows groups them: transition, names, probes, assistant."""
+    """Every value of the client's policy, sorted as Windows groups them: transition, names, probes, assistant.
+
+    Args:
+        settings: localised (`portico.settings.localise`) where there is load balancing.
+    """
     texts = texts if texts is not None else Texts()
     return [
         *_transition(values),
-        *_names(settings, values, texts),
-        *_connectivity(settings, values, texts),
+        *_names(settings, values),
+        *_connectivity(settings, values),
         *_assistant(settings, values, texts),
     ]
 
@@ -95,13 +90,13 @@ def _transition(values: Effective) -> list[RegistryValue]:
     ]
 
 
-def _names(settings: Settings, values: Effective, texts: Texts) -> list[RegistryValue]:
+def _names(settings: Settings, values: Effective) -> list[RegistryValue]:
     found = [
         RegistryValue(DNS_CLIENT, "EnableDAForAllNetworks", Kind.DWORD, 0),
         RegistryValue(DNS_CLIENT, "DnsSecureNameQueryFallback", Kind.DWORD, FALLBACK_PRIVATE),
         RegistryValue(DNS_CLIENT, "DirectAccessQueryOrder", Kind.DWORD, 0),
     ]
-    for rule in windows_rules(settings, values, texts):
+    for rule in table(settings, values).rules:
         key = rf"{DNS_POLICY}\DA-{{{uuid.uuid5(_RULES, rule.namespace)}}}"
         row: tuple[tuple[str, Kind, Data], ...] = (
             ("Version", Kind.DWORD, 1),
@@ -118,32 +113,22 @@ def _names(settings: Settings, values: Effective, texts: Texts) -> list[Registry
     return found
 
 
-def windows_rules(settings: Settings, values: Effective, texts: Texts) -> tuple[Rule, ...]:
-    """The NRPT, with the exemption for the network location server that makes inside and outside differ."""
-    rules = table(settings, values)
-    host = nls_url(settings, values, texts).split("//", 1)[-1].split("/", 1)[0].rsplit(":", 1)[0].strip("[]").lower()
-    found = rules.rule_for(host)
-    if found is None or found.exemption:
-        return rules.rules
-    return Table([*rules.rules, Rule(host, ())]).rules
-
-
-def _connectivity(settings: Settings, values: Effective, texts: Texts) -> list[RegistryValue]:
-    domain = settings.deployment.domain
+def _connectivity(settings: Settings, values: Effective) -> list[RegistryValue]:
     prefixes = [*values.intranet_prefixes, *values.nat64_prefixes, *(f"{end}/128" for end in values.tunnel_endpoints)]
     rows = {
         "WebProbeUrl": web_probe_url(settings),
-        "DnsProbeHost": f"directaccess-corpConnectivityHost.{domain}",
-        "DnsProbeContent": str(probe_address(values)),
+        "DnsProbeHost": corp_connectivity_name(settings),
+        "DnsProbeContent": str(probe_address(settings, values)),
         "SitePrefixes": ",".join(map(str, prefixes)),
-        "DomainLocationDeterminationUrl": nls_url(settings, values, texts),
     }
+    if (url := nls_url(settings)) is not None:
+        rows["DomainLocationDeterminationUrl"] = url
     return [RegistryValue(CONNECTIVITY, name, Kind.SZ, data) for name, data in rows.items()]
 
 
 def web_probe_url(settings: Settings) -> str:
     """What the client fetches through the tunnel to learn that it is connected: plain HTTP on port 80."""
-    return f"http://directaccess-WebProbeHost.{settings.deployment.domain}"
+    return f"http://{web_probe_name(settings)}"
 
 
 def _assistant(settings: Settings, values: Effective, texts: Texts) -> list[RegistryValue]:

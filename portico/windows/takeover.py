@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from portico.settings.addresses import AddressPlan
+from portico.settings.location import NLS_LABEL
 from portico.settings.model import SCHEMA_VERSION
 from portico.windows import policy
 from portico.windows.exported import Export, Exported
@@ -198,11 +199,15 @@ def _prefix(value: object) -> IPv6Network | None:
 
 
 def _nls(result: Takeover, origin: str, value: object) -> None:
-    host, _ = _host(_text(value))
+    """The servers' own page unless another one was given: then the page stays where it is."""
+    text = _text(value)
+    host, _ = _host(text)
     if host is None:
         result.leave(origin, value, "it is not a URL")
-        return
-    result.append("nrpt.exemptions", host, origin, value, "clients must not reach it through the tunnel")
+    elif host.startswith(NLS_LABEL):
+        result.set("network_location_server.name", host, origin, value, "the new servers have the page")
+    else:
+        result.set("network_location_server.url", text, origin, value)
 
 
 def _domain(result: Takeover, origin: str, value: object) -> None:
@@ -321,6 +326,9 @@ def _rule(result: Takeover, origin: str, suffix: str, servers: list[str]) -> Non
     if domain is None and servers and suffix.startswith("."):
         result.set("deployment.domain", suffix[1:], origin, suffix)
         domain = suffix[1:]
+    if not servers and suffix == result.get("network_location_server.name"):
+        result.entries.append(Entry("carried over", origin, suffix, "", "made automatically for the page"))
+        return
     if not servers:
         result.append("nrpt.exemptions", suffix, origin, suffix)
         return
@@ -428,6 +436,7 @@ def _derive(result: Takeover) -> None:
     except ValueError:
         return
     derived = {
+        "network_location_server.name": f"{NLS_LABEL}.{result.get('deployment.domain')}",
         "nat64.prefix": str(plan.nat64),
         "dns64.address": str(plan.dns64),
         "addresses.intranet_prefixes": [str(plan.intranet)],

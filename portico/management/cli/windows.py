@@ -20,6 +20,7 @@ from portico.management.cli.connection import server
 from portico.settings.document import dump, load, load_data, load_file
 from portico.settings.edit import assign
 from portico.settings.effective import effective
+from portico.settings.localise import localise
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused
 from portico.settings.verify import verify
@@ -53,7 +54,6 @@ def export(
     name: Annotated[str, typer.Option(help="Name of the Group Policy object.")] = gpo.DEFAULT_NAME,
     friendly_name: Annotated[str, typer.Option(help="What users see the connection called.")] = Texts.friendly_name,
     support_email: Annotated[str | None, typer.Option(help="Where users send their logs.")] = None,
-    nls_url: Annotated[str | None, typer.Option(help="Network location server, if not the automatic one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     dry_run: output.DryRun = False,
     json: output.Json = False,
@@ -67,10 +67,11 @@ def export(
     Example: `portico client export --format reg --settings settings.yaml --dry-run`
     """
     try:
-        words = Texts(friendly_name, support_email, nls_url)
+        words = Texts(friendly_name, support_email)
     except ValueError as error:
         raise InvalidInput("The texts cannot be used", why=str(error), resolution="Give a shorter one") from None
     settings = _settings(settings_file)
+    settings = localise(settings, settings.server.name)
     values = client_policy(settings, effective(settings), words)
     domain = settings.deployment.domain
     target = target if target is not None else Path(_DEFAULT_FILES[form])

@@ -45,7 +45,7 @@ def test_the_worked_example_value_by_value(values: list[RegistryValue]) -> None:
         "DnsProbeContent": "fdc4:29bd:abde:7777::7f00:1",
         "SitePrefixes": "fdc4:29bd:abde:1::/64,fdc4:29bd:abde:7777::/96,"
         "fdc4:29bd:abde:1000::1/128,fdc4:29bd:abde:1000::2/128",
-        "DomainLocationDeterminationUrl": "https://directaccess-nls.corp.example.net:443/insideoutside",
+        "DomainLocationDeterminationUrl": "https://directaccess-nls.corp.example.net/",
     }
     assert _by_name(values, rf"{ASSISTANT}\DTEs") == {
         "DTE1": "PING:fdc4:29bd:abde:1000::1",
@@ -64,7 +64,7 @@ def test_no_ipsec_rule_is_exported(values: list[RegistryValue]) -> None:
 def test_a_single_adapter_server_has_its_location_server_on_port_62000() -> None:
     settings = document(server={"internet_interface": "eth0", "internal_interface": "eth0"})
     found = _by_name(client_policy(settings, effective(settings)), CONNECTIVITY)
-    assert found["DomainLocationDeterminationUrl"] == "https://directaccess-nls.corp.example.net:62000/insideoutside"
+    assert found["DomainLocationDeterminationUrl"] == "https://directaccess-nls.corp.example.net:62000/"
 
 
 def test_an_ipv6_only_intranet_has_the_loopback_address_as_probe() -> None:
@@ -73,12 +73,13 @@ def test_an_ipv6_only_intranet_has_the_loopback_address_as_probe() -> None:
     assert found["DnsProbeContent"] == "::1"
 
 
-def test_a_location_server_elsewhere_is_exempt(settings: Settings) -> None:
+def test_a_location_server_elsewhere_is_named_and_exempt() -> None:
     for url, rule in (
         ("https://nls.corp.example.net/", "nls.corp.example.net"),
         ("https://inside.example.org:8443/x", None),
     ):
-        values = client_policy(settings, effective(settings), Texts(nls_url=url))
+        settings = document(network_location_server={"url": url})
+        values = client_policy(settings, effective(settings))
         assert _by_name(values, CONNECTIVITY)["DomainLocationDeterminationUrl"] == url
         if rule is not None:
             assert _rules(values)[rule]["DirectAccessDNSServers"] == ""

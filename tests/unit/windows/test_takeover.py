@@ -48,7 +48,8 @@ def test_a_deployment_is_carried_over() -> None:
     assert settings.deployment.domain == "corp.example.net"
     assert str(settings.deployment.organisation_prefix) == "fdc4:29bd:abde::/48"
     assert [rule.namespace for rule in settings.nrpt.rules] == [".branch.example.org"]
-    assert settings.nrpt.exemptions == ["directaccess-nls.corp.example.net"]
+    assert settings.nrpt.exemptions == [], "the exemption for the network location server is automatic"
+    assert settings.network_location_server.name is None
     values = effective(settings)
     assert str(values.dns64_address) == "fdc4:29bd:abde:3333::1"
     assert str(values.client_prefix) == "fdc4:29bd:abde:1000::/64"
@@ -97,6 +98,7 @@ def test_an_ipv6_only_intranet_is_recognised() -> None:
     ("properties", "path", "expected"),
     [
         ({"ConnectToAddress": "https://da.example.net:8443/IPHTTPS"}, "ip_https.port", 8443),
+        ({"NlsUrl": "https://nls.corp.example.net/x"}, "network_location_server.url", "https://nls.corp.example.net/x"),
         ({"DAInstallType": "ManageOut"}, "access.intranet", []),
         ({"NlbNodeStatus": [{"HostName": "EDGE1.corp.example.net"}, {"HostName": "EDGE2"}]}, "server.name", "edge1"),
         ({"ClientIPv6Prefix": "fdc4:29bd:abde:1000::/59"}, "ip_https.client_prefix", "fdc4:29bd:abde:1000::/59"),
