@@ -56,7 +56,7 @@ def start_server(host: Host) -> None:
     wait_for_server(host)
 
 
-def wait_for_server(host: Host, timeout: float = 20.0) -> None:
+def wait_for_server(host: Host, timeout: float = 60.0) -> None:
     """Waits until the entrance accepts TCP connections."""
     wait.until(
         f"the server on {host.name} to listen on TCP 443",
