@@ -62,7 +62,7 @@ test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
@@ -166,6 +166,12 @@ $(STAMPS)/venv: requirements/development.txt | $(STAMPS)/build
 	$(call say,Python environment in $(VENV))
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
+	@touch $@
+
+# An optional part of a server that is compiled where it is used; tests use it.
+$(STAMPS)/kerberos: requirements/kerberos.txt $(STAMPS)/test $(STAMPS)/venv
+	$(call say,Kerberos for Python)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/kerberos.txt
 	@touch $@
 
 $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv
