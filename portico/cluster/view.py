@@ -1,15 +1,17 @@
-"""A cluster as one of its members sees it, for status pages. Pure."""
+"""A cluster as one of its members sees it, for its decisions and for status pages. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from portico.cluster.buckets import BucketMap
+from portico.cluster.conditions import SERVING_STATES
 from portico.cluster.config import MemberConfig
 from portico.cluster.peers import Peers
-from portico.cluster.states import Condition, State, WindowsState, windows_state
+from portico.cluster.states import UNREACHABLE, Condition, State, WindowsState, windows_state
+from portico.cluster.tenure import Neighbour
 
 
 class Watched(Protocol):
@@ -64,3 +66,20 @@ def views(member: Watched, peers: Peers, now: float) -> tuple[MemberView, ...]:
         heard = [path for path in everywhere if now - peer.heard[path] < config.detection]
         found.append(view(peer.host, beat.state, beat.conditions, beat.weight, heard, now - peer.last_heard))
     return tuple(sorted(found, key=lambda one: one.host))
+
+
+def neighbours(peers: Peers, followed: BucketMap, now: float) -> Mapping[int, Neighbour]:
+    """What the living hosts keep, by host id, for a member that follows a map."""
+    living = {peer.host for peer in peers.all_alive(now)} | peers.vouched(now)
+    found = {}
+    for peer in peers:
+        beat = peer.heartbeat
+        if peer.host in living:
+            reachable = not beat.conditions & UNREACHABLE and (beat.state in SERVING_STATES or beat.dirty != 0)
+            dirty = beat.dirty
+            if beat.map.rank != followed.rank:
+                # Others say that it has let go, but it has not told us yet in which buckets it keeps flows.
+                served = frozenset().union(*beat.map.buckets_of(peer.host))
+                dirty |= sum(1 << bucket for bucket in served)
+            found[peer.host] = Neighbour(reachable, dirty, beat.slots)
+    return found
