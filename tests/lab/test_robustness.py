@@ -216,12 +216,13 @@ def test_a_client_without_its_identity_says_so(lab: Lab, client: Host) -> None:
     state.rename(hidden)
     try:
         client.start_service(CLIENT, ["portico", "client", "run"], restart=True)
-        result = wait.until(
-            "the agent's word", lambda: client.run("portico", "client", "status", check=False), timeout=10.0
-        )
-        said = result.stdout + result.stderr + client.log(CLIENT).read_text()
-        assert "NotEnrolled" in said
-        assert "Traceback" not in said
+
+        def said() -> str:
+            result = client.run("portico", "client", "status", check=False)
+            return result.stdout + result.stderr + client.log(CLIENT).read_text()
+
+        wait.until("the agent to say why", lambda: "NotEnrolled" in said(), timeout=20.0, evidence=said)
+        assert "Traceback" not in said()
         client.stop_service(CLIENT)
     finally:
         # The agent may have left its lock behind.
