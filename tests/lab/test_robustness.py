@@ -46,7 +46,7 @@ def _settings_store(server: Host) -> Path:
 def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server: Host, kind: str) -> None:
     store = _settings_store(server)
     saved = {path: path.read_bytes() for path in store.parent.glob(store.name + "*")}
-    assert reaches(client)
+    time_until("the intranet", client, timeout=60.0)
     server.run("kill", "-STOP", str(agent_pid(server)))
     try:
         for path in saved:
@@ -73,7 +73,7 @@ def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server
 def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Host, server: Host) -> None:
     state = server.disk / "var/lib/portico/server/certificates"
     saved = {path: path.read_bytes() for path in state.iterdir() if path.is_file()}
-    assert reaches(client)
+    time_until("the intranet", client, timeout=60.0)
     server.run("kill", "-STOP", str(agent_pid(server)))
     try:
         for path in saved:
