@@ -33,6 +33,13 @@ FIGURES: dict[str, Figure] = {
     "known_handshakes": Figure("of clients that return", "per second and core", "{:,.0f}", more=True),
     "library_handshakes": Figure("TLS library alone", "per second and core", "{:,.0f}", more=True),
     "tunnel_kib": Figure("KiB per idle tunnel", "KiB", "{:.1f}", more=False),
+    "filtered": Figure("Gbit/s to a VIP", "Gbit/s", "{:.2f}", more=True),
+    "unfiltered": Figure("no filter", "Gbit/s", "{:.2f}", more=True),
+    "filtered_small": Figure("64-byte packets/s to a VIP", "packets/s", "{:,.0f}", more=True),
+    "unfiltered_small": Figure("no filter", "packets/s", "{:,.0f}", more=True),
+    "small_of_2": Figure("packets/s, 2 servers", "packets/s", "{:,.0f}", more=True),
+    "small_of_8": Figure("packets/s, 8 servers", "packets/s", "{:,.0f}", more=True),
+    "small_of_32": Figure("packets/s, 32 servers", "packets/s", "{:,.0f}", more=True),
     "answers": Figure("answers/s", "answers/s", "{:,.0f}", more=True),
     "answers_per_core": Figure("answers per CPU second", "answers per CPU second", "{:,.0f}", more=True),
 }

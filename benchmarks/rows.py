@@ -15,6 +15,7 @@ OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
+FAST_FILTER, PORTABLE_FILTER = "filter: eBPF", "filter: nftables"
 
 PEERS = (WIREGUARD, SOFTETHER, OCSERV, OCSERV_DTLS, OPENVPN_TCP, OPENVPN_UDP)
 
@@ -82,6 +83,16 @@ ROWS: tuple[Row, ...] = (
     Row("dns64", "DNS64, synthesized answers from the cache on one core, to Unbound", DNS64,
         ("answers", "answers_per_core"), (UNBOUND,), Kind.RATIO, 0.5, 1.0),
 )  # fmt: skip
+ROWS += tuple(
+    Row("filter", f"{filter_}, {what}", filter_, (own,), (filter_,), Kind.RATIO, must, None, beside_figures=(beside,))
+    for filter_, limit in ((FAST_FILTER, 0.97), (PORTABLE_FILTER, 0.90))
+    for what, own, beside, must in (
+        ("bulk TCP to a VIP, to no filter", "filtered", "unfiltered", limit),
+        ("64-byte packets/s to a VIP, to no filter", "filtered_small", "unfiltered_small", limit),
+        ("64-byte packets/s, of 8 servers to one of 2", "small_of_8", "small_of_2", 0.97),
+        ("64-byte packets/s, of 32 servers to one of 2", "small_of_32", "small_of_2", 0.97),
+    )
+)
 KEYS = tuple(dict.fromkeys(row.key for row in ROWS))
 
 

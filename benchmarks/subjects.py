@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks import rows
 from benchmarks.loads import LOADS, TUNNEL, Figures, measure
 from benchmarks.network import Network
-from benchmarks.peers import Opener, dns, handshakes, idle
+from benchmarks.peers import Opener, dns, handshakes, idle, nlb
 from benchmarks.peers.nat64_alone import nat64_alone, tayga
 from benchmarks.peers.ocserv import ocserv, ocserv_dtls
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
@@ -93,5 +93,7 @@ SUBJECTS: dict[str, Subject] = {
         lambda *_: 8.0,
         portico_version,
     ),
+    rows.FAST_FILTER: Subject(nlb.FIGURES, nlb.turn("eBPF"), nlb.cost, portico_version),
+    rows.PORTABLE_FILTER: Subject(nlb.FIGURES, nlb.turn("nftables"), nlb.cost, portico_version),
     rows.IDLE: Subject(frozenset({"tunnel_kib"}), idle.idle, lambda *_: 8.0, portico_version),
 }

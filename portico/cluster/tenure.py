@@ -20,9 +20,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from portico.cluster.buckets import BucketMap
-from portico.cluster.config import BUCKETS, SLOT_BITMAP_BYTES, PortRule
+from portico.cluster.conditions import SERVING_STATES
+from portico.cluster.config import BUCKETS, SLOT_BITMAP_BYTES, SLOTS_PER_BUCKET, PortRule
 from portico.cluster.heartbeat import Heartbeat
 from portico.cluster.ownership import Ownership, RuleOwnership
+from portico.cluster.states import UNREACHABLE
 
 MAX_UNCONFIRMED = 64
 """Pictures given to a data plane that confirms none of them; the oldest are forgotten, which only delays."""
@@ -41,6 +43,27 @@ class Neighbour:
     keeps_flows: bool
     dirty: int
     slots: bytes | None
+
+
+def neighbour_of(host: int, beat: Heartbeat, rank: tuple[int, int, bytes], *, direct: bool) -> Neighbour:
+    """A living host as its latest heartbeat shows it.
+
+    Args:
+        rank: of the map that we follow.
+        direct: whether we hear it ourselves.
+    """
+    reachable = not beat.conditions & UNREACHABLE and (beat.state in SERVING_STATES or beat.dirty != 0)
+    dirty, slots = beat.dirty, beat.slots
+    if beat.map.rank != rank:
+        # Others say that it has let go, but it has not told us yet in which buckets and slots it keeps flows.
+        served = frozenset().union(*beat.map.buckets_of(host))
+        dirty |= sum(1 << bucket for bucket in served)
+        if direct and served:
+            # It tells us within a period. Of one that only others hear we would wait in vain.
+            every = sum(((1 << SLOTS_PER_BUCKET) - 1) << bucket * SLOTS_PER_BUCKET for bucket in served)
+            every |= int.from_bytes(slots or b"", "little")
+            slots = every.to_bytes(SLOT_BITMAP_BYTES, "little")
+    return Neighbour(reachable, dirty, slots)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from portico.cluster.buckets import BucketMap
-from portico.cluster.conditions import SERVING_STATES
 from portico.cluster.config import MemberConfig
 from portico.cluster.peers import Peers
-from portico.cluster.states import UNREACHABLE, Condition, State, WindowsState, windows_state
-from portico.cluster.tenure import Neighbour
+from portico.cluster.states import Condition, State, WindowsState, windows_state
+from portico.cluster.tenure import Neighbour, neighbour_of
 
 
 class Watched(Protocol):
@@ -70,16 +69,10 @@ def views(member: Watched, peers: Peers, now: float) -> tuple[MemberView, ...]:
 
 def neighbours(peers: Peers, followed: BucketMap, now: float) -> Mapping[int, Neighbour]:
     """What the living hosts keep, by host id, for a member that follows a map."""
-    living = {peer.host for peer in peers.all_alive(now)} | peers.vouched(now)
-    found = {}
-    for peer in peers:
-        beat = peer.heartbeat
-        if peer.host in living:
-            reachable = not beat.conditions & UNREACHABLE and (beat.state in SERVING_STATES or beat.dirty != 0)
-            dirty = beat.dirty
-            if beat.map.rank != followed.rank:
-                # Others say that it has let go, but it has not told us yet in which buckets it keeps flows.
-                served = frozenset().union(*beat.map.buckets_of(peer.host))
-                dirty |= sum(1 << bucket for bucket in served)
-            found[peer.host] = Neighbour(reachable, dirty, beat.slots)
-    return found
+    alive = {peer.host for peer in peers.all_alive(now)}
+    living = alive | peers.vouched(now)
+    return {
+        peer.host: neighbour_of(peer.host, peer.heartbeat, followed.rank, direct=peer.host in alive)
+        for peer in peers
+        if peer.host in living
+    }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from portico import __version__
+from portico.administration.access import Access
 from portico.connected import Door
 from portico.errors import PorticoError
 from portico.files import private_directory
@@ -24,6 +25,8 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
+from portico.server.health.service import Health
+from portico.server.location.location import Location
 from portico.server.machine import Machine
 from portico.server.peers.peers import Peers
 from portico.server.platform import Platform
@@ -65,6 +68,7 @@ class Agent:
         *,
         door: Door | None = None,
         balancer_door: Door | None = None,
+        location_door: Door | None = None,
         probe: Prober | None = None,
     ) -> None:
         self.state = private_directory(state)
@@ -82,7 +86,13 @@ class Agent:
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.started = time.time()
+        self.access = Access(
+            state, logs if logs is not None else state / "log", lambda: self.platform.settings, self._tell, now_utc
+        )
         self.peers = Peers(self, self._spawn)
+        self.health = Health(self)
+        self.peers.own_health = self.health.own_data
+        self.location = Location(self, state, self.peers.leads, location_door)
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
@@ -128,6 +138,7 @@ class Agent:
         if self.gateway.door is not None:
             self.gateway.door.open()
         self.balancer.open()
+        self.location.open()
         self.upkeep.open()
         await self.peers.start()
         async with self.transactions.lock:
@@ -136,6 +147,8 @@ class Agent:
         self._spawn(self.upkeep.refresh())
         self._spawn(self.upkeep.watch_health())
         self._spawn(self.translation.accounting.run())
+        self._spawn(self.health.run())
+        self._spawn(self.location.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
@@ -144,6 +157,7 @@ class Agent:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.location.stop()
         await self.balancer.stop()
         failures = await self.platform.stop()
         if self.gateway.door is not None:
@@ -151,6 +165,7 @@ class Agent:
         self.balancer.close()
         await self.translation.accounting.stop()
         self.roster.write_seen()
+        await self.access.close()
         self.credentials.close()
         self.transactions.close()
         return failures
@@ -192,11 +207,13 @@ class Agent:
                     self.transactions.unwritten,
                     self.translation.accounting.problem(),
                     *self.credentials.warnings.values(),
+                    *self.access.problems(),
                 )
                 if error is not None
             ],
             "revisions": self.progress.as_list()[:10],
             "cluster": self.peers.status(),
+            "location": self.location.status(),
         }
 
     # Small things
@@ -210,6 +227,9 @@ class Agent:
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
         self.balancer.gateway_event(event)
+
+    async def _tell(self) -> None:
+        await self.peers.changed()
 
     async def _answer(self, request: Request) -> Response:
         return await self.peers.answer(request)

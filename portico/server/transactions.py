@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
@@ -22,6 +23,7 @@ from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, Revision, SettingsStore
+from portico.settings.verify import verify_change
 
 if TYPE_CHECKING:
     from portico.server.agent import Agent
@@ -168,7 +170,7 @@ class Transactions:
             store = await asyncio.to_thread(self.store)
             latest = await asyncio.to_thread(store.latest)
             former = latest.settings if latest is not None else None
-            problems = await self._agent.check(settings)
+            problems = [*verify_change(former, settings), *await self._agent.check(settings)]
             if errors(problems):
                 raise SettingsRefused("The settings are refused", problems)
             connected = len(await self._agent.roster.sessions())
@@ -183,7 +185,7 @@ class Transactions:
                         lambda: store.commit(
                             settings,
                             expected=expected if expected is not None else number,
-                            author=author,
+                            author=acting(author),
                             comment=comment,
                             now=now_utc(),
                         )
@@ -327,6 +329,7 @@ class Transactions:
             (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
+            self._agent.access.forget()
             self.trouble(
                 Unavailable(
                     "This server was taken out of its cluster",

@@ -138,7 +138,7 @@ def test_a_failure_in_the_middle_puts_everything_back(tmp_path: Path) -> None:
 def test_an_address_that_another_machine_has_is_not_taken(tmp_path: Path) -> None:
     asked: list[tuple[str, list[Address]]] = []
 
-    def probe(interface: str, wanted: Sequence[Address]) -> dict[Address, str]:
+    def probe(interface: str, wanted: Sequence[Address], _ignored: Sequence[str] = ()) -> dict[Address, str]:
         asked.append((interface, list(wanted)))
         return {address: "02:00:00:00:00:07" for address in wanted if address == ip_address("10.0.0.12")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -27,7 +28,7 @@ from tests.peers.crowd import Crowd
 
 HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
-LOAD_SECONDS = 10.0
+LOAD_SECONDS = float(os.environ.get("PORTICO_LOAD_SECONDS", "10"))
 
 pytestmark = pytest.mark.alone
 
@@ -110,6 +111,7 @@ def test_a_deaf_server_is_found(cluster: Lab, crowd: Crowd) -> None:
 
 
 def test_a_busy_machine_changes_nothing_hands(cluster: Lab, crowd: Crowd) -> None:
+    """PORTICO_LOAD_SECONDS=60 is what is demanded; the few seconds of every day find what is broken as well."""
     version = _version(cluster)
     with ExitStack() as loads:
         running = [loads.enter_context(faults.loaded(cluster.host(name), LOAD_SECONDS)) for name in SERVERS]

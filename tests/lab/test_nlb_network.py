@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Network
 
 import pytest
 
@@ -14,12 +14,14 @@ from portico.balancing.nlb import mac, wire
 from portico.balancing.nlb.bpf import FastFilter
 from portico.balancing.nlb.filter import Filter, PortableFilter
 from portico.balancing.nlb.igmp import Membership
-from portico.balancing.nlb.plan import Mode, Share
+from portico.balancing.nlb.plan import BalancingPlan, Mode, NicPlan, Owned, Rule, Share
 from portico.balancing.nlb.probe import address_in_use
+from portico.server.balancer.takeover import HardwareAddresses, permanent_mac
 
 from .namespace import command, isolated
 from .nlb_network import (
     PORT,
+    SEED,
     VIP4,
     VIP6,
     Network,
@@ -336,3 +338,37 @@ def test_what_is_not_for_a_vip_is_not_touched(filter_name: str) -> None:
         shown = net.client.command("ping", "-c", "2", "-i", "0.1", "-W", "1", "2001:db8:113::11")
         assert shown.count("bytes from") == 2
         assert not any(server.filter.counters()["eth0"].dropped.values())
+
+
+@isolated
+def test_an_interface_that_was_taken_over_gets_its_own_address_back() -> None:
+    """Also from the next process, where the device knows what it was made with; the frames of none of this teach the
+    switch the cluster MAC."""
+    with network() as net:
+        host = net.attach("server1", f"{VIP4}/24", "203.0.113.21/24")
+        own = net.mac(host)
+        nic = NicPlan(
+            "eth0", "external", own, (VIP4,), dips=(IPv4Interface("203.0.113.21/24"),), priority=3, takeover=True
+        )
+        plan = BalancingPlan((nic,), (Rule(),), SEED, lease_ms=60_000)
+        with inside(host):
+            sniffer = Sniffer(net.client)
+            hardware = HardwareAddresses()
+            assert hardware.own("eth0") == own
+            filter_ = FastFilter()
+            filter_.install(plan, Owned(1, (Share.all(),), Share.all()))
+            hardware.take(plan.nics)
+            assert net.mac(host) == nic.cluster_mac and hardware.own("eth0") == own
+            hardware.take(plan.nics)  # nothing is left to take
+            hardware.give_back(plan.nics)
+            assert net.mac(host) == nic.cluster_mac, "the plan takes it over"
+            another = HardwareAddresses()
+            assert permanent_mac("eth0") is None
+            assert another.own("eth0") == nic.cluster_mac, "a virtual device knows no other"
+            hardware.give_back(plan.nics, everything=True)
+            assert net.mac(host) == own
+            filter_.remove()
+        dip = nic.dips[0].ip.packed
+        told = [frame for frame in sniffer.frames() if frame[12:14] == b"\x08\x06" and frame[28:32] == dip]
+        assert [(frame[6:12], frame[22:28]) for frame in told] == [(nic.source_mac, nic.cluster_mac), (own, own)]
+        assert nic.cluster_mac.hex(":") not in net.learned()

@@ -239,7 +239,7 @@ FILES = [
     File(
         "settings for apply",
         written("s.yaml", dump(DOCUMENT).encode()),
-        lambda d: settings_cli._document(d / "s.yaml"),
+        lambda d: settings_cli.read_document(d / "s.yaml"),
         never_damaged=("truncated",),  # still text; the server judges it
     ),
     File(

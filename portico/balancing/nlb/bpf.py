@@ -20,6 +20,7 @@ from portico.balancing.nlb.plan import (
     BUCKETS,
     IKE_PORT,
     MAX_RULES,
+    SLOTS,
     SLOTS_PER_BUCKET,
     Address,
     BalancingPlan,
@@ -43,11 +44,12 @@ _COUNTERS = (
     *("arp", "nd"),
 )
 
-_SETTINGS = struct.Struct("=6s6sIIBBBBB3xII16s16s")
+_SETTINGS = struct.Struct("=6s6sIIBBBBBBBxII16s16s4sII4x16s")
 _TARGET = struct.Struct("=II")
-_RULE = struct.Struct("=IHHBBBB")
+_RULE = struct.Struct("=IHHBBBBB3x")
 _KEY = struct.Struct("=I")
 _LIVE = struct.Struct("=Q")
+_ACTIVITY = struct.Struct(f"={SLOTS}I")
 
 
 class FastFilter:
@@ -76,7 +78,7 @@ class FastFilter:
     def install(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address] = ()) -> None:
         held = HeldClients(plan.max_clients, clients)
         fresh: list[tuple[NicPlan, int, libbpf.Object]] = []
-        former, self._objects = self._objects, fresh
+        former, generation, self._objects = self._objects, self._generation, fresh
         try:
             for nic in plan.nics:
                 item = libbpf.Object(self._path, {"clients": plan.max_clients})
@@ -84,6 +86,7 @@ class FastFilter:
                 _fill(item, plan, nic)
                 item.put_many("clients", [address.packed for address in held.held], b"\1")
             self._write_shares(owned, plan, 0)
+            self._generation = 0
             self._extend(plan)
             for nic, index, item in fresh:
                 # Filled maps first: the attaching is one exchange of programs between two packets.
@@ -93,7 +96,7 @@ class FastFilter:
                 else:
                     libbpf.detach(index, libbpf.EGRESS)
         except BaseException:
-            self._objects = former
+            self._objects, self._generation = former, generation
             _close(fresh)
             raise
         gone = {index for _, index, _ in former} - {index for _, index, _ in fresh}
@@ -101,7 +104,7 @@ class FastFilter:
             libbpf.detach(index, libbpf.INGRESS)
             libbpf.detach(index, libbpf.EGRESS)
         _close(former)
-        self._plan, self._clients, self._generation = plan, held, 0
+        self._plan, self._clients = plan, held
 
     def own(self, owned: Owned) -> None:
         generation = 1 - self._generation
@@ -126,12 +129,18 @@ class FastFilter:
     def counters(self) -> dict[str, Counters]:
         self._installed()
         found = {}
+        size = 8 * len(_COUNTERS)
         for nic, _, item in self._objects:
-            values = {
-                name: sum(struct.unpack(f"={self._cpus}Q", item.get("counters", _KEY.pack(number), 8 * self._cpus)))
-                for number, name in enumerate(_COUNTERS)
-            }
-            found[nic.interface] = Counters(**values)
+            tallies = struct.iter_unpack(f"={len(_COUNTERS)}Q", item.get("counters", _KEY.pack(0), size * self._cpus))
+            found[nic.interface] = Counters(*map(sum, zip(*tallies, strict=True)))
+        return found
+
+    def busy(self, rule: int, *, lingering: bool = True) -> frozenset[int]:
+        plan = self._installed()
+        since = _second() - plan.session_idle
+        found = self._active(rule, since)
+        if lingering and (linger := plan.lingers(rule)):
+            found |= self._active(MAX_RULES + 1 + rule, int(_second() - linger))
         return found
 
     def present(self) -> bool:
@@ -153,10 +162,23 @@ class FastFilter:
         for _, _, item in self._objects:
             for rule, value in enumerate(shares):
                 item.put("shares", _KEY.pack(generation * (MAX_RULES + 1) + rule), value)
+        self._take_into_use(generation)
+
+    def _active(self, which: int, since: int) -> frozenset[int]:
+        found: set[int] = set()
+        for nic, _, item in self._objects:
+            if self._installed().records(nic):
+                last = _ACTIVITY.unpack(item.get("activity_of", _KEY.pack(which), _ACTIVITY.size))
+                # 0 is never.
+                found.update(slot for slot, second in enumerate(last) if second and second >= since)
+        return frozenset(found)
+
+    def _take_into_use(self, generation: int) -> None:
         for _, _, item in self._objects:
-            item.put("live", _KEY.pack(1), _LIVE.pack(generation))
+            item.put("live", _KEY.pack(1), _LIVE.pack(generation | _second() << 32))
 
     def _extend(self, plan: BalancingPlan) -> None:
+        self._take_into_use(self._generation)
         self._deadline(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + plan.lease_ms * 1_000_000)
 
     def _deadline(self, when: int) -> None:
@@ -182,6 +204,7 @@ def detach_all(interfaces: Iterable[str]) -> None:
 
 def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
     client, server = plan.client_prefix, plan.server_prefix
+    first4, first6 = (next((vip for vip in nic.vips if vip.version == version), None) for version in (4, 6))
     settings = _SETTINGS.pack(
         nic.cluster_mac,
         nic.source_mac,
@@ -192,10 +215,16 @@ def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
         server is None,
         bool(nic.behind),
         nic.side == "internal",  # routes lead to these VIPs
+        any(rule.ports != ALL_PORTS or rule.affinity == "none" for rule in plan.rules),
+        plan.records(nic),
         client.prefixlen if client else 0,
         server.prefixlen if server else 0,
         client.network_address.packed if client else bytes(16),
         server.network_address.packed if server else bytes(16),
+        first4.packed if first4 else bytes(4),
+        nic.vips.index(first4) if first4 else 0,
+        nic.vips.index(first6) if first6 else 0,
+        first6.packed if first6 else bytes(16),
     )
     item.put("settings", _KEY.pack(0), settings)
     for address in nic.dedicated:
@@ -218,7 +247,13 @@ def _rule(rule: Rule, nic: NicPlan) -> bytes:
     if "udp" in rule.protocols and first <= IKE_PORT <= last:
         protocols |= _IKE
     disabled = rule.mode == "disabled"
-    return _RULE.pack(vip, first, last, protocols, disabled, _AFFINITIES[rule.affinity], rule.ports == ALL_PORTS)
+    affinity, everything = _AFFINITIES[rule.affinity], rule.ports == ALL_PORTS
+    return _RULE.pack(vip, first, last, protocols, disabled, affinity, everything, rule.linger > 0)
+
+
+def _second() -> int:
+    """Of the clock that does not jump; what the program notes activity by."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000_000
 
 
 def _share(share: Share) -> bytes:

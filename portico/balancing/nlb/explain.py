@@ -154,7 +154,7 @@ def _judge(
         verdict = member.owned.shares(plan)[rule].verdict(slot)
         if verdict is None:
             continue
-        answer, why = _answer(verdict, packet)
+        answer, why = _answer(verdict, packet, lingers=plan.lingers(rule) > 0)
         if not member.serving:
             reasons.append(f"{member.name} would take it, but its lease has run out: it drops it")
         elif answer is None:
@@ -167,10 +167,20 @@ def _judge(
     return accepted, kept
 
 
-def _answer(verdict: Verdict, packet: Packet) -> tuple[bool | None, str]:
+def _answer(verdict: Verdict, packet: Packet, *, lingers: bool) -> tuple[bool | None, str]:
     """Accepted, accepted when the connection is there (False), dropped (None); and why."""
     if verdict == "own":
         return True, "it owns the bucket"
+    if packet.protocol == TCP and lingers and verdict in ("dirty_held", "quiet_held"):
+        stays = "extended affinity keeps its client with the former owner"
+        return (
+            (True, f"the bucket has moved away, but {stays}")
+            if verdict == "dirty_held"
+            else (
+                None,
+                f"it owns the bucket, but {stays}",
+            )
+        )
     if packet.protocol != TCP:
         former = "the session stays with its former owner until it is idle"
         answers: dict[Verdict, tuple[bool | None, str]] = {

@@ -83,6 +83,12 @@ class Filter(Protocol):
         """By interface. Raises Unavailable."""
         ...
 
+    def busy(self, rule: int, *, lingering: bool = True) -> frozenset[int]:
+        """Slots of a rule (its number) in use: those in which a packet without a connection (UDP, ESP) was accepted in
+        the last `session_idle` seconds, and with `lingering` any packet within the rule's extended affinity. What was
+        accepted before `install` is not known. Raises Unavailable."""
+        ...
+
     def present(self) -> bool:
         """Whether the kernel still has it. Raises Unavailable."""
         ...
@@ -166,8 +172,7 @@ class PortableFilter:
         self._nft.run(ruleset.renewal(self._installed()))
 
     def surrender(self) -> None:
-        self._installed()
-        self._nft.run(ruleset.surrender())
+        self._nft.run(ruleset.surrender(self._installed()))
 
     def change_clients(self, add: Iterable[IPv6Address] = (), remove: Iterable[IPv6Address] = ()) -> None:
         plan = self._installed()
@@ -186,6 +191,14 @@ class PortableFilter:
             nic.interface: Counters(**{name: found.get(f"{name}{n}", 0) for name in names})
             for n, nic in enumerate(plan.nics)
         }
+
+    def busy(self, rule: int, *, lingering: bool = True) -> frozenset[int]:
+        plan = self._installed()
+        found: set[int] = set()
+        for name in ruleset.recorders(plan, rule, lingering=lingering):
+            for item in self._nft.query(f"list set netdev {ruleset.TABLE} {name}"):
+                found.update(entry["elem"]["val"] for entry in item.get("set", {}).get("elem", ()))
+        return frozenset(found)
 
     def present(self) -> bool:
         return exists(self._nft, "netdev", ruleset.TABLE)

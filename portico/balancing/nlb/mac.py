@@ -16,12 +16,15 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
+UNICAST_PREFIX = b"\x02\xbf"
+"""What every cluster MAC of unicast begins with."""
+
 
 def cluster_mac(mode: Literal["unicast", "multicast", "igmp"], vip: IPv4Address | IPv6Address) -> bytes:
     """The 6 bytes that the VIP resolves to in this mode."""
     word = _word(vip)
     if mode == "unicast":
-        return b"\x02\xbf" + word
+        return UNICAST_PREFIX + word
     if mode == "multicast":
         return b"\x03\xbf" + word
     return b"\x01\x00\x5e\x7f" + word[2:]

@@ -29,6 +29,11 @@ MAX_RULES = 32
 MAX_VIPS = 64
 MAX_SERVERS = 32
 MAX_CLIENTS = 262_144
+MAX_LINGER = 14_400.0
+
+SESSION_IDLE = 120
+"""Seconds without a packet after which a session without an end (UDP, ESP) is over: a NAT may forget it then (RFC 4787
+section 4.3)."""
 
 ALL_PORTS = (0, 65_535)
 EVERY_PROTOCOL: frozenset[Protocol] = frozenset({"tcp", "udp", "other"})
@@ -47,6 +52,8 @@ class Rule:
         ports: first and last destination port, inclusive.
         mode: multiple hosts and single host differ only in who owns the buckets; disabled drops.
         affinity: what of the client is hashed: address and port, address, or /24 (IPv4) and /64 (IPv6).
+        linger: seconds for which clients of a slot come back to the server they had, when its bucket has moved and that
+            server lives (extended affinity); 0: new connections go to the new owner at once.
     """
 
     vip: Address | None = None
@@ -54,9 +61,16 @@ class Rule:
     ports: tuple[int, int] = ALL_PORTS
     mode: Literal["multiple", "single", "disabled"] = "multiple"
     affinity: Affinity = "single"
+    linger: float = 0.0
 
     def __post_init__(self) -> None:
         first, last = self.ports
+        if not 0 <= self.linger <= MAX_LINGER or (self.linger and self.affinity == "none"):
+            raise _refused(
+                "a port rule",
+                f"an affinity timeout of {self.linger:g} s with affinity {self.affinity}",
+                f"Use 0 to {MAX_LINGER:g} s, and affinity single or network",
+            )
         if not 0 <= first <= last <= 65_535:
             raise _refused("a port rule", f"ports {first} to {last} are no range", "Give 0 <= first <= last <= 65535")
         if not self.protocols:
@@ -142,6 +156,7 @@ class BalancingPlan:
         rules: in order of precedence; what no rule covers goes to the default host.
         seed: the cluster's secret 32-bit seed of the hash. A stranger who knows it can aim at one server.
         lease_ms: how long this server serves without hearing from its agent.
+        session_idle: seconds without a packet after which a slot has no UDP or ESP session any more.
         client_prefix: the clients' addresses; None when there are no tunnels.
         server_prefix: this server's /64 of it when each server has its own; None when clients keep their addresses and
             the set of held clients decides.
@@ -152,6 +167,7 @@ class BalancingPlan:
     rules: tuple[Rule, ...]
     seed: int
     lease_ms: int = 300
+    session_idle: int = SESSION_IDLE
     client_prefix: IPv6Network | None = None
     server_prefix: IPv6Network | None = None
     max_clients: int = MAX_CLIENTS
@@ -162,6 +178,8 @@ class BalancingPlan:
             raise _refused(what, "the seed is not a 32-bit number", "Make a new one")
         if not 20 <= self.lease_ms <= 60_000:
             raise _refused(what, f"a lease of {self.lease_ms} ms", "Use 20 to 60000 ms")
+        if not 1 <= self.session_idle <= 86_400:
+            raise _refused(what, f"sessions of {self.session_idle} s", "Use 1 to 86400 s")
         if len(self.rules) > MAX_RULES:
             raise _refused(what, f"there are {len(self.rules)} port rules", f"Use at most {MAX_RULES}")
         if len({nic.interface for nic in self.nics}) != len(self.nics):
@@ -177,6 +195,15 @@ class BalancingPlan:
     def default_rule(self) -> int:
         """The number under which `Owned` holds what no rule covers."""
         return len(self.rules)
+
+    def lingers(self, rule: int) -> float:
+        """The seconds of a rule's extended affinity, by its number; the default's are 0."""
+        return self.rules[rule].linger if rule < len(self.rules) else 0.0
+
+    def records(self, nic: NicPlan) -> bool:
+        """Whether slots in use are noted on an interface. Clients' sessions come from outside; questions to DNS64 are
+        over when they are answered."""
+        return nic.side == "external" or len(self.nics) == 1
 
 
 def _buckets(values: Collection[int], limit: int = BUCKETS) -> frozenset[int]:
@@ -229,7 +256,7 @@ class Share:
         for bucket in range(BUCKETS):
             base = bucket * SLOTS_PER_BUCKET
             plain, held = self._of(bucket)
-            if plain != held and any(slot in self.held for slot in range(base, base + SLOTS_PER_BUCKET)):
+            if self.splits(bucket):
                 slots = [(s, held if s in self.held else plain) for s in range(base, base + SLOTS_PER_BUCKET)]
             else:
                 slots = [(base, plain)]
@@ -240,6 +267,12 @@ class Share:
                     start, current = slot, verdict
         if current is not None:
             yield start, SLOTS - 1, current
+
+    def splits(self, bucket: int) -> bool:
+        """Whether slots of a bucket have different verdicts."""
+        plain, held = self._of(bucket)
+        base = bucket * SLOTS_PER_BUCKET
+        return plain != held and any(slot in self.held for slot in range(base, base + SLOTS_PER_BUCKET))
 
     def verdict(self, slot: int) -> Verdict | None:
         """What happens to packets of a slot; None is dropped."""
@@ -264,6 +297,7 @@ dirty: TCP of connections that are here; nothing else.
 dirty_held: the same, and everything that is not TCP.
 quiet: TCP that begins, or of connections that are here; everything that is not TCP.
 quiet_held: the same TCP, nothing else.
+Under a rule with extended affinity TCP of held slots is as everything else: dirty_held accepts it, quiet_held does not.
 """
 
 

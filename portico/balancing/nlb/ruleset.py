@@ -4,41 +4,49 @@
 At ingress, before anything of the machine has worked on the packet:
 
     in      to a VIP? -> four, six.  To a client, framed for the cluster? -> clients.  Everything else is not touched.
-    four    packet type, lease; a fragment? -> piece, otherwise -> whole
-    whole   by protocol: ICMP errors (they come from routers, so every server takes them), the first port rule that
-            fits -> rule
-    rule    mark = BASE + rule * 4096 + slot of the client; the map of buckets says what becomes of it:
-            own | dirty | dirty_held | quiet | quiet_held, see plan.Verdict; a slot not there is another server's
+            The VIPs are elements with a timeout: they are the lease. Once they are gone the packet goes to `lapsed`.
+    four    packet type; ICMP errors (they come from routers, so every server takes them); the first port rule that
+            fits -> rule. Protocol and fragments are looked at only where port rules tell them apart.
+    rule    the bucket of the client; the map of buckets says what becomes of it, see plan.Verdict; a bucket not there
+            is another server's. A bucket of which slots are with another server -> slots, the same with the slot.
+    own     notes that the slot is in use, where a former owner would be asked to keep it, and accepts.
 
-The mark lives from there to here: the chains clear it before they accept. Only TCP of a dirty or quiet bucket keeps
-one, of another range, as far as `inet portico_nlb`, which asks the kernel for a socket instead of tracking connections:
-most servers balance thousands of flows that never move, and `ct` anywhere makes the kernel track every packet of the
-machine.
+Every expression is paid for by every packet, and the kernel runs loads and comparisons of constants without a call and
+everything else with one: hence comparisons before sets, raw loads (`@nh,96,32` is `ip saddr`) where the family is known
+already, hash tables of 60 buckets instead of intervals of slots, and no packet marks on the way. docs/load-balancing.md
+says what it costs; a test counts the expressions.
 
-An "owner" is one map; replacing it is one transaction, so no packet sees half of a change.
+Only TCP of a dirty or quiet bucket gets a mark, as far as `inet portico_nlb`, which asks the kernel for a socket rather
+than track connections: most servers balance thousands of flows that never move, and `ct` anywhere makes the kernel
+track every packet of the machine.
+
+Who owns what are maps; replacing them is one transaction, so no packet sees half of a change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from portico.balancing.nlb import mac
 from portico.balancing.nlb.plan import (
     ALL_PORTS,
+    BUCKETS,
     IKE_PORT,
     SLOTS,
+    SLOTS_PER_BUCKET,
+    Address,
     Affinity,
     BalancingPlan,
     NicPlan,
     Owned,
+    Share,
+    Verdict,
 )
 
 TABLE = "portico_nlb"
 
-BASE = 0x4E00_0000
-"""Marks of packets on their way through the ingress chains; 0, what unmarked packets carry, is none of them."""
-RULE_STRIDE = 0x1000
 TRACKED = 0x4E40_0000
 """Marks of TCP packets that need a socket: TRACKED + interface * 16 + _DIRTY or _QUIET."""
 _DIRTY, _QUIET = 1, 2
@@ -47,6 +55,9 @@ BEFORE_EVERYTHING = -300
 BEFORE_STEERING = -175
 """Priority of the prerouting hook: behind connection tracking (-200), should somebody use it, and before routing marks
 (mangle, -150) which others set and which ours must not be taken for."""
+
+_INTEGER = "typeof meta cpu"
+"""nft has no name for the type of a hash; its `typeof jhash` crashes nft 1.0.6 when it lists. This is the same type."""
 
 LINK_LOCAL = "fe80::/10"
 """Never routed, so nothing for it can be passed on. Servers need theirs to find their neighbours."""
@@ -67,13 +78,18 @@ COUNTERS = (
 """Per interface, each with the interface's number behind its name. See filter.Counters for their meaning."""
 
 _KEY: dict[tuple[Affinity, int], str] = {
-    ("single", 4): "ip saddr",
-    ("single", 6): "ip6 saddr",
+    ("single", 4): "@nh,96,32",
+    ("single", 6): "@nh,64,128",
     ("network", 4): "ip saddr & 255.255.255.0",
     ("network", 6): "ip6 saddr & ffff:ffff:ffff:ffff::",
     ("none", 4): "ip saddr . th sport",
     ("none", 6): "ip6 saddr . th sport",
 }
+
+
+_FAMILY = {4: "ip", 6: "ip6"}
+_CHAIN = {4: "four", 6: "six"}
+_ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
 def render(plan: BalancingPlan, owned: Owned, clients: Iterable[IPv6Address] = ()) -> str:
@@ -86,6 +102,11 @@ def render(plan: BalancingPlan, owned: Owned, clients: Iterable[IPv6Address] = (
     ]
     if plan.client_prefix is not None and plan.server_prefix is None:
         lines.append(f"set clients {{ type ipv6_addr; size {plan.max_clients}; }}")
+    for rule in range(len(plan.rules) + 1):
+        lines += [
+            f"set {name} {{ {_INTEGER}; size {SLOTS}; flags dynamic,timeout; }}"
+            for name in recorders(plan, rule, lingering=True)
+        ]
     for number, nic in enumerate(plan.nics):
         lines += _interface(plan, number, nic)
     lines.append("}")
@@ -102,32 +123,45 @@ def removal() -> str:
 
 
 def renewal(plan: BalancingPlan, *, flush: bool = True) -> str:
-    """Extends the lease. The element goes and comes back because older kernels cannot change a timeout in place."""
-    # A short key: every packet is looked up.
-    elements = ", ".join(f"{family} timeout {plan.lease_ms}ms" for family in ("ip", "ip6"))
-    text = f"add element netdev {TABLE} alive {{ {elements} }}\n"
-    return f"flush set netdev {TABLE} alive\n{text}" if flush else text
+    """Extends the lease. The elements go and come back because older kernels cannot change a timeout in place."""
+    lines = _lapse(plan) if flush else []
+    timeout = f"timeout {plan.lease_ms}ms"
+    elements = ", ".join(f"{family} {timeout}" for family in ("ip", "ip6"))
+    lines.append(f"add element netdev {TABLE} alive {{ {elements} }}")
+    for n, nic in enumerate(plan.nics):
+        for version in _versions(nic):
+            vips = ", ".join(f"{target} {timeout} : goto {_CHAIN[version]}{n}" for target in _hosts(nic, version))
+            lines.append(f"add element netdev {TABLE} vips{version}_{n} {{ {vips} }}")
+    return "\n".join(lines) + "\n"
 
 
-def surrender() -> str:
+def surrender(plan: BalancingPlan) -> str:
     """Ends the lease now."""
-    return f"flush set netdev {TABLE} alive\n"
+    return "\n".join(_lapse(plan)) + "\n"
+
+
+def _lapse(plan: BalancingPlan) -> list[str]:
+    maps = [f"vips{version}_{n}" for n, nic in enumerate(plan.nics) for version in _versions(nic)]
+    return [f"flush set netdev {TABLE} alive", *(f"flush map netdev {TABLE} {name}" for name in maps)]
 
 
 def ownership(plan: BalancingPlan, owned: Owned, *, flush: bool = True) -> list[str]:
-    """The commands that replace the maps of buckets."""
+    """The commands that replace the maps of buckets and slots."""
     lines = []
-    for number in range(len(plan.nics)):
+    shares = owned.shares(plan)
+    for leaf in _leaves(plan):
         if flush:
-            lines.append(f"flush map netdev {TABLE} buckets{number}")
-        elements = [
-            f"{BASE + rule * RULE_STRIDE + first:#x}-{BASE + rule * RULE_STRIDE + last:#x} : goto {verdict}{number}"
-            for rule, share in enumerate(owned.shares(plan))
-            for first, last, verdict in share.verdicts()
-        ]
-        if elements:
-            lines.append(f"add element netdev {TABLE} buckets{number} {{ {', '.join(elements)} }}")
+            lines += [f"flush map netdev {TABLE} {what}_{leaf.name}" for what in ("buckets", "slots")]
+        buckets, slots = leaf.elements(shares[leaf.rule])
+        for what, elements in (("buckets", buckets), ("slots", slots)):
+            if elements:
+                lines.append(f"add element netdev {TABLE} {what}_{leaf.name} {{ {', '.join(elements)} }}")
     return lines
+
+
+def recorders(plan: BalancingPlan, rule: int, *, lingering: bool) -> list[str]:
+    """The sets in which slots of a rule are noted that are in use."""
+    return [f"busy{rule}", *([f"known{rule}"] if lingering and plan.lingers(rule) else [])]
 
 
 def needs_tracking(owned: Owned) -> bool:
@@ -202,11 +236,11 @@ def portless(affinity: Affinity) -> Affinity:
 def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     cluster = mac.text(nic.cluster_mac)
     yield from (f"counter {name}{n} {{ }}" for name in COUNTERS)
-    yield f"map buckets{n} {{ type mark : verdict; flags interval; }}"
-    versions = [version for version in (4, 6) if nic.has(version)]
     yield from _verdicts(n)
-    for version in versions:
+    for version in _versions(nic):
         yield from _rules(plan, n, nic, version)
+        yield f"map vips{version}_{n} {{ type {_ADDRESS[version]} : verdict; flags timeout; }}"
+    yield f"chain lapsed{n} {{ ether daddr {cluster} counter name seen{n}; counter name lease{n} drop; }}"
     yield f"chain clients{n} {{"
     if plan.client_prefix is not None:
         yield "meta pkttype set host"
@@ -217,10 +251,14 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     yield "}"
     yield f"chain in{n} {{"
     yield f'type filter hook ingress device "{nic.interface}" priority {BEFORE_EVERYTHING}; policy accept;'
-    for version in versions:
-        family, chain = ("ip", "four") if version == 4 else ("ip6", "six")
-        targets = [item for item in (*nic.vips, *nic.behind) if item.version == version]
-        yield f"{family} daddr vmap {{ {', '.join(f'{target} : goto {chain}{n}' for target in targets)} }}"
+    for version in _versions(nic):
+        yield f"{_FAMILY[version]} daddr vmap @vips{version}_{n}"
+        hosts = [str(target) for target in _hosts(nic, version)]
+        yield f"{_FAMILY[version]} daddr {_one_of(hosts)} goto lapsed{n}"
+        for network in nic.behind:
+            if network.version == version and network.num_addresses > 1:
+                yield f"{_FAMILY[version]} daddr {network} meta protocol @alive goto {_CHAIN[version]}{n}"
+                yield f"{_FAMILY[version]} daddr {network} goto lapsed{n}"
     if plan.client_prefix is not None and nic.side == "internal":
         yield f"ether daddr {cluster} ip6 daddr {plan.client_prefix} goto clients{n}"
     if nic.takeover:
@@ -238,58 +276,158 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
         yield "}"
 
 
+def _one_of(items: Sequence[str]) -> str:
+    """A comparison where there is one, a set of several."""
+    return items[0] if len(items) == 1 else f"{{ {', '.join(items)} }}"
+
+
+def _versions(nic: NicPlan) -> list[int]:
+    return [version for version in (4, 6) if nic.has(version)]
+
+
+def _hosts(nic: NicPlan, version: int) -> list[Address]:
+    """What is looked up by its whole address: VIPs, and single addresses behind them."""
+    behind = [network.network_address for network in nic.behind if network.num_addresses == 1]
+    found = [address for address in (*nic.vips, *behind) if address.version == version]
+    return list(dict.fromkeys(found))
+
+
 def _verdicts(n: int) -> Iterator[str]:
+    """What becomes of packets that are not accepted at once."""
     dirty, quiet = (f"meta l4proto tcp meta mark set {_tracked(n, kind):#x} accept" for kind in (_DIRTY, _QUIET))
     foreign = f"counter name foreign{n} drop"
-    yield f"chain own{n} {{ meta mark set 0 counter name accepted{n} accept; }}"
+    yield f"chain foreign{n} {{ {foreign}; }}"
     yield f"chain dirty{n} {{ {dirty}; {foreign}; }}"
-    yield f"chain dirty_held{n} {{ {dirty}; goto own{n}; }}"
-    yield f"chain quiet{n} {{ {quiet}; goto own{n}; }}"
     yield f"chain quiet_held{n} {{ {quiet}; {foreign}; }}"
 
 
+@dataclass(frozen=True)
+class _Leaf:
+    """What a rule does to the packets of one interface, family and affinity."""
+
+    rule: int
+    affinity: Affinity
+    n: int
+    version: int
+    linger: float
+    records: bool
+
+    @property
+    def name(self) -> str:
+        return _name(self.rule, self.affinity, self.n, self.version)
+
+    def elements(self, share: Share) -> tuple[list[str], list[str]]:
+        """Of its map of buckets and its map of slots."""
+        buckets, slots = [], []
+        for bucket in range(BUCKETS):
+            base = bucket * SLOTS_PER_BUCKET
+            if share.splits(bucket):
+                buckets.append(f"{bucket} : goto split_{self.name}")
+                targets = {slot: self._target(share.verdict(slot)) for slot in range(base, base + SLOTS_PER_BUCKET)}
+                slots += [f"{slot} : goto {target}" for slot, target in targets.items()]
+            elif (verdict := share.verdict(base)) is not None:
+                buckets.append(f"{bucket} : goto {self._target(verdict)}")
+        return buckets, slots
+
+    def chains(self, seed: int, idle: int) -> Iterator[str]:
+        key = _KEY[self.affinity, self.version]
+        n, name = self.n, self.name
+        yield f"map buckets_{name} {{ {_INTEGER} : verdict; size {BUCKETS}; }}"
+        yield f"map slots_{name} {{ {_INTEGER} : verdict; size {SLOTS}; }}"
+        own = f"counter name accepted{n} accept"
+        slot = f"jhash {key} mod {SLOTS} seed {seed:#x}"
+        yield f"chain own_{name} {{"
+        if self.records:
+            if self.linger:
+                yield f"meta l4proto tcp update @known{self.rule} {{ {slot} timeout {round(self.linger * 1000)}ms }}"
+            # Whoever pings a VIP all day has no session that its server would have to keep. Of IPv4 one comparison
+            # tells TCP (6) and ICMP (1) from UDP (17), ESP (50) and 6to4 (41).
+            kinds = ("<= 6",) if self.version == 4 else ("tcp", "ipv6-icmp")
+            yield from (f"meta l4proto {kind} {own}" for kind in kinds)
+            yield f"update @busy{self.rule} {{ {slot} timeout {idle}s }}"
+        yield f"{own}; }}"
+        dirty, quiet = (f"meta l4proto tcp meta mark set {_tracked(n, kind):#x} accept" for kind in (_DIRTY, _QUIET))
+        yield f"chain dirty_held_{name} {{ {'' if self.linger else f'{dirty}; '}goto own_{name}; }}"
+        yield f"chain quiet_{name} {{ {quiet}; goto own_{name}; }}"
+        yield f"chain split_{name} {{ {slot} vmap @slots_{name}; }}"
+        yield from _chain(name, self.judge(seed))
+
+    def judge(self, seed: int) -> list[str]:
+        """The lines that look its bucket up."""
+        key = _KEY[self.affinity, self.version]
+        return [
+            f"jhash {key} mod {BUCKETS} seed {seed:#x} vmap @buckets_{self.name}",
+            f"counter name foreign{self.n} drop",
+        ]
+
+    def _target(self, verdict: Verdict | None) -> str:
+        if verdict is None or (verdict == "quiet_held" and self.linger):
+            return f"foreign{self.n}"
+        if verdict in ("dirty", "quiet_held"):
+            return f"{verdict}{self.n}"
+        return f"{verdict}_{self.name}"
+
+
+def _leaves(plan: BalancingPlan) -> Iterator[_Leaf]:
+    for n, nic in enumerate(plan.nics):
+        for version in _versions(nic):
+            for i, rule in enumerate(plan.rules):
+                if rule.mode != "disabled" and (rule.vip is None or rule.vip.version == version):
+                    for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
+                        yield _Leaf(i, affinity, n, version, rule.linger, plan.records(nic))
+            yield _Leaf(plan.default_rule, "single", n, version, 0.0, plan.records(nic))
+
+
 def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[str]:
-    """What happens to a packet for a VIP. Every expression is paid for by every packet: hence few, and maps."""
-    chain = "four" if version == 4 else "six"
-    for i, rule in enumerate(plan.rules):
-        if rule.vip is None or rule.vip.version == version:
-            for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
-                yield from _hash(plan, n, version, i, affinity)
-    yield from _hash(plan, n, version, plan.default_rule, "single")
-    icmp = "icmp" if version == 4 else "ipv6-icmp"
+    """What happens to a packet for a VIP."""
+    for leaf in _leaves(plan):
+        if (leaf.n, leaf.version) == (n, version):
+            yield from leaf.chains(plan.seed, plan.session_idle)
+    yield f"chain disabled{version}_{n} {{ counter name disabled{n} drop; }}"
+    branches: dict[str, list[str]] = {}
+    for kind in ("tcp", "udp"):
+        whole = list(_dispatch(plan, n, version, kind, pieces=False))
+        pieces = list(_dispatch(plan, n, version, kind, pieces=True))
+        if whole == pieces:
+            branches[kind] = whole
+            continue
+        yield from _chain(f"piece_{kind}{version}_{n}", pieces)
+        fragment = "ip frag-off & 0x3fff != 0" if version == 4 else "exthdr frag exists"
+        branches[kind] = [f"{fragment} goto piece_{kind}{version}_{n}", *whole]
+    branches["esp"] = list(_dispatch(plan, n, version, "esp", pieces=False))
+    others = list(_dispatch(plan, n, version, "other", pieces=False))
+    branches = {kind: lines for kind, lines in branches.items() if lines != others}
     if version == 4:
         # Some kernels take what a later fragment begins with for a header.
-        first, errors = (
-            "ip frag-off & 0x1fff == 0 ",
-            "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
-        )
+        errors = [
+            f"ip frag-off & 0x1fff == 0 icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} "
+            f"counter name errors{n} accept"
+        ]
     else:
-        first, errors = "", "icmpv6 type { 1, 2, 3, 4 }"
-    for prefix, kinds in (("whole", _KINDS_OF_PACKETS), ("piece", _KINDS_OF_PACKETS)):
-        for kind in kinds:
-            yield f"chain {prefix}_{kind}{version}_{n} {{"
-            if kind == "icmp":
-                yield f"{first if prefix == 'piece' else ''}{errors} counter name errors{n} accept"
-                if version == 6:
-                    yield "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
-            yield from _dispatch(plan, n, version, kind, pieces=prefix == "piece")
-            yield "}"
-        targets = ", ".join(f"{name} : goto {prefix}_{kind}{version}_{n}" for name, kind in _protocols(icmp))
-        yield f"chain {prefix}{version}_{n} {{ meta l4proto vmap {{ {targets} }}; goto {prefix}_other{version}_{n}; }}"
-    yield f"chain {chain}{n} {{"
-    yield f"ether daddr {mac.text(nic.cluster_mac)} counter name seen{n} meta pkttype set host"
-    yield f"meta protocol != @alive counter name lease{n} drop"
-    fragment = "ip frag-off & 0x3fff != 0" if version == 4 else "exthdr frag exists"
-    yield f"{fragment} goto piece{version}_{n}"
-    yield f"goto whole{version}_{n}"
+        errors = [
+            f"icmpv6 type {{ 1, 2, 3, 4 }} counter name errors{n} accept",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+        ]
+    branches["icmp" if version == 4 else "ipv6-icmp"] = [*errors, *others]
+    for kind, lines in branches.items():
+        yield from _chain(f"kind_{kind}{version}_{n}", lines)
+    yield f"chain {_CHAIN[version]}{n} {{"
+    yield f"@ll,0,48 0x{nic.cluster_mac.hex()} counter name seen{n} meta pkttype set host"
+    if len(branches) == 1:
+        yield from (f"meta l4proto {kind} goto kind_{kind}{version}_{n}" for kind in branches)
+    else:
+        targets = ", ".join(f"{kind} : goto kind_{kind}{version}_{n}" for kind in branches)
+        yield f"meta l4proto vmap {{ {targets} }}"
+    # Where one rule covers everything, its lines stand here: a chain less on the way of every packet.
+    only = next((leaf for leaf in _leaves(plan) if others[0] == f"goto {leaf.name}"), None)
+    yield from only.judge(plan.seed) if only is not None else others
     yield "}"
 
 
-_KINDS_OF_PACKETS = ("tcp", "udp", "esp", "icmp", "other")
-
-
-def _protocols(icmp: str) -> tuple[tuple[str, str], ...]:
-    return (("tcp", "tcp"), ("udp", "udp"), ("esp", "esp"), (icmp, "icmp"))
+def _chain(name: str, lines: Iterable[str]) -> Iterator[str]:
+    yield f"chain {name} {{"
+    yield from lines
+    yield "}"
 
 
 def _dispatch(plan: BalancingPlan, n: int, version: int, kind: str, *, pieces: bool) -> Iterator[str]:
@@ -309,27 +447,15 @@ def _dispatch(plan: BalancingPlan, n: int, version: int, kind: str, *, pieces: b
             fits = (kind if ported else "other") in rule.protocols
         if not fits or (ported and pieces and rule.mode == "disabled" and rule.ports != ALL_PORTS):
             continue
-        condition = "" if rule.vip is None else f"{'ip' if version == 4 else 'ip6'} daddr {rule.vip} "
+        condition = "" if rule.vip is None else f"{_FAMILY[version]} daddr {rule.vip} "
         if ported and not pieces and rule.ports != ALL_PORTS:
             condition += f"th dport {first}-{last} "
         affinity = rule.affinity if ported and not pieces else portless(rule.affinity)
-        yield f"{condition}goto {_name(i, affinity, n, version)}"
+        target = f"disabled{version}_{n}" if rule.mode == "disabled" else _name(i, affinity, n, version)
+        yield f"{condition}goto {target}"
         if not condition:
             return
     yield f"goto {_name(plan.default_rule, 'single', n, version)}"
-
-
-def _hash(plan: BalancingPlan, n: int, version: int, rule: int, affinity: Affinity) -> Iterator[str]:
-    yield f"chain {_name(rule, affinity, n, version)} {{"
-    if rule < len(plan.rules) and plan.rules[rule].mode == "disabled":
-        yield f"counter name disabled{n} drop"
-    else:
-        offset = BASE + rule * RULE_STRIDE
-        key = _KEY[affinity, version]
-        yield f"meta mark set jhash {key} mod {SLOTS} seed {plan.seed:#x} offset {offset:#x}"
-        yield f"meta mark vmap @buckets{n}"
-        yield f"counter name foreign{n} drop"
-    yield "}"
 
 
 def _name(rule: int, affinity: Affinity, n: int, version: int) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from portico import __version__
-from portico.management.cli import exit_codes
+from portico.management.cli import exit_codes, target
 from portico.management.cli.output import PorticoGroup
 
 app = typer.Typer(
@@ -34,9 +34,25 @@ _GROUPS = (
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
+    ("dns", "The deployment's records in the corporate DNS: check, print, write."),
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
+    ("admin", "Who administers the cluster: tokens, certificates, sessions."),
+    ("audit", "What was changed, by whom, from where."),
+)
+
+# Commands without a group: name, module and function.
+_COMMANDS = (
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
+    ("health", "health", "health"),
+    ("events", "health", "events"),
+    ("import", "windows", "take"),
+    ("connect", "sessions", "connect"),
+    ("login", "sessions", "login"),
+    ("logout", "sessions", "logout"),
+    ("whoami", "sessions", "whoami"),
 )
 
 
@@ -51,12 +67,26 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="NAME|URL",
+            envvar="PORTICO_SERVER",
+            help="The cluster to talk to, by the name that `portico connect` gave it or its URL; else this machine.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="SERVER", help="The server of that cluster that answers, where each has its own."),
+    ] = None,
 ) -> None:
     """Portico: remote computers are on the intranet, always, over IP-HTTPS.
 
     Start with `portico server install` on the server, `portico ca token create --name NAME` for each remote computer,
     and `portico client enrol TOKEN` on it. `portico lab up` builds a whole deployment on one machine to play with.
     """
+    target.choose(remote, on)
 
 
 def wanted(group: str) -> bool:
@@ -65,7 +95,7 @@ def wanted(group: str) -> bool:
     A group brings the libraries of its subject; `portico settings show` takes a third of the time without the others'.
     """
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    return first == group or first not in (*(name for name, _ in _GROUPS), "lab")
+    return first == group or first not in (*(name for name, _ in _GROUPS), *(name for name, *_ in _COMMANDS), "lab")
 
 
 def _add_groups() -> None:
@@ -73,6 +103,9 @@ def _add_groups() -> None:
         module = f"{__package__}.{name}"
         if wanted(name) and find_spec(module) is not None:
             app.add_typer(import_module(module).app, name=name, help=text, no_args_is_help=True)
+    for name, module, function in _COMMANDS:
+        if wanted(name):
+            app.command(name)(getattr(import_module(f"{__package__}.{module}"), function))
 
 
 _add_groups()

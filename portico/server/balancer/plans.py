@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, Final
 
-from portico.balancing.nlb.plan import ALL_PORTS, EVERY_PROTOCOL, BalancingPlan, NicPlan, Owned, Rule, Share
+from portico.balancing.nlb.plan import (
+    ALL_PORTS,
+    EVERY_PROTOCOL,
+    SLOTS_PER_BUCKET,
+    BalancingPlan,
+    NicPlan,
+    Owned,
+    Rule,
+    Share,
+)
 from portico.cluster.config import UNSPECIFIED, Affinity, Key, MemberConfig, Mode, Path, PortRule, Protocol
 from portico.cluster.ownership import Ownership, RuleOwnership
 from portico.errors import InvalidInput
+from portico.server.balancer.kept import from_bitmap
 from portico.server.cluster_secrets import ClusterSecrets
 from portico.settings.document import load_data
 from portico.settings.effective import Effective, effective
@@ -171,6 +181,7 @@ def balancing_plan(told: Assignment, macs: Mapping[str, bytes]) -> BalancingPlan
             ports=(rule.first_port, rule.last_port),
             mode=rule.mode,
             affinity=rule.affinity,
+            linger=60.0 * rule.timeout_minutes,
         )
         for rule in _ordered(balancing)
     ]
@@ -212,15 +223,25 @@ def nic_plan(told: Assignment, interface: str, outside: bool, mac: bytes) -> Nic
         dips=tuple(dict.fromkeys(dedicated)),
         mode=_MODES[balancing.mode],
         priority=own.priority,
+        takeover=balancing.takeover,
         behind=behind,
     )
 
 
-def owned(ownership: Ownership) -> Owned:
-    """The cluster's picture in the data plane's words; its default rule comes first, the data plane's last."""
+def owned(ownership: Ownership, kept: frozenset[int] = frozenset()) -> Owned:
+    """The cluster's picture in the data plane's words; its default rule comes first, the data plane's last.
+
+    Args:
+        kept: slots of buckets that this server gave away and that stay with it.
+    """
     default, *rules = ownership.rules
-    return Owned(ownership.version, tuple(_share(rule) for rule in rules), _share(default))
+    foreign = from_bitmap(ownership.foreign_slots)
+    shares = [_share(rule, kept, foreign) for rule in (*rules, default)]
+    return Owned(ownership.version, tuple(shares[:-1]), shares[-1])
 
 
-def _share(rule: RuleOwnership) -> Share:
-    return Share(owned=rule.owned, dirty=rule.dirty - rule.owned, quiet=rule.quiet & rule.owned)
+def _share(rule: RuleOwnership, kept: frozenset[int], foreign: frozenset[int]) -> Share:
+    dirty, quiet = rule.dirty - rule.owned, rule.quiet & rule.owned
+    held = [slot for slot in kept if slot // SLOTS_PER_BUCKET in dirty]
+    held += [slot for slot in foreign if slot // SLOTS_PER_BUCKET in quiet]
+    return Share(owned=rule.owned, dirty=dirty, quiet=quiet, held=frozenset(held))

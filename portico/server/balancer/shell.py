@@ -33,16 +33,20 @@ from portico.cluster.states import UNREACHABLE, Condition, IllegalTransition, St
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
-from portico.server.balancer.link import DatagramLink, FrameLink, PathLink, interface_mac
+from portico.server.balancer.kept import KeptSlots, bitmap, connected
+from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
 from portico.server.balancer.resets import answers
+from portico.server.balancer.takeover import HardwareAddresses
 from portico.server.balancer.tunnels import Step, Tunnel, Tunnels
 
 log = logging.getLogger("portico.balancer")
 
 FLOWS_INTERVAL = 1.0
 """Seconds between looks for old flows, while there are buckets that were given away."""
+SLOTS_INTERVAL = 5.0
+"""Seconds between looks for slots that became idle, while some are kept."""
 COUNT_INTERVAL = 0.2
 """Seconds between looks at the counters: deafness is found within two seconds."""
 STEPS = 64
@@ -93,6 +97,9 @@ class Shell:
         self._applied: Owned | None = None
         """What the kernel works with."""
         self._flows_due = 0.0
+        self._kept = KeptSlots()
+        self._hardware = HardwareAddresses()
+        self._slots_due = 0.0
         self._orphans = Orphans()
         self._orphaned_buckets: tuple[frozenset[int], ...] = ()
         """By rule: what was taken from servers that are dead or hear no client."""
@@ -116,7 +123,7 @@ class Shell:
         former = self._told
         now = self._loop.time()
         config = plans.member_config(told)
-        macs = {interface: interface_mac(interface) for interface, _ in told.interfaces}
+        macs = {interface: self._hardware.own(interface) for interface, _ in told.interfaces}
         plan = plans.balancing_plan(told, macs)
         moved = former is None or _place(former) != _place(told)
         if self._member is not None and moved and config.host_id != self._member.config.host_id:
@@ -336,15 +343,15 @@ class Shell:
 
     def _take(self, member: Member, event: Event) -> None:
         if isinstance(event, OwnershipChanged):
-            assert self._filter is not None
-            picture = plans.owned(event.ownership)
+            now = self._loop.time()
             try:
-                self._filter.own(picture)
-                self._applied = picture
+                self._kept.move(event.ownership, self._in_use)
+                self._own(event.ownership)
             except PorticoError as error:
                 self._kernel_failed(error)
                 return
-            member.kernel_confirms(event.ownership.serial, self._loop.time())
+            member.held_slots(bitmap(self._kept.slots), now)
+            member.kernel_confirms(event.ownership.serial, now)
             self._take_from_unreachable(member, event.ownership)
             return
         if member.state is State.STOPPED:
@@ -356,6 +363,31 @@ class Shell:
         level = logging.WARNING if isinstance(event, Refused) else logging.INFO
         log.log(level, "%s", " ".join(f"{name}={value!r}" for name, value in told.items() if name != "at"))
         self._tell({"event": "cluster", **told})
+
+    def _own(self, ownership: Ownership) -> None:
+        assert self._filter is not None
+        picture = plans.owned(ownership, self._kept.slots)
+        self._filter.own(picture)
+        self._applied = picture
+
+    def _in_use(self, rule: int) -> frozenset[int]:
+        """Slots that a former owner keeps. One that drains keeps no clients, only sessions."""
+        assert self._filter is not None and self._plan is not None
+        staying = self._running().state in SERVING_STATES and self._running().state is not State.DRAINING
+        found = self._filter.busy(rule, lingering=staying)
+        if staying and self._plan.lingers(rule):
+            found |= connected(self._plan, connections(), rule)
+        return found
+
+    def _let_go(self, member: Member, now: float) -> None:
+        """Slots that became idle are their new owner's: first here, then for others to hear."""
+        self._slots_due = now + SLOTS_INTERVAL
+        try:
+            if self._kept.idle(self._in_use):
+                self._own(member.ownership)
+                member.held_slots(bitmap(self._kept.slots), now)
+        except PorticoError as error:
+            self._kernel_failed(error)
 
     def _take_from_unreachable(self, member: Member, ownership: Ownership) -> None:
         """Clients of a server that lives but hears them no more (a cable, a switch) notice as little as those of a dead
@@ -411,6 +443,8 @@ class Shell:
         for presence in self._presences:
             if (due := presence.next_time()) is not None and time.monotonic() >= due:
                 presence.ready()
+        if now >= self._slots_due and self._kept.rules:
+            self._let_go(self._member, now)
         if now >= self._flows_due and any(rule.dirty for rule in self._member.ownership.rules):
             self._flows_due = now + FLOWS_INTERVAL
             self._loop.create_task(self._look_for_flows(self._member, self._plan))
@@ -432,7 +466,7 @@ class Shell:
         now = self._loop.time()
         for number, (dirty, left) in enumerate(zip(wanted, busy, strict=True)):
             # The member counts the default rule first.
-            gone = dirty - left
+            gone = dirty - left - self._kept.buckets(number)
             if gone:
                 member.flows_gone(0 if number == plan.default_rule else number + 1, gone, now)
         self._turn()
@@ -443,7 +477,7 @@ class Shell:
         """Sockets and filter for these interfaces, in place of those that were."""
         links: list[PathLink] = []
         presences: list[Presence] = []
-        chosen = self._choice if self._choice is not None else choose(_PREFERENCES[told.balancing.filter])
+        chosen, former = self._chosen(told)
         if self._choice is None:
             clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
@@ -458,7 +492,9 @@ class Shell:
                 )
             links.append(DatagramLink(own, plans.PORT, _others(told)))
             member = self._running()
-            fresh.install(plan, plans.owned(member.ownership), set(self._tunnels.holdings()))
+            self._hardware.give_back(plan.nics)
+            fresh.install(plan, plans.owned(member.ownership, self._kept.slots), set(self._tunnels.holdings()))
+            self._hardware.take(plan.nics)
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -466,6 +502,8 @@ class Shell:
             for presence in presences:
                 presence.close()
             raise
+        if former is not None:
+            former.remove()
         self._close_sockets()
         self._choice, self._links, self._presences = chosen, links, presences
         for path, link in enumerate(links):
@@ -475,10 +513,22 @@ class Shell:
                 self._loop.add_reader(packets.fileno(), presence.ready)
             presence.announce()
 
+    def _chosen(self, told: Assignment) -> tuple[Choice, Filter | None]:
+        """The filter that the settings ask for, and the one in use when that is another one."""
+        if self._choice is None:
+            return choose(_PREFERENCES[told.balancing.filter]), None
+        if self._told is None or self._told.balancing.filter == told.balancing.filter:
+            return self._choice, None
+        fresh = choose(_PREFERENCES[told.balancing.filter])
+        if fresh.name == self._choice.name:
+            return Choice(self._choice.filter, fresh.why), None
+        return fresh, self._choice.filter
+
     def _reinstall(self, plan: BalancingPlan) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost."""
         assert self._filter is not None
-        self._filter.install(plan, plans.owned(self._running().ownership), set(self._tunnels.holdings()))
+        picture = plans.owned(self._running().ownership, self._kept.slots)
+        self._filter.install(plan, picture, set(self._tunnels.holdings()))
 
     def _take_step(self, step: Step) -> None:
         """Tells the gateway, by the agent, which tunnels to close; the kernel and the other servers the rest."""
@@ -593,6 +643,8 @@ class Shell:
         self._raw.close()
         self._close_sockets()
         if remove and self._filter is not None:
+            if self._plan is not None:
+                self._hardware.give_back(self._plan.nics, everything=True)
             self._filter.remove()
         self._choice = self._member = None
 
@@ -619,7 +671,9 @@ def _place(told: Assignment) -> object:
     """What sockets depend on: another one needs other sockets."""
     virtual = tuple(map(str, told.balancing.virtual_addresses))
     dedicated = tuple(map(str, told.own.dedicated_addresses))
-    return told.interfaces, virtual, dedicated, told.balancing.mode, told.own.priority, told.balancing.filter
+    balancing = told.balancing
+    mode = (balancing.mode, balancing.takeover)
+    return told.interfaces, virtual, dedicated, mode, told.own.priority, balancing.filter
 
 
 def _others(told: Assignment) -> list[IPv4Address | IPv6Address]:

@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
+from portico.administration.access import Access
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
-from portico.server.gateway import Request, Response
-from portico.server.machine import read_own_name
+from portico.server.gateway import Gateway, Request, Response
+from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
+from portico.server.peers.administration import Administration
 from portico.server.peers.admission import Admission
 from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
@@ -43,9 +45,14 @@ START_SECONDS = 5.0
 class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
+    access: Access
     credentials: Credentials
     enrolment: Enrolment
     state: Any
+    machine: Machine
+
+    @property
+    def gateway(self) -> Gateway: ...
 
     @property
     def revision(self) -> Revision | None: ...
@@ -73,6 +80,7 @@ class Peers:
     Attributes:
         alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
+        own_health: this server's report, for the others; raises PorticoError while there is none.
     """
 
     def __init__(self, host: Host, spawn: Callable[[Awaitable[None]], None], locate: Locate = internal_address) -> None:
@@ -83,9 +91,11 @@ class Peers:
         self.distribution = Distribution(self)
         self.records = Records(self)
         self.admission = Admission(self)
+        self.administration = Administration(self)
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
         self.alive: Callable[[], Collection[str]] | None = None
+        self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
         self.own_name = ""

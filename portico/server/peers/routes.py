@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -21,6 +22,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
+from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
@@ -88,6 +90,12 @@ class Routes:
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
+            ("GET", "/v1/access"): self._access,
+            ("GET", "/v1/audit/witness"): self._witness,
+            ("POST", "/v1/api"): self._api,
+            ("POST", "/v1/examination"): self._examination,
+            ("GET", "/v1/alive"): self._alive,
+            ("GET", "/v1/health"): self._health,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -196,9 +204,27 @@ class Routes:
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
 
+    async def _access(self, _asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.host.access.share)
+
+    async def _witness(self, _asked: Asked) -> Any:
+        return self._peers.administration.witnesses()
+
+    async def _api(self, asked: Asked) -> Any:
+        return await self._peers.administration.answer(asked.body, asked.server)
+
+    async def _health(self, _asked: Asked) -> Any:
+        return self._peers.own_health()
+
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
         return {}
+
+    async def _examination(self, asked: Asked) -> Any:
+        return await answer_examination(self._peers.host, asked.body, asked.server)
+
+    async def _alive(self, _asked: Asked) -> Any:
+        return (await alive(self._peers.host)).as_data()
 
 
 def _no_member() -> NotPermitted:

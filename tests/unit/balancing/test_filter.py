@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from itertools import pairwise
 
 import pytest
 
@@ -18,23 +17,44 @@ PLAN = BalancingPlan((NIC,), (Rule(),), 0xABC, client_prefix=IPv6Network("fd00:0
 ALL = Owned(1, (Share.all(),), Share.all())
 
 
-def test_no_mark_of_a_bucket_is_zero_or_another_rules() -> None:
-    bases = [ruleset.BASE + rule * ruleset.RULE_STRIDE for rule in range(34)]
-    assert min(bases) > 0
-    assert all(following - base > 3840 for base, following in pairwise(bases))
-    assert max(bases) + 4096 <= ruleset.TRACKED
-
-
 def test_marks_stay_clear_of_those_portico_routes_by() -> None:
     from portico.server.reconcile.wanted import NAT64_MARK
 
-    assert not ruleset.BASE <= NAT64_MARK <= ruleset.TRACKED + 0xFFFF
+    assert not ruleset.TRACKED <= NAT64_MARK <= ruleset.TRACKED + 0xFFFF
 
 
-def test_neighbouring_buckets_are_one_element() -> None:
-    (line,) = ruleset.ownership(PLAN, Owned(1, (Share.all(),)), flush=False)
-    assert line == "add element netdev portico_nlb buckets0 { 0x4e000000-0x4e000eff : goto own0 }"
+def test_a_bucket_is_one_element_and_only_one_that_splits_has_slots() -> None:
+    moving = Share(
+        owned=frozenset({1, 2}), quiet=frozenset({2}), dirty=frozenset({3}), held=frozenset({2 * 64 + 7, 70})
+    )
+    lines = ruleset.ownership(PLAN, Owned(1, (moving,)), flush=False)
+    buckets, slots = (
+        next(line for line in lines if f" {what}_rule0_single4_0 " in line) for what in ("buckets", "slots")
+    )
+    own, quiet = "goto own_rule0_single4_0", "goto quiet_rule0_single4_0"
+    assert buckets.endswith(f"{{ 1 : {own}, 2 : goto split_rule0_single4_0, 3 : goto dirty0 }}")
+    assert slots.count(" : ") == 64
+    assert f"134 : {quiet}, 135 : goto quiet_held0, 136 : {quiet}" in slots
     assert ruleset.ownership(PLAN, Owned(1, (Share(),)), flush=False) == []
+
+
+def test_extended_affinity_keeps_new_connections_of_held_slots_with_their_server() -> None:
+    lingering = replace(PLAN, rules=(Rule(linger=600.0),))
+    held = Share(owned=frozenset({2}), quiet=frozenset({2}), dirty=frozenset({3}), held=frozenset({2 * 64, 3 * 64}))
+    text = "\n".join(ruleset.ownership(lingering, Owned(1, (held,)), flush=False))
+    assert "128 : goto foreign0," in text
+    assert "192 : goto dirty_held_rule0_single4_0," in text
+    rules = ruleset.render(lingering, ALL)
+    assert "chain dirty_held_rule0_single4_0 { goto own_rule0_single4_0; }" in rules
+    assert "update @known0 { jhash @nh,96,32 mod 3840 seed 0xabc timeout 600000ms }" in rules
+    assert "known" not in ruleset.render(PLAN, ALL), "TCP costs nothing where nobody asked for it"
+
+
+def test_slots_in_use_are_noted_where_clients_come_in() -> None:
+    outside = replace(NIC, interface="eth1", side="external", vips=(IPv4Address("203.0.113.1"),))
+    both = ruleset.render(replace(PLAN, nics=(outside, NIC)), ALL)
+    assert both.count("update @busy0") == 1
+    assert ruleset.render(PLAN, ALL).count("update @busy0") == 2, "one interface alone has both families' clients"
 
 
 def test_connections_are_tracked_by_nobody() -> None:

@@ -6,6 +6,10 @@
  *   nlb_egress    masks the source of frames when the interface itself has the cluster MAC (takeover)
  *
  * It decides exactly as ruleset.py does; tests send both the same packets. The layouts of the maps are bpf.py's too.
+ *
+ * Every packet of the machine comes by, so the path of an accepted one is short: headers are read where they are, what
+ * most packets do not need (ports, extension headers, a hash table) only those pay for that do, and arrays are looked up
+ * by code that the kernel writes into the program instead of a call.
  * Build: clang -O2 -g -target bpf -c nlb.c -o nlb.o
  */
 #include <linux/bpf.h>
@@ -23,6 +27,7 @@
 #define SLOTS 3840              /* 64 a bucket */
 #define MAX_RULES 33            /* 32 and what no rule covers */
 #define MAX_TARGETS 256
+#define TICK 20000000           /* nanoseconds; the longest tick of a kernel is 10 ms */
 #define MAX_HEADERS 8           /* IPv6 extension headers; more is no packet of ours */
 
 #define ANY_VIP 0xffffffff
@@ -38,13 +43,17 @@ enum counter { SEEN, ACCEPTED, ERRORS, KEPT, CLIENTS, NOT_OWNED, LEASE, DISABLED
 struct settings {
 	__u8 cluster_mac[6], source_mac[6];
 	__u32 seed, rules;
-	__u8 takeover, internal, roaming, behind, router, pad[3];
+	__u8 takeover, internal, roaming, behind, router, ports, records, pad;
 	__u32 client_bits, server_bits; /* 0: there is no such prefix */
 	__u32 client_prefix[4], server_prefix[4];
+	__u32 first4, first4_vip, first6_vip, pad2; /* the VIP that most packets are for, and its number; 0: none */
+	__u32 first6[4];
 };
 struct target { __u32 kind, vip; };
-struct rule { __u32 vip; __u16 first, last; __u8 protocols, disabled, affinity, all_ports; };
+struct rule { __u32 vip; __u16 first, last; __u8 protocols, disabled, affinity, all_ports, linger, pad[3]; };
 struct share { __u8 state[64]; __u64 held[BUCKETS]; };
+struct activity { __u32 last[SLOTS]; };
+struct tally { __u64 value[COUNTERS]; };
 struct prefix { __u32 bits; __u32 address[4]; };
 
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1);
@@ -58,13 +67,21 @@ struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, MAX_RULES);
 /* Two generations; the one in use is live[1]. The other is filled, then one write changes everything at once. */
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2 * MAX_RULES);
 	 __type(key, __u32); __type(value, struct share); } shares SEC(".maps");
-/* [0] the end of the lease, nanoseconds of CLOCK_BOOTTIME; [1] the generation of shares in use. */
+/* [0] the end of the lease, nanoseconds of CLOCK_BOOTTIME; [1] the generation of shares in use, and above bit 32 the
+ * second of that clock: agents write both with each renewal, so that the program need not read a clock. */
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2);
 	 __type(key, __u32); __type(value, __u64); } live SEC(".maps");
+/* The tick in which the lease was last found to run, and which lease that was. */
+struct checked { __u64 tick, deadline; };
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1);
+	 __type(key, __u32); __type(value, struct checked); } checked SEC(".maps");
+/* When each slot was last accepted: [rule] without TCP, [MAX_RULES + rule] TCP of rules with extended affinity. */
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2 * MAX_RULES);
+	 __type(key, __u32); __type(value, struct activity); } activity_of SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1); __uint(map_flags, BPF_F_NO_PREALLOC);
 	 __type(key, __u32[4]); __type(value, __u8); } clients SEC(".maps");
-struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, COUNTERS);
-	 __type(key, __u32); __type(value, __u64); } counters SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1);
+	 __type(key, __u32); __type(value, struct tally); } counters SEC(".maps");
 
 /* What matters of a packet. IPv4 addresses are the last word of an IPv4-mapped address. */
 struct packet {
@@ -76,12 +93,13 @@ struct packet {
 	__u16 source_port, destination_port;
 };
 
-static __always_inline int count(__u32 what, int verdict)
+static __always_inline int count(enum counter what, int verdict)
 {
-	__u64 *value = bpf_map_lookup_elem(&counters, &what);
+	__u32 zero = 0;
+	struct tally *tally = bpf_map_lookup_elem(&counters, &zero);
 
-	if (value)
-		(*value)++;
+	if (tally)
+		tally->value[what]++;
 	return verdict;
 }
 
@@ -154,35 +172,48 @@ static __always_inline bool within(const __u32 *address, const __u32 *prefix, __
 	return true;
 }
 
+/* The header at an offset that the program may read: where it is, or made linear first. NULL: the packet is shorter. */
+static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 size)
+{
+	void *data = (void *)(long)skb->data;
+
+	if (data + offset + size <= (void *)(long)skb->data_end)
+		return data + offset;
+	if (bpf_skb_pull_data(skb, offset + size))
+		return NULL;
+	data = (void *)(long)skb->data;
+	return data + offset + size <= (void *)(long)skb->data_end ? data + offset : NULL;
+}
+
 static __always_inline bool read_ipv4(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr ip;
+	const struct iphdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (!ip || ip->version != 4 || ip->ihl < 5)
 		return false;
 	p->version = 4;
-	p->protocol = ip.protocol;
-	p->offset = ETH_HLEN + ip.ihl * 4;
-	p->fragment = ip.frag_off & bpf_htons(0x3fff);
-	p->later = ip.frag_off & bpf_htons(0x1fff);
+	p->protocol = ip->protocol;
+	p->offset = ETH_HLEN + ip->ihl * 4;
+	p->fragment = ip->frag_off & bpf_htons(0x3fff);
+	p->later = ip->frag_off & bpf_htons(0x1fff);
 	p->source[2] = p->destination[2] = bpf_htonl(0xffff);
-	p->source[3] = ip.saddr;
-	p->destination[3] = ip.daddr;
+	p->source[3] = ip->saddr;
+	p->destination[3] = ip->daddr;
 	return true;
 }
 
 static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
 {
-	struct ipv6hdr ip;
+	const struct ipv6hdr *ip = header(skb, ETH_HLEN, sizeof(*ip));
 	__u8 head[8];
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.version != 6)
+	if (!ip || ip->version != 6)
 		return false;
 	p->version = 6;
-	p->protocol = ip.nexthdr;
-	p->offset = ETH_HLEN + sizeof(ip);
-	__builtin_memcpy(p->source, &ip.saddr, 16);
-	__builtin_memcpy(p->destination, &ip.daddr, 16);
+	p->protocol = ip->nexthdr;
+	p->offset = ETH_HLEN + sizeof(*ip);
+	__builtin_memcpy(p->source, &ip->saddr, 16);
+	__builtin_memcpy(p->destination, &ip->daddr, 16);
 	for (int i = 0; i < MAX_HEADERS; i++) {
 		__u8 header = p->protocol;
 
@@ -205,19 +236,76 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, struct packet *p)
 	return true;
 }
 
-static __always_inline struct target *find(const struct settings *s, const __u32 *address)
+static __always_inline void read_ports(struct __sk_buff *skb, struct packet *p)
 {
-	struct target *found = bpf_map_lookup_elem(&targets, address);
-	struct prefix key = { .bits = 128 };
+	__u16 ports[2];
 
-	if (found || !s->behind)
-		return found;
-	__builtin_memcpy(key.address, address, 16);
-	return bpf_map_lookup_elem(&behind, &key);
+	if (p->ports || p->later || (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP) ||
+	    bpf_skb_load_bytes(skb, p->offset, ports, sizeof(ports)))
+		return;
+	p->ports = true;
+	p->source_port = ports[0];
+	p->destination_port = ports[1];
+}
+
+static __always_inline bool equal_address(const __u32 *a, const __u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* What an address is to this interface; 0: nothing. */
+static __always_inline __u32 find(const struct settings *s, const struct packet *p, __u32 *vip)
+{
+	struct prefix key = { .bits = 128 };
+	struct target *found;
+
+	if (p->version == 4 && s->first4 && p->destination[3] == s->first4) {
+		*vip = s->first4_vip;
+		return VIP;
+	}
+	if (p->version == 6 && s->first6[0] && equal_address(p->destination, s->first6)) {
+		*vip = s->first6_vip;
+		return VIP;
+	}
+	found = bpf_map_lookup_elem(&targets, p->destination);
+	if (!found && s->behind) {
+		__builtin_memcpy(key.address, p->destination, 16);
+		found = bpf_map_lookup_elem(&behind, &key);
+	}
+	if (!found)
+		return 0;
+	*vip = found->vip;
+	return found->kind;
+}
+
+/* Whether the lease runs. Found once a tick: the clock costs more than everything else here. Near its end, and always
+ * when the lease changed, the clock itself decides. Ticks stand still while the machine sleeps, and so does its network.
+ */
+static __always_inline bool leased(void)
+{
+	__u32 zero = 0;
+	__u64 *deadline = bpf_map_lookup_elem(&live, &zero);
+	struct checked *last = bpf_map_lookup_elem(&checked, &zero);
+	__u64 end, now, tick = bpf_jiffies64();
+
+	if (!deadline || !last)
+		return false;
+	end = *deadline;
+	if (last->tick == tick && last->deadline == end)
+		return true;
+	now = bpf_ktime_get_boot_ns();
+	if (now > end)
+		return false;
+	if (end - now > TICK) {
+		/* Whoever sees only one of the two written asks the clock himself. */
+		last->deadline = end;
+		last->tick = tick;
+	}
+	return true;
 }
 
 /* A TCP packet of a bucket that is changing hands. */
-static __always_inline int settle(struct __sk_buff *skb, const struct packet *p, bool quiet)
+static __always_inline int settle(struct __sk_buff *skb, struct packet *p, bool quiet)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *socket;
@@ -225,6 +313,7 @@ static __always_inline int settle(struct __sk_buff *skb, const struct packet *p,
 	__u8 flags;
 	int state;
 
+	read_ports(skb, p);
 	if (!p->ports || p->fragment || bpf_skb_load_bytes(skb, p->offset + 13, &flags, 1))
 		return count(HUSHED, TC_ACT_SHOT);
 	if ((flags & 0x12) == 0x02) /* SYN without ACK */
@@ -251,16 +340,35 @@ static __always_inline int settle(struct __sk_buff *skb, const struct packet *p,
 	return state == BPF_TCP_LISTEN ? count(HUSHED, TC_ACT_SHOT) : count(KEPT, TC_ACT_UNSPEC);
 }
 
-static __always_inline int owned(struct __sk_buff *skb, const struct settings *s, const struct packet *p, __u32 rule,
-				 __u8 affinity)
+/* Notes that a slot is in use: what a former owner of its bucket keeps. */
+static __always_inline int accept(const struct settings *s, const struct packet *p, __u32 rule, __u32 slot, bool linger,
+				  __u32 second)
 {
-	__u32 slot, bucket, which = 1;
+	bool tcp = p->protocol == IPPROTO_TCP;
+	__u32 which = tcp ? MAX_RULES + rule : rule;
+	struct activity *activity;
+
+	/* Whoever pings a VIP all day has no session that its server would have to keep. */
+	if (!s->records || (tcp && !linger) || slot >= SLOTS ||
+	    p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return count(ACCEPTED, TC_ACT_UNSPEC);
+	activity = bpf_map_lookup_elem(&activity_of, &which);
+	if (activity && activity->last[slot] != second)
+		activity->last[slot] = second;
+	return count(ACCEPTED, TC_ACT_UNSPEC);
+}
+
+static __always_inline int owned(struct __sk_buff *skb, const struct settings *s, struct packet *p, __u32 rule,
+				 __u8 affinity, bool linger)
+{
+	__u32 slot, bucket, which = 1, second;
 	__u64 *generation = bpf_map_lookup_elem(&live, &which);
 	struct share *share;
 	bool held;
 
 	if (!generation || rule >= MAX_RULES || (affinity == NONE && !p->ports))
 		return count(NOT_OWNED, TC_ACT_SHOT);
+	second = *generation >> 32;
 	which = (*generation & 1) * MAX_RULES + rule;
 	share = bpf_map_lookup_elem(&shares, &which);
 	slot = slot_of(p, affinity, s->seed);
@@ -270,15 +378,15 @@ static __always_inline int owned(struct __sk_buff *skb, const struct settings *s
 	held = share->held[bucket] >> (slot & 63) & 1;
 	switch (share->state[bucket]) {
 	case OWNED:
-		return count(ACCEPTED, TC_ACT_UNSPEC);
+		return accept(s, p, rule, slot, linger, second);
 	case DIRTY:
-		if (p->protocol == IPPROTO_TCP)
+		if (p->protocol == IPPROTO_TCP && !(held && linger))
 			return settle(skb, p, false);
-		return held ? count(ACCEPTED, TC_ACT_UNSPEC) : count(NOT_OWNED, TC_ACT_SHOT);
+		return held ? accept(s, p, rule, slot, linger, second) : count(NOT_OWNED, TC_ACT_SHOT);
 	case QUIET:
-		if (p->protocol == IPPROTO_TCP)
+		if (p->protocol == IPPROTO_TCP && !(held && linger))
 			return settle(skb, p, true);
-		return held ? count(NOT_OWNED, TC_ACT_SHOT) : count(ACCEPTED, TC_ACT_UNSPEC);
+		return held ? count(NOT_OWNED, TC_ACT_SHOT) : accept(s, p, rule, slot, linger, second);
 	}
 	return count(NOT_OWNED, TC_ACT_SHOT);
 }
@@ -304,32 +412,26 @@ static __always_inline bool fits(const struct rule *rule, const struct packet *p
 static __always_inline int to_vip(struct __sk_buff *skb, const struct settings *s, struct packet *p, __u32 vip,
 				  bool framed)
 {
-	__u32 which = 0;
-	__u64 *deadline = bpf_map_lookup_elem(&live, &which);
 	bool transport = p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
-	__u16 ports[2];
 	__u8 type;
 
 	if (framed) {
 		count(SEEN, 0);
-		bpf_skb_change_type(skb, PACKET_HOST);
+		if (skb->pkt_type != PACKET_HOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
 	}
-	if (!deadline || bpf_ktime_get_boot_ns() > *deadline)
+	if (!leased())
 		return count(LEASE, TC_ACT_SHOT);
-	if (!p->later && !bpf_skb_load_bytes(skb, p->offset, &type, 1)) {
+	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) && !p->later &&
+	    !bpf_skb_load_bytes(skb, p->offset, &type, 1)) {
 		/* Errors come from routers on the way; their sources say nothing about the flow. */
-		if (p->version == 4 && p->protocol == IPPROTO_ICMP && (type == 3 || type == 11 || type == 12))
+		if (p->version == 4 ? type == 3 || type == 11 || type == 12 : type >= 1 && type <= 4)
 			return count(ERRORS, TC_ACT_UNSPEC);
-		if (p->version == 6 && p->protocol == IPPROTO_ICMPV6 && type >= 1 && type <= 4)
-			return count(ERRORS, TC_ACT_UNSPEC);
-		if (p->version == 6 && p->protocol == IPPROTO_ICMPV6 && (type == 135 || type == 136))
+		if (p->version == 6 && (type == 135 || type == 136))
 			return TC_ACT_UNSPEC;
 	}
-	if (transport && !p->later && !bpf_skb_load_bytes(skb, p->offset, ports, sizeof(ports))) {
-		p->ports = true;
-		p->source_port = ports[0];
-		p->destination_port = ports[1];
-	}
+	if (s->ports)
+		read_ports(skb, p);
 	for (__u32 i = 0; i < MAX_RULES - 1; i++) {
 		__u32 key = i;
 		struct rule *rule;
@@ -345,19 +447,17 @@ static __always_inline int to_vip(struct __sk_buff *skb, const struct settings *
 		affinity = rule->affinity;
 		if (affinity == NONE && (!transport || p->fragment))
 			affinity = SINGLE;
-		return owned(skb, s, p, i, affinity);
+		return owned(skb, s, p, i, affinity, rule->linger);
 	}
-	return owned(skb, s, p, s->rules, SINGLE);
+	return owned(skb, s, p, s->rules, SINGLE, false);
 }
 
 static __always_inline int to_client(struct __sk_buff *skb, const struct settings *s, const struct packet *p)
 {
-	__u32 which = 0;
-	__u64 *deadline = bpf_map_lookup_elem(&live, &which);
 	bool here;
 
 	bpf_skb_change_type(skb, PACKET_HOST);
-	if (!deadline || bpf_ktime_get_boot_ns() > *deadline)
+	if (!leased())
 		return count(LEASE, TC_ACT_SHOT);
 	if (s->roaming)
 		here = bpf_map_lookup_elem(&clients, p->destination);
@@ -451,18 +551,20 @@ int nlb_ingress(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
 	struct packet p = {};
-	struct target *target;
-	struct ethhdr eth;
+	__u32 kind, vip = NO_VIP;
+	struct ethhdr *eth;
 	bool framed;
+	__u16 proto;
 	__u8 type;
 
 	/* A tagged frame belongs to another interface. */
-	if (!s || skb->vlan_present || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+	if (!s || skb->vlan_present || !(eth = header(skb, 0, sizeof(*eth))))
 		return TC_ACT_UNSPEC;
-	if (eth.h_proto == bpf_htons(ETH_P_ARP))
+	framed = equal_mac(eth->h_dest, s->cluster_mac);
+	proto = eth->h_proto;
+	if (proto == bpf_htons(ETH_P_ARP))
 		return arp(skb, s);
-	if (eth.h_proto == bpf_htons(ETH_P_IP) ? !read_ipv4(skb, &p) :
-	    eth.h_proto != bpf_htons(ETH_P_IPV6) || !read_ipv6(skb, &p))
+	if (proto == bpf_htons(ETH_P_IP) ? !read_ipv4(skb, &p) : proto != bpf_htons(ETH_P_IPV6) || !read_ipv6(skb, &p))
 		return TC_ACT_UNSPEC;
 	if (p.version == 6 && p.protocol == IPPROTO_ICMPV6 && p.offset == ETH_HLEN + 40 &&
 	    !bpf_skb_load_bytes(skb, p.offset, &type, 1) && type == 135) {
@@ -471,10 +573,9 @@ int nlb_ingress(struct __sk_buff *skb)
 		if (verdict != TC_ACT_UNSPEC)
 			return verdict;
 	}
-	framed = equal_mac(eth.h_dest, s->cluster_mac);
-	target = find(s, p.destination);
-	if (target)
-		return target->kind == OWN ? TC_ACT_UNSPEC : to_vip(skb, s, &p, target->vip, framed);
+	kind = find(s, &p, &vip);
+	if (kind)
+		return kind == OWN ? TC_ACT_UNSPEC : to_vip(skb, s, &p, vip, framed);
 	if (!framed)
 		return TC_ACT_UNSPEC;
 	if (p.version == 6 && s->internal && s->client_bits && within(p.destination, s->client_prefix, s->client_bits))
