@@ -217,6 +217,7 @@ def test_port_that_is_taken_costs_nothing(tmp_path: Path) -> None:
     on_a_machine(body, tmp_path / "state")
 
 
+@pytest.mark.alone
 @isolated
 def test_killed_gateway_is_back_and_devices_keep_their_addresses(tmp_path: Path) -> None:
     async def body(agent: Agent) -> None:
@@ -232,6 +233,7 @@ def test_killed_gateway_is_back_and_devices_keep_their_addresses(tmp_path: Path)
     on_a_machine(body, tmp_path / "state")
 
 
+@pytest.mark.alone
 @isolated
 def test_enrol_list_and_revoke_within_a_second(tmp_path: Path) -> None:
     async def body(agent: Agent) -> None:
