@@ -125,7 +125,7 @@ def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
 def test_every_packet_of_ten_thousand_clients_has_one_server_in_every_mode(cluster: Lab, crowd: Crowd) -> None:
     """With both filters; the switch learns nothing, and in IGMP mode sends nothing to who is no member."""
     first, router = cluster.host("da1"), cluster.host("internet")
-    clients = strangers(4, 10_000, 2)
+    clients, source_mac = strangers(4, 10_000, 2), hardware(router)
     with ExitStack() as probes, sender(router) as send:
         found = {name: probes.enter_context(Arrivals(cluster.host(name))) for name in SERVERS}
         for mode, filter_ in (
@@ -146,7 +146,7 @@ def test_every_packet_of_ten_thousand_clients_has_one_server_in_every_mode(clust
             stranger = Sniffer(cluster.host("bystander"))
             for arrivals in found.values():
                 arrivals.forget()
-            frames = [framed(hardware(router), virtual, probe(source, port)) for source, port in clients]
+            frames = [framed(source_mac, virtual, probe(source, port)) for source, port in clients]
             deliver(send, frames, lambda: sum(arrivals.count() for arrivals in found.values()))
             got = {name: arrivals.clients() for name, arrivals in found.items()}
             assert sum(map(len, got.values())) == len(clients), f"{mode}, {filter_}: a packet was accepted twice"
