@@ -32,9 +32,9 @@ case $prefix in /?*) ;; *) fail "the prefix must be an absolute directory, not '
 bin=/usr/local/bin
 units=/usr/local/lib/systemd/system
 accounts=/usr/local/lib/sysusers.d
-names="portico-server portico-gateway portico-balancer portico-client portico-tunnel"
+names="portico-server portico-gateway portico-balancer portico-location portico-client portico-tunnel"
 make_accounts() {
-    for account in portico-gateway portico-balancer portico-client; do
+    for account in portico-gateway portico-balancer portico-location portico-client; do
         id -u "$account" >/dev/null 2>&1 || PATH=$PATH:/usr/sbin \
             useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
     done

@@ -11,8 +11,10 @@ import yaml
 from portico.lab import wait
 from portico.lab.hosts import Host, LabFailure
 from portico.lab.lab import Lab, Step
+from portico.lab.services import bind
 from portico.lab.topology import CONNECT_TO, CORP_DNS, CORP_DOMAIN, ORGANISATION_PREFIX, dedicated
 
+DNS_KEY = "/etc/portico/dns.key"
 SERVER, CLIENT = "portico-server", "portico-client"
 """Names of the services; also of their logs."""
 
@@ -29,12 +31,20 @@ def settings(server: str) -> dict[str, Any]:
         "server": {"name": server, "internet_interface": "eth0", "internal_interface": "eth1"},
         # The intranet has servers with IPv6 only: their own AAAA records must be asked for.
         "dns64": {"upstream_servers": [CORP_DNS], "only_send_a_query": False},
+        "corporate_dns": {"update": "tsig", "key_file": DNS_KEY},
     }
+
+
+def give_dns_key(lab: Lab, name: str) -> None:
+    """Puts the key with which the servers write their records on a host."""
+    text = (lab.host("dns").disk / bind.key_path(bind.SERVERS_KEY).lstrip("/")).read_text()
+    lab.host(name).write(DNS_KEY, text, 0o600)
 
 
 def install_server(lab: Lab, name: str) -> None:
     """Installs the Remote Access server on a host and waits until its gateway accepts clients."""
     host = lab.host(name)
+    give_dns_key(lab, name)
     host.write("/etc/portico/lab.yaml", yaml.safe_dump(settings(name), sort_keys=False), 0o600)
     host.run("portico", "server", "install", "--file", "/etc/portico/lab.yaml", "--yes", "--no-start", timeout=60.0)
     start_server(host)
@@ -124,6 +134,7 @@ def join(lab: Lab, server: str, member: str, number: int) -> None:
     if not isinstance(token, str):
         raise LabFailure(f"On {member}: no token", why=json.dumps(answer))
     host = lab.host(server)
+    give_dns_key(lab, server)
     interfaces = ["--internet-interface", "eth0", "--internal-interface", "eth1"]
     host.run("portico", "server", "join", token, *interfaces, "--yes", timeout=60.0)
     start_server(host)

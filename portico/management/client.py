@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,31 +73,54 @@ class ApiClient:
         """The JSON answer to a POST."""
         return self._call("POST", path, json=body if body is not None else {})
 
+    def lines(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """The JSON objects of an answer that comes line by line, each as soon as it is there."""
+        try:
+            with self._http.stream(method, path, json=body) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise self._error(answer.status_code, self._data(answer))
+                for line in answer.iter_lines():
+                    data = json.loads(line)
+                    if "error" in data:
+                        raise self._error(int(data.get("status", 500)), data)
+                    yield data
+        except (httpx.HTTPError, ValueError) as error:
+            raise self._broken(error) from None
+
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             answer = self._http.request(method, path, **arguments)
-        except httpx.ConnectError as error:
-            raise self._no_answer(error) from None
-        except httpx.TimeoutException:
-            raise Unavailable(
-                f"The {self._what} does not answer",
-                why="no answer in time",
-                resolution="Look at its log: journalctl -u portico-server",
-            ) from None
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"The {self._what} broke the connection", why=str(error), resolution="Try again; look at its log"
-            ) from None
-        try:
-            data = answer.json()
-        except ValueError:
-            data = None
+            raise self._broken(error) from None
+        data = self._data(answer)
         if answer.is_success:
             return data
         raise self._error(answer.status_code, data)
+
+    @staticmethod
+    def _data(answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+    def _broken(self, error: Exception) -> PorticoError:
+        """Why there is no whole answer."""
+        if isinstance(error, httpx.ConnectError):
+            return self._no_answer(error)
+        if isinstance(error, httpx.TimeoutException):
+            return Unavailable(
+                f"The {self._what} does not answer",
+                why="no answer in time",
+                resolution="Look at its log: journalctl -u portico-server",
+            )
+        return Unavailable(
+            f"The {self._what} broke the connection", why=str(error), resolution="Try again; look at its log"
+        )
 
     def _error(self, status: int, data: Any) -> PorticoError:
         fields = data.get("error") if isinstance(data, dict) else None

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from portico.settings.addresses import Address
 from portico.settings.effective import Effective
+from portico.settings.located import nls_name
 from portico.settings.model import Settings
 
-Origin = Literal["settings", "domain", "connect-to"]
+Origin = Literal["settings", "domain", "connect-to", "network-location-server"]
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def normal_name(name: str) -> str:
 def table(settings: Settings, values: Effective) -> Table:
     """The clients' table: the rules and exemptions of the settings, and those that are made automatically.
 
-    Automatic are the suffix rule for the deployment's domain, unless the settings have one for it, and an exemption for
-    the ConnectTo name where a rule would cover it: a client that asked for it through the tunnel could never open one.
+    Automatic are the suffix rule for the deployment's domain, unless the settings have one for it; an exemption for the
+    ConnectTo name where a rule would cover it: a client that asked for it through the tunnel could never open one; and
+    an exemption for the network location server, which a client outside must not find.
     """
     default = (values.dns64_address,) if values.dns64_address is not None else _upstream_ipv6(settings)
     rules = [
@@ -135,6 +137,11 @@ def table(settings: Settings, values: Effective) -> Table:
         found = Table(rules).rule_for(connect_to)
         if found is not None and not found.exemption:
             rules.insert(0, Rule(connect_to, (), "connect-to"))
+    nls = nls_name(settings)
+    if nls is not None:
+        found = Table(rules).rule_for(nls)
+        if found is not None and not found.exemption:
+            rules.insert(0, Rule(nls, (), "network-location-server"))
     return Table(rules)
 
 

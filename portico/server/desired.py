@@ -16,6 +16,7 @@ from portico.server.reconcile.wanted import (
     DeviceAddress,
     Filter,
     HostAddresses,
+    LocationFilter,
     Pool,
     Route,
     StaticPort,
@@ -24,6 +25,7 @@ from portico.server.reconcile.wanted import (
 from portico.settings.addresses import Network
 from portico.settings.effective import Effective
 from portico.settings.localise import LOOPBACK, dedicated_by_interface, host_address, virtual_addresses
+from portico.settings.located import all_internal_addresses, nls_port, serves_nls
 from portico.settings.model import ManageOut, Settings
 from portico.transition.addressing import tunnel_addresses
 from portico.transition.iphttps import MTU
@@ -108,8 +110,18 @@ def desired_kernel(
             statics=tuple(sorted(statics)),
             openers=_openers(settings),
             dns64_interfaces=tuple(dict.fromkeys(settings.dns64.accept_interface)),
+            location=_location(settings, values),
         ),
         host_addresses=moved,
+    )
+
+
+def _location(settings: Settings, values: Effective) -> LocationFilter:
+    return LocationFilter(
+        own=values.internal_addresses,
+        all_servers=all_internal_addresses(settings, values.internal_addresses),
+        nls_port=nls_port(settings) if serves_nls(settings) else None,
+        web_probe_port=settings.web_probe.port if settings.web_probe.state == "enabled" else None,
     )
 
 

@@ -5,28 +5,34 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from portico import __version__
+from portico.balancing.nlb import mac
 from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, parse_certificates
 from portico.errors import PorticoError
 from portico.files import read_file
+from portico.naming.records.keys import secret_files
 from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL, HostAddress
 from portico.settings.addresses import Address, Network
 from portico.settings.facts import CertificateFile, Facts, FileTrouble, Interface, Kernel, Listener
 from portico.settings.localise import dedicated_by_interface, localise
 from portico.settings.model import Settings
+
+SERVER_CERTIFICATE = "certificates.server_certificate"
+NETWORK_LOCATION_CERTIFICATE = "network_location_server.certificate"
 
 _TROUBLE: dict[str, FileTrouble] = {
     "FILE_MISSING": "missing",
@@ -36,14 +42,24 @@ _TROUBLE: dict[str, FileTrouble] = {
     "CRL_FOREIGN": "foreign",
 }
 
+_CLUSTER_MODES: tuple[Literal["unicast", "multicast", "igmp"], ...] = ("unicast", "multicast", "igmp")
 _LISTEN = "0A"
+_NOBODY = "0"
 _PERMANENT = 0x80
 _RESOLVE_SECONDS = 5.0
 
 
-Prober = Callable[[str, Sequence[Address]], Mapping[Address, str]]
-"""Asks the link of an interface who has some addresses (ARP, neighbour solicitations); returns those that another
-machine answered for, with its MAC address. Blocking, for a second at most."""
+class Prober(Protocol):
+    """Asks the link of an interface who has some addresses (ARP, neighbour solicitations); returns those that another
+    machine answered for, with its MAC address. Blocking, for a second at most.
+
+    Args:
+        ignored: MAC addresses of those that may have them.
+    """
+
+    def __call__(
+        self, interface: str, addresses: Sequence[Address], ignored: Sequence[str] = (), /
+    ) -> Mapping[Address, str]: ...
 
 
 def read_facts(
@@ -54,6 +70,8 @@ def read_facts(
     own_name: str | None = None,
     administrators: Mapping[str, Sequence[HostAddress]] | None = None,
     probe: Prober | None = None,
+    probe_own: bool = False,
+    server_certificate: Path | None = None,
 ) -> Facts:
     """What is true of this machine now.
 
@@ -64,9 +82,18 @@ def read_facts(
         own_name: this machine's name within its cluster.
         administrators: addresses of interfaces as the administrator has them, where load balancing changed them.
         probe: asks whether other machines have the DIPs that this machine does not have yet; None does not ask.
+        probe_own: asks about the addresses that this machine has, too.
+        server_certificate: the file of the certificate that clients are shown, when it is not an imported one.
     """
     interfaces, routes = _network()
-    in_use = _in_use(settings, own_name, interfaces, probe) if settings is not None and probe is not None else {}
+    in_use: dict[Address, str] = {}
+    if settings is not None and probe is not None:
+        in_use = _in_use(settings, own_name, interfaces, probe, own=probe_own)
+    files = tuple(_certificate_files(settings)) if settings is not None else ()
+    named = {file.setting: file for file in files}
+    shown = named.get(SERVER_CERTIFICATE)
+    if server_certificate is not None:
+        shown = _certificate(SERVER_CERTIFICATE, server_certificate)
     for name, addresses in (administrators or {}).items():
         if interfaces is not None and name in interfaces:
             interfaces[name] = replace(interfaces[name], addresses=_with_link_local(interfaces[name], addresses))
@@ -81,26 +108,61 @@ def read_facts(
         routes=routes,
         kernel=_kernel(),
         processors=len(os.sched_getaffinity(0)),
-        certificate_files=tuple(_certificate_files(settings)) if settings is not None else (),
+        certificate_files=files,
         built_in_ca=_certificate("certificates.mode", authority) if authority is not None else None,
+        server_certificate=shown,
+        network_location_certificate=named.get(NETWORK_LOCATION_CERTIFICATE),
+        version=__version__,
+        secret_files=tuple(secret_files(settings)) if settings is not None else (),
     )
 
 
 def _in_use(
-    settings: Settings, own_name: str | None, interfaces: Mapping[str, Interface] | None, probe: Prober
+    settings: Settings,
+    own_name: str | None,
+    interfaces: Mapping[str, Interface] | None,
+    probe: Prober,
+    *,
+    own: bool,
 ) -> dict[Address, str]:
-    """Whoever has the DIPs that are not on this machine."""
-    if settings.load_balancing is None or interfaces is None:
+    """Whoever else has the DIPs of this machine; `own`: also the VIPs, and its addresses when it serves alone."""
+    if interfaces is None:
         return {}
+    if settings.load_balancing is None:
+        return _in_use_alone(settings, interfaces, probe) if own else {}
     name = own_name if own_name is not None else settings.server.name
     if settings.load_balancing.server(name) is None:
         return {}  # told by the rules
     present = {address.ip for interface in interfaces.values() for address in interface.addresses}
     found: dict[Address, str] = {}
     for interface, dedicated in dedicated_by_interface(localise(settings, name)).items():
-        missing = [address.ip for address in dedicated if address.ip not in present]
-        if missing and interface in interfaces:
-            found |= probe(interface, missing)
+        asked = [address.ip for address in dedicated if own or address.ip not in present]
+        if asked and interface in interfaces:
+            found |= probe(interface, asked)
+    return found | _virtual_in_use(localise(settings, name), interfaces, probe) if own else found
+
+
+def _virtual_in_use(local: Settings, interfaces: Mapping[str, Interface], probe: Prober) -> dict[Address, str]:
+    """Whoever has virtual addresses and is no server of the cluster, which answers with a MAC address of its own."""
+    balancing = local.load_balancing
+    assert balancing is not None
+    sides = {local.server.internet_interface: balancing.internet_virtual_addresses}
+    sides[local.server.internal_interface] = balancing.internal_virtual_addresses
+    found: dict[Address, str] = {}
+    for name, virtual in sides.items():
+        ours = [mac.text(mac.cluster_mac(mode, vip.ip)) for vip in virtual for mode in _CLUSTER_MODES]
+        if virtual and name in interfaces and interfaces[name].up:
+            found |= probe(name, list(dict.fromkeys(vip.ip for vip in virtual)), ours)
+    return found
+
+
+def _in_use_alone(settings: Settings, interfaces: Mapping[str, Interface], probe: Prober) -> dict[Address, str]:
+    found: dict[Address, str] = {}
+    for name in dict.fromkeys((settings.server.internet_interface, settings.server.internal_interface)):
+        interface = interfaces.get(name)
+        asked = [address.ip for address in interface.addresses if not address.ip.is_link_local] if interface else []
+        if asked and interface is not None and interface.up:
+            found |= probe(name, asked)
     return found
 
 
@@ -150,8 +212,9 @@ def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
 
 
 def _sockets(*, listening: bool) -> Iterator[Listener]:
-    """Listening sockets (all of UDP), or TCP connections; without those of this process."""
-    ours = _own_sockets()
+    """Listening sockets (all of UDP), or TCP connections; without those of this process and those of nobody any more,
+    which the kernel only closes."""
+    ours = _own_sockets() | {_NOBODY}
     tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"),
         ("tcp", "tcp6"),
@@ -232,9 +295,15 @@ def _certificate_files(settings: Settings) -> Iterator[CertificateFile]:
     certificates = settings.certificates
     if certificates.server_certificate is not None:
         key = Path(certificates.server_key) if certificates.server_key is not None else None
-        yield _certificate("certificates.server_certificate", Path(certificates.server_certificate), key)
+        yield _certificate(SERVER_CERTIFICATE, Path(certificates.server_certificate), key)
     if certificates.server_key is not None:
         yield _key("certificates.server_key", Path(certificates.server_key))
+    location = settings.network_location_server
+    if certificates.mode == "imported" and location.certificate is not None:
+        key = Path(location.key) if location.key is not None else None
+        yield _certificate("network_location_server.certificate", Path(location.certificate), key)
+    if certificates.mode == "imported" and location.key is not None:
+        yield _key("network_location_server.key", Path(location.key))
     issuers: list[x509.Certificate] = []
     for index, name in enumerate(certificates.client_ca):
         yield _certificate(f"certificates.client_ca[{index}]", Path(name), authority=True)
@@ -267,7 +336,16 @@ def _certificate(setting: str, path: Path, key: Path | None = None, *, authority
         not_after=certificate.not_valid_after_utc,
         key_matches=_matches(certificate, key) if key is not None else None,
         server_auth=usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage,
+        issuer=_issuer(certificate),
+        self_signed=certificate.issuer == certificate.subject,
     )
+
+
+def _issuer(certificate: x509.Certificate) -> str | None:
+    """Who issued it; CAs change the names of their intermediate certificates more often than that of their house."""
+    for attribute in certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATION_NAME):
+        return str(attribute.value)
+    return common_name(certificate.issuer)
 
 
 def _extension(certificate: x509.Certificate, kind: Any) -> Any:

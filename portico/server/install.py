@@ -28,6 +28,7 @@ from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.desired import kept_addresses
 from portico.server.facts import read_facts
 from portico.server.gateway import UNIT, USER
+from portico.server.location import pages as location
 from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.peers.joining import Joining
 from portico.server.platform import LEDGER_NAME
@@ -41,8 +42,8 @@ from portico.settings.verify import verify
 
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
-_UNITS = (UNIT, balancer.UNIT, UNIT_NAME)
-_USERS = (USER, balancer.USER)
+_UNITS = (UNIT, balancer.UNIT, location.UNIT, UNIT_NAME)
+_USERS = (USER, balancer.USER, location.USER)
 _HIDDEN = ("/home", "/root", "/run/user")
 """systemd.exec(5), ProtectHome."""
 _UNIT_DIRECTORY = Path("/etc/systemd/system")
@@ -179,7 +180,7 @@ def _made(state: Path) -> dict[str, object]:
         f"cannot use {path}, the note of what the installation made",
         why=why,
         resolution=f"Remove it (rm -r {path}); the users {' and '.join(_USERS)} and the units in {_UNIT_DIRECTORY} "
-        f"then stay, remove them by hand: userdel {USER}; userdel {balancer.USER}",
+        f"then stay, remove them by hand: {'; '.join(f'userdel {user}' for user in _USERS)}",
         code="FILE_DAMAGED",
     )
 

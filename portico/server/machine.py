@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from portico.certificates.renewal import SERVER_NAME
 from portico.errors import InvalidInput, NotFound, Unavailable
 from portico.files import read_file, write_file
 from portico.server.credentials import Credentials
@@ -105,11 +106,14 @@ class Machine:
         if read_own_name(self.state) != name:
             write_own_name(self.state, name)
 
-    def facts(self, settings: Settings | None = None, *, resolve: bool = False, judge: bool = False) -> Facts:
+    def facts(
+        self, settings: Settings | None = None, *, resolve: bool = False, judge: bool = False, own: bool = False
+    ) -> Facts:
         """The machine as the administrator has it.
 
         Args:
             judge: for `verify`: also looks at certificates, and asks the link for dedicated addresses.
+            own: asks the link for addresses that this machine has, too, and looks at the certificate clients are shown.
 
         Raises:
             PorticoError: it is not known which server of the cluster this is, or netlink does not work.
@@ -122,6 +126,8 @@ class Machine:
             own_name=read_own_name(self.state),
             administrators=self._kernel.administrators(),
             probe=self.probe if judge else None,
+            probe_own=own,
+            server_certificate=self._credentials.directory / SERVER_NAME if own and built_in else None,
         )
 
     def check(self, settings: Settings, *, resolve: bool = False) -> list[Problem]:

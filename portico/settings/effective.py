@@ -14,6 +14,7 @@ from portico.settings.addresses import (
     DEFAULT_POOL_PORTS,
     EVERY_IPV4,
     SERVER_CLIENT_PREFIX_LENGTH,
+    Address,
     AddressPlan,
     AddressPortPool,
     PrefixMapping,
@@ -21,6 +22,7 @@ from portico.settings.addresses import (
 )
 from portico.settings.facts import Facts
 from portico.settings.localise import balanced_facts, default_client_prefix, own_server
+from portico.settings.located import internal_addresses, nls_url
 from portico.settings.model import Settings
 
 
@@ -66,6 +68,8 @@ class Effective:
         static_bindings: with their addresses filled in; those without an address that is known are left out.
         dns64_mappings: what DNS64 synthesises with; empty while it is disabled or NAT64 is.
         internal_ipv4: NAT64's source; None while it is neither set nor known.
+        internal_addresses: where the intranet reaches this server; with load balancing the VIPs, then its DIPs.
+        nls_url: what clients fetch to know that they are inside; None without a network location server.
         url: what clients dial.
     """
 
@@ -87,6 +91,8 @@ class Effective:
     url: str
     single_interface: bool
     derived: tuple[Derived, ...]
+    internal_addresses: tuple[Address, ...] = ()
+    nls_url: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Path to {value, origin}, for `settings show --effective`."""
@@ -159,6 +165,8 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
     workers: int = pick("server.workers", settings.server.workers, facts.processors or 1, "one per processor core")
     url = connect_url(settings.deployment.connect_to, settings.ip_https.port)
     pick("ip_https.url", None, url, "from deployment.connect_to and ip_https.port")
+    location_url = nls_url(settings)
+    pick("network_location_server.url", settings.network_location_server.url, location_url, "a page of the servers")
     prefixes = tuple(dict.fromkeys(mapping.prefix for mapping in mappings))
     routes = _routes(plan.organisation, intranet, prefixes, dns64_address, client_prefix)
     pick("ip_https.routes", None, routes, "what clients are told to send through the tunnel")
@@ -181,6 +189,8 @@ def effective(settings: Settings, facts: Facts | None = None) -> Effective:
         url=url,
         single_interface=settings.server.internet_interface == settings.server.internal_interface,
         derived=tuple(derived),
+        internal_addresses=internal_addresses(settings, facts, internal_ipv4),
+        nls_url=location_url,
     )
 
 

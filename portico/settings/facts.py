@@ -64,6 +64,8 @@ class CertificateFile:
         key_matches: server certificate only: whether the key file holds its key; None when the key was not readable.
         server_auth, client_auth: allowed by the extended key usage (also when there is none).
         next_update: revocation lists only.
+        issuer: who issued it: the organisation, or else the common name; None when that is not known.
+        self_signed: whether it is its own issuer.
     """
 
     setting: str
@@ -78,6 +80,22 @@ class CertificateFile:
     key_matches: bool | None = None
     server_auth: bool = True
     next_update: datetime | None = None
+    issuer: str | None = None
+    self_signed: bool = False
+
+
+@dataclass(frozen=True)
+class SecretFile:
+    """A file with a key that the settings name, as it was found.
+
+    Attributes:
+        trouble: why it cannot be used, empty when it can; `resolution` says what to do about it.
+    """
+
+    setting: str
+    file: str
+    trouble: str = ""
+    resolution: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,15 +106,19 @@ class Facts:
         now: UTC; needed for rules about certificates' lifetimes.
         own_name: what this machine is called within its cluster; None when not known.
         interfaces: by name, as the administrator has them, without what load balancing moves; None when not looked at.
+        version: of Portico; empty when not known.
         in_use: addresses that another machine on the link answers for, and its MAC address.
         resolved: addresses that public or intranet names resolve to; a name that was looked up and has none maps to ().
         routes: prefixes that the machine routes to somewhere else than Portico's own interfaces.
         connections: local ends of TCP connections.
         processors: processor cores.
+        server_certificate: what clients are shown by this machine, in both modes of `certificates`.
+        network_location_certificate: the same of the network location server, where this machine is one.
     """
 
     now: datetime | None = None
     own_name: str | None = None
+    version: str = ""
     in_use: Mapping[Address, str] = field(default_factory=dict)
     interfaces: Mapping[str, Interface] | None = None
     listeners: tuple[Listener, ...] = ()
@@ -107,6 +129,9 @@ class Facts:
     processors: int | None = None
     certificate_files: tuple[CertificateFile, ...] = ()
     built_in_ca: CertificateFile | None = None
+    server_certificate: CertificateFile | None = None
+    network_location_certificate: CertificateFile | None = None
+    secret_files: tuple[SecretFile, ...] = ()
 
     def interface(self, name: str) -> Interface | None:
         return self.interfaces.get(name) if self.interfaces is not None else None

@@ -6,15 +6,19 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from portico.settings.kinds import HostAddress, InterfaceName, Section, ShortName, VirtualAddress
+from portico.settings.kinds import HostAddress, InterfaceName, Section, ShortName, State, VirtualAddress
+from portico.settings.remote_access import Range
 
 MAXIMUM_SERVERS: Final = 8
-"""Of network load balancing, as on Windows; the document has room for the 32 of an external load balancer."""
+"""Of network load balancing, as on Windows."""
+
+MAXIMUM_EXTERNAL_SERVERS: Final = 32
+"""Behind an external load balancer: as many as a /59 has /64s."""
 
 LEASE_HEARTBEATS: Final = 3
 """A server that was not told to go on for so many heartbeat periods stops accepting packets by itself."""
 
-Mode = Literal["unicast", "multicast", "igmp_multicast"]
+Mode = Literal["unicast", "multicast", "igmp_multicast", "external"]
 
 
 class PortRule(Section):
@@ -67,6 +71,9 @@ class ClusterServer(Section):
         description="which /64 of the client prefix is its own with `client_addresses: per-server`; "
         "null: `priority` - 1",
     )
+    vpn_ip_address_ranges: list[Range] = Field(
+        default_factory=list, max_length=64, description="'first,last' IPv4 address: its static pool of the client VPN"
+    )
 
     @property
     def dedicated_addresses(self) -> list[HostAddress]:
@@ -87,7 +94,9 @@ class LoadBalancing(Section):
     """Network load balancing: several servers behave as one."""
 
     mode: Mode = Field(
-        default="unicast", description="which MAC address the virtual addresses have, see `portico lb mode`"
+        default="unicast",
+        description="which MAC address the virtual addresses have, see `portico lb mode`; external: a load balancer "
+        "in front, which this version does not support",
     )
     takeover: bool = Field(
         default=False,
@@ -123,7 +132,10 @@ class LoadBalancing(Section):
         default="automatic",
         description="what drops packets of other servers; automatic: eBPF where the kernel takes it",
     )
-    servers: list[ClusterServer] = Field(default_factory=list, max_length=32, description="the servers, see below")
+    tls_termination: State = Field(
+        default="disabled", description="whether an external load balancer ends TLS; cannot be enabled"
+    )
+    servers: list[ClusterServer] = Field(default_factory=list, max_length=64, description="the servers, see below")
 
     @property
     def virtual_addresses(self) -> list[HostAddress]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from portico.settings.alerts import Alerts
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
@@ -34,6 +35,8 @@ from portico.settings.kinds import (
     Upstream,
 )
 from portico.settings.load_balancing import LoadBalancing
+from portico.settings.location import CorporateDns, NetworkLocationServer, WebProbe
+from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 
 SCHEMA_VERSION: Final = 1
 
@@ -295,9 +298,18 @@ class Settings(Section):
     nat64: Nat64 = Field(default_factory=Nat64)
     dns64: Dns64 = Field(default_factory=Dns64)
     nrpt: Nrpt = Field(default_factory=Nrpt)
+    network_location_server: NetworkLocationServer = Field(default_factory=NetworkLocationServer)
+    web_probe: WebProbe = Field(default_factory=WebProbe)
+    corporate_dns: CorporateDns = Field(default_factory=CorporateDns)
     access: Access = Field(default_factory=Access)
     certificates: Certificates = Field(default_factory=Certificates)
+    vpn: Vpn = Field(default_factory=Vpn)
+    teredo: Teredo = Field(default_factory=Teredo)
+    isatap: Isatap = Field(default_factory=Isatap)
+    authentication: Authentication = Field(default_factory=Authentication)
+    remote_clients: RemoteClients = Field(default_factory=RemoteClients)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    alerts: Alerts = Field(default_factory=Alerts)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

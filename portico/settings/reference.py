@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import kinds, load_balancing, model
+from portico.settings import alerts, kinds, load_balancing, location, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -34,6 +34,11 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (remote_access.Range, "first and last address"),
+    (alerts.HttpsUrl, "https:// URL"),
+    (alerts.SyslogAddress, "address of a syslog receiver"),
+    (location.HttpsUrl, "https URL"),
+    (location.Principal, "Kerberos principal"),
 )
 
 _WINDOWS: Final = {
@@ -80,6 +85,17 @@ _WINDOWS: Final = {
     "load_balancing.servers[].internal_dedicated_addresses": (
         "`Set-RemoteAccessLoadBalancer -InternalDedicatedIPAddress`"
     ),
+    "load_balancing.servers[].vpn_ip_address_ranges": "`Add-RemoteAccessLoadBalancerNode -VpnIPAddressRange`",
+    "vpn.state": "`Install-RemoteAccess -VpnType`",
+    "vpn.ip_address_assignment": "`Set-VpnIPAddressAssignment -IPAssignmentMethod`",
+    "vpn.ip_address_ranges": "`Set-VpnIPAddressAssignment -IPAddressRange`",
+    "vpn.ipv6_prefix": "`Set-VpnIPAddressAssignment -IPv6Prefix`",
+    "teredo.state": "`Set-DAServer -TeredoState`",
+    "authentication.two_factor": "`Set-DAServer -UserAuthentication TwoFactor`",
+    "remote_clients.force_tunnel": "`Set-DAClient -ForceTunnel`",
+    "remote_clients.downlevel": "`Set-DAClient -Downlevel`",
+    "network_location_server.url": "`Set-DANetworkLocationServer -Url`",
+    "network_location_server.certificate": "`Set-DANetworkLocationServer -NlsOnDAServer -Certificate`",
     "certificates.server_certificate": "`Set-RemoteAccess -SslCertificate`",
     "certificates.client_ca": "`Set-DAServer -IPsecRootCertificate`",
 }
@@ -119,7 +135,14 @@ nrpt:
     - namespace: .lab.example.org   # resolved by DNS64, like the deployment's domain
     - namespace: .branch.example.net
       dns_servers: ["2001:db8:20::53"]
-  exemptions: [nls.corp.example.net, .voip.corp.example.net]
+  exemptions: [.voip.corp.example.net]
+network_location_server:
+  certificate: /etc/portico/nls.pem
+  key: /etc/portico/nls.key
+web_probe: {port: 80}
+corporate_dns:
+  update: tsig
+  key_file: /etc/portico/dns.key
 access:
   intranet: ["fd7c:1a2b:3c4d:1::/64", "2001:db8:20::/48", 10.0.0.0/16]
   manage_out: {from: ["fd7c:1a2b:3c4d:1::/64", 10.0.0.9/32]}
@@ -130,6 +153,9 @@ certificates:
   server_key: /etc/portico/server.key
   client_ca: [/etc/portico/clients-ca.pem]
   crl: [/etc/portico/clients-ca.crl]
+alerts:
+  webhooks: [{url: "https://alerts.corp.example.net/portico", secret_file: /etc/portico/alerts.secret}]
+  syslog: [{address: "unix:/dev/log"}]
 drift: repair
 """
 
@@ -294,6 +320,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
+    if annotation in (alerts.Webhook, alerts.Syslog):
+        return "receiver, see below"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

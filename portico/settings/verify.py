@@ -11,13 +11,18 @@ from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, errors
 from portico.settings.rules import (
     addresses,
+    alerts,
     certificates,
     dedicated,
     load_balancing,
+    location,
     machine,
+    machines,
     mappings,
     naming,
     nat64,
+    order,
+    remote_access,
 )
 
 Rule = Callable[[Settings, Facts], Iterable[Problem]]
@@ -28,11 +33,13 @@ RULES: tuple[Rule, ...] = (
     *nat64.RULES,
     *naming.RULES,
     *certificates.RULES,
+    *location.RULES,
     *machine.RULES,
+    *alerts.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 
-CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES)
+CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES, *remote_access.RULES)
 """Rules about all servers: they see the document itself, and the machine as the administrator has it."""
 
 
@@ -50,6 +57,10 @@ def verify(settings: Settings, facts: Facts | None = None) -> list[Problem]:
     problems = [problem for rule in RULES for problem in rule(local, as_balanced)]
     problems += [problem for rule in CLUSTER_RULES for problem in rule(settings, known)]
     return sorted(problems, key=lambda problem: problem.severity != "error")
+
+
+verify_change = order.verify_change
+verify_machines = machines.verify_machines
 
 
 def require(settings: Settings, facts: Facts | None = None) -> list[Problem]:
@@ -70,7 +81,7 @@ def catalogue_markdown() -> str:
     lines = [
         "# Problems with settings",
         "",
-        "Every problem that `portico settings plan`, `portico settings apply` and the API can report, by its code.",
+        "Every problem that `portico check`, `portico plan`, `portico settings apply` and the API report, by its code.",
         "Codes are stable. An *error* keeps a document from being stored and applied; a *warning* does not. Words in",
         "braces stand for values of the case at hand.",
         "",

@@ -75,6 +75,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
+def two_servers(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Two servers that balance, without a client."""
+    with _lab(request, build(2, 1)) as lab:
+        deployment.install_servers(lab, lambda _text: contextlib.nullcontext())
+        yield lab
+
+
+@pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A deployment of three servers that balance, with a connected client."""
     with _lab(request, build(3, 1, switch=Switch.PRUNING)) as lab:

@@ -138,7 +138,7 @@ def test_a_failure_in_the_middle_puts_everything_back(tmp_path: Path) -> None:
 def test_an_address_that_another_machine_has_is_not_taken(tmp_path: Path) -> None:
     asked: list[tuple[str, list[Address]]] = []
 
-    def probe(interface: str, wanted: Sequence[Address]) -> dict[Address, str]:
+    def probe(interface: str, wanted: Sequence[Address], _ignored: Sequence[str] = ()) -> dict[Address, str]:
         asked.append((interface, list(wanted)))
         return {address: "02:00:00:00:00:07" for address in wanted if address == ip_address("10.0.0.12")}
 
@@ -173,7 +173,7 @@ def test_a_stop_gives_the_machine_back_and_a_start_takes_it_again(tmp_path: Path
             assert again.problem is None
             assert addresses() == seen["balanced"]
             # What a crash leaves: no undo, a ledger on the disk.
-            again._monitor.stop()
+            again.upkeep._monitor.stop()
             for task in again._tasks:
                 task.cancel()
             await again.gateway.supervisor.stop()
@@ -208,7 +208,7 @@ def test_a_server_among_others_keeps_its_dedicated_addresses_when_it_stops(tmp_p
                 internal_dedicated_addresses=["10.0.0.13/24", f"{ORGANISATION}:1::13/64"],
             )
             assert added["revision"]["number"] == 3, added
-        async with agent._changing:  # nobody repairs meanwhile
+        async with agent.transactions.lock:  # nobody repairs meanwhile
             assert agent.platform.settings is not None
             keep = kept_addresses(agent.platform.settings)
             assert await asyncio.to_thread(agent.platform.kernel.undo, keep) == []

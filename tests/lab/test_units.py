@@ -24,6 +24,7 @@ from tests.lab.units import capabilities, start_unit
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd knows its groups of calls")
 
 GATEWAY, TUNNEL, BALANCER = "portico-gateway", "portico-tunnel", "portico-balancer"
+LOCATION = "portico-location"
 SOCKET = "/run/portico/gateway/agent.sock"
 
 
@@ -31,6 +32,7 @@ SOCKET = "/run/portico/gateway/agent.sock"
 def lab(network: Lab) -> Iterator[Lab]:
     """A whole deployment under the units, with a connected client."""
     server, client = network.host("da1"), network.host("client1")
+    deployment.give_dns_key(network, "da1")
     document = yaml.safe_dump(deployment.settings("da1"), sort_keys=False)
     server.write("/etc/portico/lab.yaml", document, 0o600)
     server.run("portico", "server", "install", "--file", "/etc/portico/lab.yaml", "--yes", "--no-start", timeout=60.0)
@@ -38,6 +40,7 @@ def lab(network: Lab) -> Iterator[Lab]:
     client.run("useradd", "--system", "--no-create-home", "portico-client")
     start_unit(server, GATEWAY)
     start_unit(server, BALANCER)
+    start_unit(server, LOCATION)
     start_unit(server, SERVER)
     deployment.wait_for_server(server)
     start_unit(client, CLIENT)

@@ -34,7 +34,7 @@ from portico.files import read_file
 from portico.lab import state as lab_state
 from portico.management.cli import client as client_cli
 from portico.management.cli import settings as settings_cli
-from portico.server import agent, control, install
+from portico.server import control, install, roster
 from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.progress import Progress, Stage
 from portico.server.reconcile.host_entry import Entry, Held
@@ -239,7 +239,7 @@ FILES = [
     File(
         "settings for apply",
         written("s.yaml", dump(DOCUMENT).encode()),
-        lambda d: settings_cli._document(d / "s.yaml"),
+        lambda d: settings_cli.read_document(d / "s.yaml"),
         never_damaged=("truncated",),  # still text; the server judges it
     ),
     File(
@@ -261,7 +261,7 @@ FILES = [
     File(
         "last seen",
         written("seen.json", b'{"client1": 1.5, "client2": 2}'),
-        lambda d: agent._read_seen(d / "seen.json"),
+        lambda d: roster.read_seen(d / "seen.json"),
         gets_along=True,
         may_be_missing=True,
     ),

@@ -16,14 +16,16 @@ from portico.client.agent import ACCOUNT, TUNNEL_UNIT
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.process import CAPABILITIES
 from portico.server.gateway import UNIT, USER
+from portico.server.location import pages as location
 
 UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 AGENTS = ["portico-server.service", "portico-client.service"]
 PACKET_PATHS = ["portico-gateway.service", "portico-tunnel.service"]
 BALANCER = "portico-balancer.service"
-SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER]
+LOCATION = "portico-location.service"
+SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER, LOCATION]
 
-EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys(PACKET_PATHS, 1.2)}
+EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys([*PACKET_PATHS, LOCATION], 1.2)}
 """The most that `systemd-analyze security` may say, of 10; every shipped service must stay below 2.0. What is left is
 what they are for: the network, for the agents its configuration, and files that belong to root; frames and the call
 `bpf` for the balancer."""
@@ -87,17 +89,17 @@ def test_systemd_understands_every_line(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", [*AGENTS, *PACKET_PATHS])
+@pytest.mark.parametrize("name", [*AGENTS, *PACKET_PATHS, LOCATION])
 def test_the_child_can_confine_itself(name: str) -> None:
     """The unit's filter holds for the child too, which sets one of its own with the call `seccomp`."""
     text = (UNITS / name).read_text()
     assert "SystemCallFilter=@system-service seccomp\n" in text
 
 
-@pytest.mark.parametrize("name", PACKET_PATHS)
+@pytest.mark.parametrize("name", [*PACKET_PATHS, LOCATION])
 def test_a_packet_path_has_an_account_and_no_capability(name: str) -> None:
     text = (UNITS / name).read_text()
-    account = {"portico-gateway.service": USER, "portico-tunnel.service": ACCOUNT}[name]
+    account = {UNIT: USER, TUNNEL_UNIT: ACCOUNT, LOCATION: location.USER}[name]
     assert f"\nUser={account}\n" in text
     assert "\nCapabilityBoundingSet=\n" in text
     assert "AmbientCapabilities" not in text
@@ -121,6 +123,7 @@ def test_the_balancer_may_call_bpf_and_nothing_else_that_is_privileged() -> None
     [
         *zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True),
         ("portico-server.service", BALANCER, balancer.UNIT),
+        ("portico-server.service", LOCATION, location.UNIT),
     ],
 )
 def test_a_process_comes_and_goes_with_its_agent_and_meets_it(agent: str, path: str, unit: str) -> None:

@@ -29,9 +29,14 @@ class AddressProbe:
         done: whether it is known, or all probes went unanswered.
     """
 
-    def __init__(self, address: Address, mac: bytes) -> None:
-        """`mac` is the asking interface's own."""
+    def __init__(self, address: Address, mac: bytes, ignored: frozenset[bytes] = frozenset()) -> None:
+        """`mac` is the asking interface's own; `ignored` are those of hosts that may have the address.
+
+        Where some may have it, probes of others count for nothing: those hosts may be asking the same just now.
+        """
         self.address, self.mac = address, mac
+        self._shared = bool(ignored)
+        self._known = ignored | {mac}
         self.holder: bytes | None = None
         self.done = False
         self._sent = 0
@@ -55,7 +60,7 @@ class AddressProbe:
     def receive(self, frame: bytes) -> None:
         """Takes a frame from the interface."""
         holder = self._holder(frame)
-        if holder is not None and holder != self.mac and not self.done:
+        if holder is not None and holder not in self._known and not self.done:
             self.holder, self.done = holder, True
 
     def _frame(self) -> bytes:
@@ -71,26 +76,26 @@ class AddressProbe:
             if arp is None:
                 return None
             probing = arp.operation == 1 and arp.sender == wire.ANY_IPV4 and arp.target == self.address
-            return arp.sender_mac if arp.sender == self.address or probing else None
+            return arp.sender_mac if arp.sender == self.address or (probing and not self._shared) else None
         message = wire.parse_neighbour(frame)
         if message is None or message.target != self.address:
             return None
         if isinstance(message, wire.Advertisement):
             return message.link_layer or frame[6:12]
-        return frame[6:12] if message.source == wire.UNSPECIFIED else None
+        return frame[6:12] if message.source == wire.UNSPECIFIED and not self._shared else None
 
 
-def address_in_use(interface: str, address: Address) -> bytes | None:
+def address_in_use(interface: str, address: Address, ignored: frozenset[bytes] = frozenset()) -> bytes | None:
     """The hardware address of another host on the interface's network that has the address; None when nobody answers.
 
-    Blocks for up to a second. Needs CAP_NET_RAW.
+    Blocks for up to a second. Needs CAP_NET_RAW. Answers with hardware addresses of `ignored` do not count.
 
     Raises:
         NotPermitted, Unavailable: the interface cannot be used.
     """
     listener = PacketSocket(interface, ADDRESS_RESOLUTION)
     try:
-        probe = AddressProbe(address, listener.mac)
+        probe = AddressProbe(address, listener.mac, ignored)
         if not isinstance(address, IPv4Address):
             listener.join_ipv6(wire.ALL_NODES)
         while not probe.done:

@@ -27,7 +27,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
-from portico.management.api import ca, cluster, load_balancing, peers, translation
+from portico.management.api import ca, check, cluster, health, load_balancing, location, peers, translation
 from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
     ClientModel,
@@ -222,9 +222,12 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(router)
     app.include_router(ca.router(agent_of, _FAULTS))
     app.include_router(translation.router(agent_of, _FAULTS))
+    app.include_router(location.router(agent_of, _FAULTS))
     app.include_router(load_balancing.router(agent_of, _FAULTS, _outcome))
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
+    app.include_router(check.router(agent_of, _FAULTS, _outcome))
+    app.include_router(health.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

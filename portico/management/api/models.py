@@ -76,6 +76,9 @@ class Status(Model):
     warnings: list[Fault]
     revisions: list[RevisionProgress]
     cluster: dict[str, Any] | None = Field(default=None, description="the other servers, see /v1/peers")
+    location: dict[str, Any] = Field(
+        default_factory=dict, description="pages for clients and records, see /v1/location"
+    )
 
 
 class ProblemModel(Model):

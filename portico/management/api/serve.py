@@ -24,6 +24,7 @@ from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
+from portico.server.location import pages as location
 
 log = logging.getLogger("portico.server")
 
@@ -184,6 +185,7 @@ def run(
     *,
     gateway_socket: Path | None = None,
     balancer_socket: Path | None = None,
+    location_socket: Path | None = None,
     verbose: bool = False,
 ) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
@@ -192,7 +194,10 @@ def run(
     async def body() -> int:
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
         beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
-        agent = Agent(state, paths.log_directory(), door=door, balancer_door=beside, probe=ask_link)
+        pages = Door(location_socket, location.USER, location.UNIT) if location_socket is not None else None
+        agent = Agent(
+            state, paths.log_directory(), door=door, balancer_door=beside, location_door=pages, probe=ask_link
+        )
         return await serve(agent, path)
 
     try:

@@ -34,9 +34,19 @@ _GROUPS = (
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
+    ("dns", "The deployment's records in the corporate DNS: check, print, write."),
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
+)
+
+# Commands without a group: name, module and function.
+_COMMANDS = (
+    ("check", "check", "check"),
+    ("plan", "check", "plan"),
+    ("health", "health", "health"),
+    ("events", "health", "events"),
+    ("import", "windows", "take"),
 )
 
 
@@ -65,7 +75,7 @@ def wanted(group: str) -> bool:
     A group brings the libraries of its subject; `portico settings show` takes a third of the time without the others'.
     """
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    return first == group or first not in (*(name for name, _ in _GROUPS), "lab")
+    return first == group or first not in (*(name for name, _ in _GROUPS), *(name for name, *_ in _COMMANDS), "lab")
 
 
 def _add_groups() -> None:
@@ -73,6 +83,9 @@ def _add_groups() -> None:
         module = f"{__package__}.{name}"
         if wanted(name) and find_spec(module) is not None:
             app.add_typer(import_module(module).app, name=name, help=text, no_args_is_help=True)
+    for name, module, function in _COMMANDS:
+        if wanted(name):
+            app.command(name)(getattr(import_module(f"{__package__}.{module}"), function))
 
 
 _add_groups()

@@ -24,6 +24,7 @@ from portico.client.identity import ClientFiles, LocalSettings, Wish, not_enroll
 from portico.client.service import run as run_service
 from portico.errors import Conflict, InvalidInput, PorticoError, Unavailable
 from portico.files import read_file
+from portico.management.cli import windows
 from portico.management.cli.output import (
     Json,
     Progress,
@@ -42,6 +43,7 @@ from portico.management.cli.output import (
 )
 
 app = typer.Typer(help="This machine as a remote computer.", no_args_is_help=True)
+app.command("export")(windows.export)
 
 _CONNECTED = "ConnectedRemotely"
 

@@ -157,6 +157,10 @@ def run_command(
         Path | None,
         typer.Option(help="Where the balancer of portico-balancer.service connects. Without it, one is started here."),
     ] = None,
+    location_socket: Annotated[
+        Path | None,
+        typer.Option(help="Where the pages of portico-location.service connect. Without it, they are started here."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Run the server in the foreground; what the systemd unit runs. Logs to stderr, one event a line.
@@ -172,6 +176,7 @@ def run_command(
             paths.server_socket(),
             gateway_socket=gateway_socket,
             balancer_socket=balancer_socket,
+            location_socket=location_socket,
             verbose=verbose,
         )
     )

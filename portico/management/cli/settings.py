@@ -69,9 +69,11 @@ def plan(file: File, json: output.Json = False) -> None:
 
     Example: `portico settings plan settings.yaml`
     """
+    from portico.management.cli.check import print_plan
+
     with server() as api:
-        outcome = api.post("/v1/settings", {**_document(file), "dry_run": True})
-    output.show(outcome, lambda out: print_difference(out, outcome))
+        found = api.post("/v1/plan", read_document(file))
+    output.show(found, lambda out: print_plan(out, found))
 
 
 @app.command()
@@ -90,7 +92,7 @@ def apply(
     Example: `portico settings apply settings.yaml -m "second DNS server"`
     """
     with server() as api:
-        _apply(api, _document(file), expected, comment, yes=yes, dry_run=dry_run)
+        _apply(api, read_document(file), expected, comment, yes=yes, dry_run=dry_run)
 
 
 @app.command()
@@ -248,7 +250,8 @@ def repair(yes: output.Yes = False, dry_run: output.DryRun = False, json: output
     output.show(done, lambda out: out.print(escape(text)))
 
 
-def _document(file: Path) -> dict[str, Any]:
+def read_document(file: Path) -> dict[str, Any]:
+    """A document of a file as the API takes it. Raises InvalidInput and what `read_file` raises."""
     data = read_file(file, limit=MAXIMUM_SIZE)
     try:
         return {"yaml": data.decode("utf-8-sig"), "source": str(file)}

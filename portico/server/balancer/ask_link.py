@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
 
+from portico.balancing.nlb import mac
 from portico.balancing.nlb.probe import address_in_use
 
 Address = IPv4Address | IPv6Address
 _AT_ONCE = 16
 
 
-def ask_link(interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
+def ask_link(interface: str, addresses: Sequence[Address], ignored: Sequence[str] = ()) -> Mapping[Address, str]:
     """Those that another machine answers for, with its MAC address. Blocks for about a second, however many they are.
 
     Needs CAP_NET_RAW. See `portico.server.facts.Prober`.
@@ -22,8 +23,9 @@ def ask_link(interface: str, addresses: Sequence[Address]) -> Mapping[Address, s
     """
     if not addresses:
         return {}
+    known = frozenset(map(mac.parse, ignored))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        holders = pool.map(lambda address: address_in_use(interface, address), addresses)
+        holders = pool.map(lambda address: address_in_use(interface, address, known), addresses)
         return {
             address: holder.hex(":") for address, holder in zip(addresses, holders, strict=True) if holder is not None
         }

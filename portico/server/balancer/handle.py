@@ -175,7 +175,9 @@ class Balancer:
             self._pump = None
         await self.supervisor.stop()
 
-    def ask_link(self, interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
+    def ask_link(
+        self, interface: str, addresses: Sequence[Address], ignored: Sequence[str] = ()
+    ) -> Mapping[Address, str]:
         """Who else on an interface's network has these addresses, by the process that may ask.
 
         Blocking, and not for the loop's own thread. See `portico.server.facts.Prober`. A process that is no member of
@@ -185,14 +187,19 @@ class Balancer:
             Unavailable: no process can be had, or it cannot ask.
         """
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(self._ask_link(interface, addresses), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._ask_link(interface, addresses, ignored), self._loop).result()
 
-    async def _ask_link(self, interface: str, addresses: Sequence[Address]) -> Mapping[Address, str]:
+    async def _ask_link(
+        self, interface: str, addresses: Sequence[Address], ignored: Sequence[str]
+    ) -> Mapping[Address, str]:
         try:
             if self.supervisor.state is not ChildState.RUNNING:
                 self.supervisor.start()
                 await self.supervisor.wait_ready(START_TIMEOUT)
-            found = await self.supervisor.request("ask_link", interface=interface, addresses=list(map(str, addresses)))
+            texts = list(map(str, addresses))
+            found = await self.supervisor.request(
+                "ask_link", interface=interface, addresses=texts, ignored=list(ignored)
+            )
         except PorticoError as error:
             raise Unavailable(
                 f"It cannot be found out whether other machines on {interface} have the addresses for this server",

@@ -166,7 +166,8 @@ OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
 
 def _ask_link(message: Mapping[str, Any]) -> dict[str, str]:
     addresses = [ip_address(text) for text in message["addresses"]]
-    return {str(address): mac for address, mac in ask_link(str(message["interface"]), addresses).items()}
+    ignored = [str(text) for text in message.get("ignored", ())]
+    return {str(address): mac for address, mac in ask_link(str(message["interface"]), addresses, ignored).items()}
 
 
 ASIDE: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {"ask_link": _ask_link}

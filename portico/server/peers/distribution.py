@@ -179,7 +179,7 @@ class Distribution:
                 change.prepared[name] = messages.number(result, "newest")
         for name, error in refusals.items():
             if error.code == "SETTINGS_NEWER":
-                self._peers.fetch_later(name)
+                self._peers.catching_up.fetch_later(name)
                 raise error
             if isinstance(error, SettingsRefused):
                 raise SettingsRefused(f"{name} refuses the settings", error.problems)
@@ -243,7 +243,7 @@ class Distribution:
                 code="CHANGE_LOST",
             )
         try:
-            await self._peers.take_up(revisions, sender)
+            await self._peers.catching_up.take_up(revisions, sender)
         finally:
             self._pending = None
         return {"applied": revisions[-1].number}

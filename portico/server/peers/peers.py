@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import json
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
-from portico import __version__
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
-from portico.errors import NotFound, NotPermitted, PorticoError, Unavailable
+from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
-from portico.server.gateway import Request, Response
-from portico.server.machine import read_own_name
+from portico.server.gateway import Gateway, Request, Response
+from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
 from portico.server.peers.admission import Admission
+from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
+from portico.server.peers.enrolling import Enrolling
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader
@@ -39,14 +36,8 @@ from portico.settings.store import Revision, SettingsStore
 log = logging.getLogger("portico.peers")
 
 GREETING_INTERVAL = 1.0
-GREETING_SECONDS = 2.0
 START_SECONDS = 5.0
 """So long a server that starts looks for newer settings before it serves from those it has."""
-DIVERGED = 20
-"""Revisions that are asked for again when two histories differ; more cannot differ without a quorum."""
-MAXIMUM_HOPS = 2
-RETRY_FAILED = 30.0
-"""Seconds before a revision that could not be applied here is tried again."""
 
 
 class Host(Protocol):
@@ -54,8 +45,14 @@ class Host(Protocol):
 
     credentials: Credentials
     enrolment: Enrolment
-    revision: Revision | None
     state: Any
+    machine: Machine
+
+    @property
+    def gateway(self) -> Gateway: ...
+
+    @property
+    def revision(self) -> Revision | None: ...
 
     def store(self) -> SettingsStore: ...
     async def check(self, settings: Settings) -> list[Problem]: ...
@@ -80,6 +77,7 @@ class Peers:
     Attributes:
         alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
+        own_health: this server's report, for the others; raises PorticoError while there is none.
     """
 
     def __init__(self, host: Host, spawn: Callable[[Awaitable[None]], None], locate: Locate = internal_address) -> None:
@@ -90,18 +88,19 @@ class Peers:
         self.distribution = Distribution(self)
         self.records = Records(self)
         self.admission = Admission(self)
+        self.catching_up = CatchingUp(self)
+        self.enrolling = Enrolling(self)
         self.alive: Callable[[], Collection[str]] | None = None
+        self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
         self.own_name = ""
         self.trust = ""
-        self._spawn = spawn
+        self.spawn = spawn
         self._listener: Listener | None = None
         self._place: tuple[str, int] | None = None
-        self._document: Settings | None = None
-        self._catching: asyncio.Lock = asyncio.Lock()
+        self.document: Settings | None = None
         self._state_lock = asyncio.Lock()
-        self._failed: tuple[int, float] = (0, 0.0)
         self._running = False
         host.credentials.leads = self.leads
 
@@ -124,8 +123,8 @@ class Peers:
         if self.state is not None and self.links.all():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_SECONDS):
-                    await self.greet(apply=False)
-        self._spawn(self._run())
+                    await self.catching_up.greet(apply=False)
+        self.spawn(self._run())
 
     async def stop(self) -> None:
         self._running = False
@@ -133,17 +132,17 @@ class Peers:
 
     async def applied(self, settings: Settings) -> None:
         """The document in force is this one now: follows its servers and addresses, or ends."""
-        self._document = settings
+        self.document = settings
         await self._settle()
 
     async def _settle(self) -> None:
         """Makes listener and callers fit the newest document. Never fails."""
         try:
-            if self._document is None:
+            if self.document is None:
                 latest = await asyncio.to_thread(self.store().latest)
-                self._document = latest.settings if latest is not None else None
+                self.document = latest.settings if latest is not None else None
             self.state = await asyncio.to_thread(self.files.load)
-            balancing = self._document.load_balancing if self._document is not None else None
+            balancing = self.document.load_balancing if self.document is not None else None
             name = read_own_name(self.host.state)
             if self.state is None or balancing is None or name is None:
                 await self._close()
@@ -184,8 +183,8 @@ class Peers:
                 if self.problem is not None:
                     await self._settle()
                 if self.state is not None:
-                    await self.greet()
-                    await self._retry()
+                    await self.catching_up.greet()
+                    await self.catching_up.retry()
                     await self._lead()
                     await self.admission.tick()
             except PorticoError as error:
@@ -198,10 +197,10 @@ class Peers:
 
     def member(self, fingerprint: str) -> str | None:
         """The server that a certificate is; None for one that is no server of the newest document any more."""
-        if self.state is None or self._document is None or self._document.load_balancing is None:
+        if self.state is None or self.document is None or self.document.load_balancing is None:
             return None
         names = [name for name, value in self.state.members.items() if value == fingerprint]
-        return next((name for name in names if self._document.load_balancing.server(name) is not None), None)
+        return next((name for name in names if self.document.load_balancing.server(name) is not None), None)
 
     def present(self) -> set[str]:
         """This server and those that can be reached."""
@@ -211,16 +210,16 @@ class Peers:
 
     def leader(self) -> str:
         """The server that issues certificates and rotates keys now; this one when it is in no cluster."""
-        if self.state is None or self._document is None:
+        if self.state is None or self.document is None:
             return self.own_name
-        return leader(self._document, self.present()) or self.own_name
+        return leader(self.document, self.present()) or self.own_name
 
     def leads(self) -> bool:
         return self.leader() == self.own_name
 
     def quorum(self) -> bool:
         """Whether settings can be changed and computers enrolled here now."""
-        return self._document is None or self.state is None or has_quorum(self._document, self.present())
+        return self.document is None or self.state is None or has_quorum(self.document, self.present())
 
     def secrets(self) -> ClusterSecrets | None:
         """Keys and seed of the cluster, None without one."""
@@ -247,152 +246,6 @@ class Peers:
                 for link in self.links.all()
             ],
         }
-
-    # Greetings and catching up
-
-    async def greeting(self) -> dict[str, Any]:
-        """What is newest on this server."""
-
-        def look() -> dict[str, Any]:
-            newest = self.store().latest()
-            return {
-                "version": __version__,
-                "revision": newest.number if newest is not None else 0,
-                "sha256": newest.sha256 if newest is not None else "-",
-                "created": newest.created.isoformat() if newest is not None else "-",
-                "applied": self.host.revision.number if self.host.revision is not None else 0,
-                "state": self.state.version if self.state is not None else 0,
-                **self.records.greeting(),
-            }
-
-        return await asyncio.to_thread(look)
-
-    async def greet(self, *, apply: bool = True) -> None:
-        """Asks every other server what it has, and takes up what is new. Raises nothing about other servers."""
-        mine = await self.greeting()
-        found = await self.links.each(
-            self.links.all(), lambda link: link.caller.post("/v1/greeting", mine, seconds=GREETING_SECONDS)
-        )
-        strange = [
-            name for name, said in found.items() if isinstance(said, NotPermitted) and said.code == "NOT_A_MEMBER"
-        ]
-        if 2 * len(strange) > len(found):
-            # Most of the others do not know this server: it was taken out while it was away. (One that joins is known
-            # to most of them before it is a server.)
-            self.dismissed(strange[0])
-            return
-        for name, said in found.items():
-            if isinstance(said, PorticoError):
-                continue
-            try:
-                await self.catch_up(name, said, apply=apply)
-            except PorticoError as error:
-                log.warning("server=%s cannot be caught up with: %s", name, error)
-
-    def heard(self, name: str, said: dict[str, Any]) -> None:
-        """A greeting of another server came in: it is there, and what it has is asked for with the next greeting."""
-        link = self.links.get(name)
-        if link is not None:
-            link.answered = time.monotonic()
-
-    async def catch_up(self, name: str, said: Any, *, apply: bool = True) -> None:
-        """Takes up from a server what is newer there. Raises PorticoError."""
-        link = self.links.get(name)
-        if link is None or not isinstance(said, dict) or self.state is None:
-            return
-        link.said, link.answered = said, time.monotonic()
-        if said.get("log"):
-            await self.records.pull(link, said)
-        if messages.number(said, "state") > self.state.version:
-            await self.take_state(ClusterState.from_data(await link.caller.get("/v1/state")))
-        if await self._newer(said) and not self.distribution.busy:
-            await self.pull_settings(name, apply=apply)
-
-    async def _newer(self, said: dict[str, Any]) -> bool:
-        newest = await asyncio.to_thread(self.store().latest)
-        number, digest = messages.number(said, "revision"), messages.text(said, "sha256")
-        if newest is None or number > newest.number:
-            return number > 0 and not self._failed_lately(number)
-        if number < newest.number or digest == newest.sha256:
-            return False
-        return (messages.text(said, "created"), digest) > (newest.created.isoformat(), newest.sha256)
-
-    def _failed_lately(self, number: int) -> bool:
-        return self._failed[0] == number and time.monotonic() - self._failed[1] < RETRY_FAILED
-
-    async def pull_settings(self, name: str, *, apply: bool = True) -> None:
-        """Takes up the revisions of another server that are missing here. Raises PorticoError."""
-        link = self.links.get(name)
-        if link is None:
-            return
-        async with self._catching:
-            newest = await asyncio.to_thread(self.store().latest)
-            after = newest.number if newest is not None else 0
-            pulled: list[Revision] = []
-            page = await link.caller.get("/v1/settings", after=after)
-            if newest is not None and page.get("sha256") != newest.sha256:
-                after = max(0, after - DIVERGED)  # the histories differ: theirs takes the place of the last ones here
-                page = await link.caller.get("/v1/settings", after=after)
-            while len(pulled) < 1000:
-                revisions = [messages.revision(item) for item in messages.items(page, "revisions", limit=100)]
-                pulled += revisions
-                if not revisions or page.get("more") is not True:
-                    break
-                page = await link.caller.get("/v1/settings", after=revisions[-1].number)
-            if pulled:
-                await (self.take_up(pulled, name) if apply else self._only_store(pulled, name))
-
-    def fetch_later(self, name: str) -> None:
-        """Takes up the settings of a server as soon as the agent is free."""
-        self._spawn(self.pull_settings(name))
-
-    async def settings_page(self, after: int) -> dict[str, Any]:
-        """Revisions after a number, as many as fit into an answer, and the checksum of that number's own."""
-
-        def look() -> dict[str, Any]:
-            store = self.store()
-            chosen: list[Revision] = []
-            for item in store.after(after, limit=100):
-                if chosen and sum(len(r.text) for r in chosen) + len(item.text) > 2 << 20:
-                    break
-                chosen.append(item)
-            latest = store.latest()
-            digest: str | None = None
-            with contextlib.suppress(PorticoError):
-                digest = store.get(after).sha256 if after > 0 else None
-            more = bool(chosen) and latest is not None and chosen[-1].number < latest.number
-            return {"revisions": [messages.revision_data(item) for item in chosen], "sha256": digest, "more": more}
-
-        return await asyncio.to_thread(look)
-
-    async def take_up(self, revisions: list[Revision], sender: str) -> None:
-        """Stores revisions of another server and applies the newest.
-
-        Raises:
-            PorticoError: it cannot be applied here; what was in force before is in force again.
-        """
-        newest = revisions[-1]
-        settings = newest.settings
-        balancing = settings.load_balancing
-        if balancing is None or balancing.server(self.own_name) is None:
-            self.dismissed(sender)
-            return
-        log.info("server=%s revision=%d taken up", sender, newest.number)
-        try:
-            await self.host.follow(revisions)
-        except PorticoError:
-            self._failed = (newest.number, time.monotonic())
-            raise
-
-    async def _only_store(self, revisions: list[Revision], sender: str) -> None:
-        settings = revisions[-1].settings
-        if settings.load_balancing is None or settings.load_balancing.server(self.own_name) is None:
-            self.dismissed(sender)
-            return
-        store = self.store()
-        await asyncio.to_thread(store.adopt, revisions)
-        self._document = settings
-        log.info("server=%s revision=%d was missed; serving begins with it", sender, revisions[-1].number)
 
     # Changing what is shared
 
@@ -463,12 +316,12 @@ class Peers:
     def dismissed(self, by: str) -> None:
         """Another server says that this one was taken out. It stops serving and forgets what it was given."""
         log.warning("server=%s took this server out of the cluster", by)
-        self._spawn(self._leave(by))
+        self.spawn(self._leave(by))
 
     async def _leave(self, by: str) -> None:
         await asyncio.sleep(0.1)  # the answer to whoever said so goes out first
         await self._close()
-        self.state, self._document = None, None
+        self.state, self.document = None, None
         await asyncio.to_thread(self.files.remove)
         await self.host.leave(by)
 
@@ -485,16 +338,6 @@ class Peers:
     async def take_state(self, other: ClusterState) -> None:
         """Takes a newer shared state over. Raises PorticoError when it cannot be kept."""
         await self.change_state(lambda own: merge_states(own, other))
-
-    async def _retry(self) -> None:
-        """Tries a revision again that is stored and could not be applied here."""
-        in_force = self.host.revision
-        newest = await asyncio.to_thread(self.store().latest)
-        if newest is None or in_force is None or newest.number <= in_force.number or self.distribution.busy:
-            return
-        if not self._failed_lately(newest.number):
-            self._failed = (newest.number, time.monotonic())
-            await self.host.follow([])
 
     async def _lead(self) -> None:
         """What one server does for all."""
@@ -519,58 +362,9 @@ class Peers:
         if closed:
             log.warning("revoked elsewhere: closed=%d", closed)
 
-    async def answer(self, request: Request, hops: int = 0) -> Response:
-        """A request from a remote computer: writes go to the leader, whose answer is given.
-
-        Args:
-            hops: how many servers passed it on already. Who leads can look different from each for some seconds; the
-                one that thinks it is the leader answers.
-        """
-        if self.state is None or request.method != "POST":
-            return await asyncio.to_thread(self.host.enrolment.answer, request)
-        tried: set[str] = set()
-        while not self.leads() and hops < MAXIMUM_HOPS:
-            link = self.links.get(self.leader())
-            if link is None or link.name in tried:
-                break
-            tried.add(link.name)
-            body = {
-                "peer": request.peer or "?",
-                "method": request.method,
-                "path": request.path,
-                "body": base64.b64encode(request.body or b" ").decode(),
-                "identity": request.identity,
-                "hops": hops + 1,
-            }
-            try:
-                data = await link.caller.post("/v1/enrolment", body, seconds=10.0)
-                return Response(
-                    messages.number(data, "status"),
-                    messages.text(data, "content_type"),
-                    base64.b64decode(messages.text(data, "body", limit=1 << 20), validate=True),
-                )
-            except binascii.Error:
-                raise messages.malformed("'body' is not base64") from None
-            except PorticoError as error:
-                log.warning("server=%s does not answer for a remote computer: %s", link.name, error)
-                link.answered = float("-inf")
-        return await self.enrol_here(request)
-
-    async def enrol_here(self, request: Request) -> Response:
-        """Answers as the leader, and has the others know it before the remote computer does."""
-        if request.path.endswith("/enrol") and not self.quorum():
-            # Two halves of a cluster that both use up tokens would use one twice.
-            error = Unavailable(
-                "Computers cannot be enrolled now",
-                why="most servers of the cluster cannot be reached",
-                resolution="Try it again later",
-                code="NO_QUORUM",
-            )
-            return Response(503, "application/json", json.dumps({"error": error.as_dict()}).encode())
-        response = await asyncio.to_thread(self.host.enrolment.answer, request)
-        if response.status == 200:
-            await self.changed()
-        return response
+    async def answer(self, request: Request) -> Response:
+        """A request from a remote computer; see `Enrolling.answer`."""
+        return await self.enrolling.answer(request)
 
     async def own_sessions(self) -> list[dict[str, Any]]:
         return await self.host.own_sessions()
@@ -617,7 +411,7 @@ class Peers:
 
     def require_cluster(self) -> tuple[ClusterState, LoadBalancing, tuple[str, int]]:
         """The state, the section and this server's listener. Raises NotFound, Unavailable."""
-        balancing = self._document.load_balancing if self._document is not None else None
+        balancing = self.document.load_balancing if self.document is not None else None
         if self.state is None or balancing is None:
             raise self.problem or NotFound(
                 "Load balancing is not enabled",

@@ -87,7 +87,7 @@ class Records:
 
     async def tell(self, what: str) -> None:
         """Has every server that can be reached read what is new here; returns when they have, or in `TELL_SECONDS`."""
-        greeting = await self._peers.greeting()
+        greeting = await self._peers.catching_up.greeting()
         found = await self._peers.links.each(
             self._peers.links.reachable(),
             lambda link: link.caller.post("/v1/changed", greeting, seconds=TELL_SECONDS),

@@ -21,6 +21,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
+from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
@@ -88,6 +89,9 @@ class Routes:
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
+            ("POST", "/v1/examination"): self._examination,
+            ("GET", "/v1/alive"): self._alive,
+            ("GET", "/v1/health"): self._health,
         }
 
     async def answer(self, request: PeerRequest) -> PeerResponse:
@@ -133,11 +137,11 @@ class Routes:
         return await self._peers.admission.abandon(asked.server)
 
     async def _greet(self, asked: Asked) -> Any:
-        self._peers.heard(asked.server, asked.body)
-        return await self._peers.greeting()
+        self._peers.catching_up.heard(asked.server, asked.body)
+        return await self._peers.catching_up.greeting()
 
     async def _changed(self, asked: Asked) -> Any:
-        await self._peers.catch_up(asked.server, asked.body)
+        await self._peers.catching_up.catch_up(asked.server, asked.body)
         return {}
 
     async def _state(self, _asked: Asked) -> Any:
@@ -145,7 +149,7 @@ class Routes:
         return self._peers.state.as_data()
 
     async def _settings(self, asked: Asked) -> Any:
-        return await self._peers.settings_page(int(asked.query.get("after", "0")))
+        return await self._peers.catching_up.settings_page(int(asked.query.get("after", "0")))
 
     async def _prepare(self, asked: Asked) -> Any:
         return await self._peers.distribution.prepare(asked.server, asked.body)
@@ -183,7 +187,7 @@ class Routes:
             body=body,
             identity=identity if isinstance(identity, dict) else None,
         )
-        response = await self._peers.answer(request, messages.number(asked.body, "hops"))
+        response = await self._peers.enrolling.answer(request, messages.number(asked.body, "hops"))
         return {
             "status": response.status,
             "content_type": response.content_type,
@@ -196,9 +200,18 @@ class Routes:
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
 
+    async def _health(self, _asked: Asked) -> Any:
+        return self._peers.own_health()
+
     async def _command(self, asked: Asked) -> Any:
         await self._peers.host.command(messages.text(asked.body, "command"), by=asked.server)
         return {}
+
+    async def _examination(self, asked: Asked) -> Any:
+        return await answer_examination(self._peers.host, asked.body, asked.server)
+
+    async def _alive(self, _asked: Asked) -> Any:
+        return (await alive(self._peers.host)).as_data()
 
 
 def _no_member() -> NotPermitted:

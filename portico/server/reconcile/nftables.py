@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from portico.errors import Unavailable
+from portico.server.reconcile import location_rules
 from portico.server.reconcile.wanted import NAT64_MARK, TRANSLATOR, TUNNEL, Change, Filter, Pool, StaticPort
 
 FAMILY = "inet"
@@ -77,6 +78,7 @@ def _accept(*matches: Expression) -> list[Expression]:
 def rules(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
     """Every rule as (chain, expressions, comment), in order. Pure."""
     yield from _edge(wanted)
+    yield from location_rules.rules(wanted.location, wanted.outside, wanted.pools)
     yield from _input(wanted)
     yield from _forward(wanted)
     yield from _from_clients(wanted)

@@ -140,6 +140,26 @@ class StaticPort:
 
 
 @dataclass(frozen=True)
+class LocationFilter:
+    """Where the pages are.
+
+    Attributes:
+        own: addresses of this server that the pages are listened for on.
+        all_servers: those of every server of the cluster: a client of this one must not reach another's either.
+        nls_port, web_probe_port: None when the servers have no such page.
+    """
+
+    own: tuple[IPv4Address | IPv6Address, ...] = ()
+    all_servers: tuple[IPv4Address | IPv6Address, ...] = ()
+    nls_port: int | None = None
+    web_probe_port: int | None = None
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        return tuple(sorted({port for port in (self.nls_port, self.web_probe_port) if port is not None}))
+
+
+@dataclass(frozen=True)
 class Filter:
     """Who may talk to whom through the tunnel device.
 
@@ -171,10 +191,16 @@ class Filter:
     openers: tuple[IPv4Network, ...] | None = None
     dns64_interfaces: tuple[str, ...] = ()
     other_clients: IPv6Network | None = None
+    location: LocationFilter = LocationFilter()
 
     @property
     def single_interface(self) -> bool:
         return self.internet_interface == self.internal_interface
+
+    @property
+    def outside(self) -> str | None:
+        """The Internet interface; None where it is the intranet's too."""
+        return None if self.single_interface else self.internet_interface
 
 
 @dataclass(frozen=True)

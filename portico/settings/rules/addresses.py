@@ -134,6 +134,8 @@ def overlaps(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if settings.dns64.state == "enabled":
         address = settings.dns64.address or plan.dns64
         used.append(("dns64.address", "the DNS64 address", IPv6Network((address, 128))))
+    if settings.vpn.ipv6_prefix is not None:
+        used.append(("vpn.ipv6_prefix", "the VPN prefix", settings.vpn.ipv6_prefix))
     for index, prefix in enumerate(intranet if intranet is not None else [plan.intranet]):
         # An organisation may list its whole /48: what Portico cuts out of it is more specific and wins.
         if prefix != settings.deployment.organisation_prefix:

@@ -91,6 +91,13 @@ IN_USE = CATALOGUE.add(
     resolution="Choose a free address; the machine is found in the switch's table of MAC addresses",
     example="load_balancing: {servers: [{..., internet_dedicated_addresses: [203.0.113.12/24]}]}   # a printer has it",
 )
+VIP_IN_USE = CATALOGUE.add(
+    "LB_VIP_IN_USE",
+    what="Another machine has a virtual address",
+    why="the machine with the MAC address {mac}, which is no server of the cluster, answers for {address}",
+    resolution="Take the address from it; the switch's table of MAC addresses says where it is",
+    example="load_balancing: {internet_virtual_addresses: [203.0.113.11/24]}   # a router has it",
+)
 BOTH_PLUMBED = CATALOGUE.add(
     "LB_BOTH_ON_INTERFACE",
     what="A virtual and a dedicated address are on the interface already",
@@ -305,6 +312,10 @@ def machine(settings: Settings, facts: Facts) -> Iterator[Problem]:
     for side, interface in zip(sides, interfaces, strict=True):
         path = f"load_balancing.servers[{index}].{side.dedicated_key}"
         yield from _on_interface(facts, interface, side, side.dedicated(own), path)
+        for vip in side.virtual:
+            if vip.ip in facts.in_use:
+                where = f"load_balancing.{side.virtual_key}"
+                yield VIP_IN_USE.problem(where, address=vip.ip, mac=facts.in_use[vip.ip])
     yield from _ipv6_left_out(settings, facts, local.server.internal_interface)
     for interface, dedicated in dedicated_by_interface(local).items():
         for dip in dedicated:

@@ -8,7 +8,14 @@ from typing import Literal
 
 from portico.settings.addresses import CLUSTER_CLIENT_PREFIX_LENGTH
 from portico.settings.facts import Facts
-from portico.settings.load_balancing import LEASE_HEARTBEATS, MAXIMUM_SERVERS, LoadBalancing, PortRule
+from portico.settings.load_balancing import (
+    LEASE_HEARTBEATS,
+    MAXIMUM_EXTERNAL_SERVERS,
+    MAXIMUM_SERVERS,
+    ClusterServer,
+    LoadBalancing,
+    PortRule,
+)
 from portico.settings.localise import default_client_prefix
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Problem
@@ -29,10 +36,18 @@ NO_SERVERS = CATALOGUE.add(
 )
 TOO_MANY_SERVERS = CATALOGUE.add(
     "LB_TOO_MANY_SERVERS",
-    what="There are too many servers for network load balancing",
-    why="{count} servers would each receive every packet, and at most {limit} may",
-    resolution="Remove servers, or put an external load balancer in front",
+    what="The cluster has too many servers",
+    why="there are {count}, and with {balancing} at most {limit} are possible: {reason}",
+    resolution="Remove {excess} of them",
     example="load_balancing: {servers: [...]}   # nine servers",
+)
+TOPOLOGY = CATALOGUE.add(
+    "LB_TOPOLOGY",
+    what="The servers of the cluster are not connected alike",
+    why="{first} has {first_count} for the two sides, {second} has {second_count}",
+    resolution="Give every server the topology of the first one: {first_count}",
+    example="load_balancing: {servers: [{name: da1, ...}, {name: da2, internet_interface: eth1, internal_interface: "
+    "eth1, ...}]}",
 )
 NOT_MEMBER = CATALOGUE.add(
     "LB_NOT_A_MEMBER",
@@ -138,13 +153,22 @@ def servers(settings: Settings, facts: Facts) -> Iterator[Problem]:
     if not balancing.servers:
         yield NO_SERVERS.problem(path)
         return
-    count = len(balancing.servers)
-    if count > MAXIMUM_SERVERS:
-        yield TOO_MANY_SERVERS.problem(path, count=count, limit=MAXIMUM_SERVERS)
+    external = balancing.mode == "external"
+    limit = MAXIMUM_EXTERNAL_SERVERS if external else MAXIMUM_SERVERS
+    if (count := len(balancing.servers)) > limit:
+        yield TOO_MANY_SERVERS.problem(
+            path,
+            count=count,
+            limit=limit,
+            excess=count - limit,
+            balancing="an external load balancer" if external else "network load balancing",
+            reason="the client prefix has a /64 for each" if external else "each of them receives every packet",
+        )
     if facts.own_name is not None and balancing.server(facts.own_name) is None:
         present = ", ".join(server.name for server in balancing.servers)
         yield NOT_MEMBER.problem(path, name=facts.own_name, present=present)
     yield from _unique(balancing)
+    yield from _topology(settings, balancing)
     yield from _started(balancing)
 
 
@@ -206,6 +230,24 @@ def _unique(balancing: LoadBalancing) -> Iterator[Problem]:
                 yield PREFIX_INDEX.problem(
                     f"{path}.server_prefix_index", first=holder, second=server.name, index=server.prefix_index
                 )
+
+
+def _topology(settings: Settings, balancing: LoadBalancing) -> Iterator[Problem]:
+    def adapters(server: ClusterServer) -> str:
+        internet = server.internet_interface or settings.server.internet_interface
+        internal = server.internal_interface or settings.server.internal_interface
+        return "one network adapter" if internet == internal else "two network adapters"
+
+    first = balancing.servers[0]
+    for index, server in enumerate(balancing.servers):
+        if adapters(server) != adapters(first):
+            yield TOPOLOGY.problem(
+                f"load_balancing.servers[{index}]",
+                first=first.name,
+                first_count=adapters(first),
+                second=server.name,
+                second_count=adapters(server),
+            )
 
 
 def _started(balancing: LoadBalancing) -> Iterator[Problem]:

@@ -150,6 +150,25 @@ def test_a_probe_finds_who_has_the_address() -> None:
     assert own.holder is None, "our own probe does not"
 
 
+def test_a_probe_for_a_virtual_address_finds_only_who_is_no_server() -> None:
+    def answer(address: Address, holder: bytes) -> bytes:
+        if isinstance(address, IPv4Address):
+            return wire.Arp(2, holder, address, OWN, wire.ANY_IPV4).frame(OWN, ASKER)
+        return wire.Advertisement(address, wire.ALL_NODES, address, holder).frame(OWN, ASKER)
+
+    stranger = mac.parse("52:54:00:00:00:77")
+    asked: dict[Address, bytes] = {VIP4: who_has(VIP4, wire.ANY_IPV4), VIP6: solicit(VIP6, wire.UNSPECIFIED, None)}
+    for address, question in asked.items():
+        probe = AddressProbe(address, OWN, frozenset({CLUSTER}))
+        probe.poll(0.0)
+        probe.receive(question)
+        assert not probe.done, "another server asks the same just now"
+        probe.receive(answer(address, CLUSTER))
+        assert not probe.done, "the cluster answers"
+        probe.receive(answer(address, stranger))
+        assert probe.holder == stranger
+
+
 def query(group: IPv4Address, response: int, extra: bytes = b"") -> bytes:
     """A query from a querier (RFC 2236 section 2, RFC 3376 section 4.1)."""
     message = bytes([0x11, response, 0, 0]) + group.packed + extra

@@ -14,6 +14,7 @@ from portico.settings.effective import effective
 
 A, B = ip_address("fd00::a"), ip_address("fd00::b")
 DNS64 = "fd7c:1a2b:3c4d:3333::1"
+NLS = {"namespace": "directaccess-nls.corp.example.net", "dns_servers": []}
 
 
 def built(data: dict[str, Any], **sections: Any) -> Table:
@@ -70,12 +71,36 @@ def test_the_lookup_agrees_with_trying_every_rule(namespaces: list[tuple[bool, s
 
 
 def test_the_domain_gets_its_rule_by_itself(data: dict[str, Any]) -> None:
-    assert built(data).as_list() == [{"namespace": ".corp.example.net", "dns_servers": [DNS64]}]
+    assert built(data).as_list() == [NLS, {"namespace": ".corp.example.net", "dns_servers": [DNS64]}]
 
 
 def test_the_domain_keeps_the_rule_it_was_given(data: dict[str, Any]) -> None:
     rules = built(data, nrpt={"rules": [{"namespace": ".corp.example.net", "dns_servers": ["fd00::53"]}]})
-    assert rules.as_list() == [{"namespace": ".corp.example.net", "dns_servers": ["fd00::53"]}]
+    assert rules.as_list() == [NLS, {"namespace": ".corp.example.net", "dns_servers": ["fd00::53"]}]
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ({}, "directaccess-nls.corp.example.net"),
+        ({"name": "Inside.corp.example.net"}, "inside.corp.example.net"),
+        ({"url": "https://www.corp.example.net:8443/nls.html"}, "www.corp.example.net"),
+    ],
+)
+def test_the_network_location_server_is_never_found_through_the_tunnel(
+    data: dict[str, Any], section: dict[str, Any], name: str
+) -> None:
+    rules = built(data, network_location_server=section)
+    rule = rules.rule_for(name)
+    assert rule is not None and rule.exemption and rule.origin == "network-location-server"
+    assert rules.servers_for(f"other.{name}") == (ip_address(DNS64),)
+
+
+@pytest.mark.parametrize("section", [{"state": "disabled"}, {"url": "https://nls.example.org/"}])
+def test_no_exemption_where_no_rule_covers_the_network_location_server(
+    data: dict[str, Any], section: dict[str, Any]
+) -> None:
+    assert len(built(data, network_location_server=section).rules) == 1
 
 
 def test_a_connect_to_name_inside_the_domain_is_exempt_by_itself(data: dict[str, Any]) -> None:
@@ -90,7 +115,7 @@ def test_a_connect_to_name_inside_the_domain_is_exempt_by_itself(data: dict[str,
 @pytest.mark.parametrize("connect_to", ["da.example.net", "203.0.113.11"])
 def test_a_connect_to_that_no_rule_covers_needs_no_exemption(data: dict[str, Any], connect_to: str) -> None:
     data["deployment"]["connect_to"] = connect_to
-    assert len(built(data).rules) == 1
+    assert [rule.origin for rule in built(data).rules] == ["network-location-server", "domain"]
 
 
 def test_an_exemption_is_a_rule_without_servers(data: dict[str, Any]) -> None:

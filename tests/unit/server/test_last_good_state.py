@@ -252,7 +252,7 @@ def test_a_lost_key_of_the_ca_is_not_replaced_by_a_new_ca(tmp_path: Path) -> Non
 STEPS = (
     "portico.settings.store.write_file",
     "portico.server.progress.write_file",
-    "portico.server.agent.write_file",
+    "portico.server.roster.write_file",
     "portico.certificates.revocation.write_file",
     "portico.certificates.renewal.write_file",
     "portico.certificates.tickets.write_file",
@@ -305,15 +305,14 @@ def _resolve(module: str, name: str) -> Callable[..., Any]:
 def close(server: Server) -> None:
     """What the kernel does for a process that is killed."""
     server.agent.credentials.close()
-    if server.agent._store is not None:
-        server.agent._store.close()
+    server.agent.transactions.close()
 
 
 async def abandon(server: Server) -> None:
     for task in list(server.agent._tasks):
         task.cancel()
     await asyncio.gather(*server.agent._tasks, return_exceptions=True)
-    server.agent._monitor.stop()
+    server.agent.upkeep.close()
     close(server)
 
 

@@ -289,8 +289,9 @@ def test_clients_merge_certificates_and_tunnels() -> None:
     assert [client.state for client in found[:2]] == [ClientState.CONNECTED] * 2
 
 
-@pytest.mark.parametrize("name", ["portico-server.service", "portico-gateway.service", "portico-balancer.service"])
+@pytest.mark.parametrize("name", ["server", "gateway", "balancer", "location"])
 def test_units_run_the_program_that_installs_them(name: str) -> None:
+    name = f"portico-{name}.service"
     shipped = REPOSITORY / "portico" / "systemd" / name
     assert unit_text(name, "/usr/bin/portico", "/usr/bin/python3") == shipped.read_text()
     text = unit_text(name, "/srv/p/bin/portico", "/srv/p/bin/python")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
+from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from portico.errors import PorticoError
@@ -233,6 +234,7 @@ def settings_data(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(settings_data())
+@trials(deadline=None)
 def test_arbitrary_documents_round_trip(data: dict[str, Any]) -> None:
     settings = load_data(data)
     text = dump(settings)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from portico.settings.diff import compare
 from portico.settings.document import dump, load, load_data, load_file
-from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener
+from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener, SecretFile
 from portico.settings.problems import CATALOGUE, SettingsRefused
 from portico.settings.verify import catalogue_markdown, require, verify
 
@@ -147,7 +147,15 @@ def nine_servers() -> dict[str, Any]:
     return balanced(servers=servers)
 
 
-IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED}
+NLS = "network_location_server"
+NLS_NAME = "directaccess-nls.corp.example.net"
+IMPORTED_SETTINGS: dict[str, Any] = {"certificates": IMPORTED, NLS: {"certificate": "/n.pem", "key": "/n.key"}}
+
+
+def with_nls_file(**changes: Any) -> Facts:
+    found = replace(SERVER_FILE, setting=f"{NLS}.certificate", file="/n.pem", names=(NLS_NAME,), common_name=NLS_NAME)
+    return machine(certificate_files=(SERVER_FILE, replace(found, **changes)))
+
 
 EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "ORGANISATION_PREFIX_LENGTH": ({ORGANISATION: "fd00::/56"}, MACHINE),
@@ -175,6 +183,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
     "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
     "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "ALERTS_DUPLICATE": ({"alerts.syslog": [{"address": "unix:/dev/log"}] * 2}, MACHINE),
+    "ALERTS_SYSLOG_OPEN": ({"alerts.syslog": [{"address": "tcp://[2001:db8::5]:601"}]}, MACHINE),
     "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
     "DNS64_UPSTREAM_LOOP": ({"dns64.upstream_servers": ["fd7c:1a2b:3c4d:3333::1"]}, MACHINE),
     "DNS64_UPSTREAM_DUPLICATE": ({"dns64.upstream_servers": ["10.0.0.53", "10.0.0.53:53"]}, MACHINE),
@@ -260,6 +270,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     ),
     "LB_SINGLE_INTERFACE": (balanced() | {"server.internet_interface": "eth1"}, MACHINE),
     "LB_ADDRESS_IN_USE": (balanced(), machine(in_use={ip_address("203.0.113.12"): "02:00:00:00:00:07"})),
+    "LB_VIP_IN_USE": (balanced(), machine(in_use={ip_address("10.0.0.2"): "02:00:00:00:00:07"})),
     "LB_BOTH_ON_INTERFACE": (
         balanced(),
         with_interfaces(
@@ -288,7 +299,51 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
             )
         ),
     ),
+    "LB_TOPOLOGY": (balanced(da2__internet_interface="eth1"), MACHINE),
+    "NOT_SUPPORTED": ({"isatap.state": "enabled"}, MACHINE),
+    "VPN_PREFIX_LENGTH": (balanced() | {"vpn.ipv6_prefix": "fd7c:1a2b:3c4d:2000::/64"}, MACHINE),
+    "VPN_DHCP_IN_CLUSTER": (balanced() | {"vpn": {"state": "enabled", "ip_address_assignment": "dhcp"}}, MACHINE),
+    "VPN_POOL_MISSING": ({"vpn.state": "enabled"}, MACHINE),
+    "VPN_POOL_OVERLAP": (
+        balanced(
+            da1__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"], da2__vpn_ip_address_ranges=["10.1.0.50,10.1.0.150"]
+        )
+        | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "VPN_POOL_UNUSED": (balanced(da2__vpn_ip_address_ranges=["10.1.0.10,10.1.0.99"]), MACHINE),
+    "VPN_POOL_OF_CLUSTER": (balanced() | {"vpn.ip_address_ranges": ["10.1.0.10,10.1.0.99"]}, MACHINE),
+    "VPN_POOL_TAKEN": (
+        balanced(da1__vpn_ip_address_ranges=["10.0.0.10,10.0.0.99"]) | {"vpn.state": "enabled"},
+        MACHINE,
+    ),
+    "TEREDO_EXTERNAL_MANAGE_OUT": (balanced(mode="external") | {"teredo.state": "enabled"}, MACHINE),
+    "TEREDO_ADDRESSES": ({"teredo.state": "enabled"}, MACHINE),
+    "ISATAP_BALANCED": (balanced() | {"isatap.state": "enabled"}, MACHINE),
+    "KERBEROS_PROXY_BALANCED": (balanced() | {"authentication.kerberos_proxy": "enabled"}, MACHINE),
+    "FORCE_TUNNEL_TWO_FACTOR": (
+        {"authentication.two_factor": "enabled", "remote_clients.force_tunnel": "enabled"},
+        MACHINE,
+    ),
+    "LB_TLS_TERMINATION": (balanced(mode="external", tls_termination="enabled"), MACHINE),
     "CRL_OUTDATED": (IMPORTED_SETTINGS, with_file(next_update=NOW - timedelta(days=1))),
+    "NLS_NAME_IS_SERVER": ({f"{NLS}.name": "DA1.corp.example.net"}, MACHINE),
+    "NLS_THROUGH_TUNNEL": ({"nrpt.rules": [{"namespace": NLS_NAME}]}, MACHINE),
+    "NLS_CERTIFICATE_NOT_NAMED": ({"certificates": IMPORTED}, MACHINE),
+    "NLS_CERTIFICATE_IGNORED": ({f"{NLS}.certificate": "/n.pem"}, MACHINE),
+    "NLS_CERTIFICATE_NAME": (IMPORTED_SETTINGS, with_nls_file(names=("www.example.net",))),
+    "NLS_CERTIFICATE_IS_SERVERS": (IMPORTED_SETTINGS, with_nls_file(names=(NLS_NAME, "da.example.net"))),
+    "NLS_CERTIFICATE_KEY_MISMATCH": (IMPORTED_SETTINGS, with_nls_file(key_matches=False)),
+    "LOCATION_PORT_CONFLICT": ({"web_probe.port": 443}, MACHINE),
+    "LOCATION_PORT_IN_USE": ({}, machine(listeners=(Listener("tcp", ip_address("10.0.0.2"), 80, "nginx"),))),
+    "CORPORATE_DNS_ZONE": ({"corporate_dns.zone": "other.example.net"}, MACHINE),
+    "CORPORATE_DNS_NO_KEY": ({"corporate_dns.update": "tsig"}, MACHINE),
+    "CORPORATE_DNS_KEY_IGNORED": ({"corporate_dns.key_file": "/dns.key"}, MACHINE),
+    "CORPORATE_DNS_KEY_FILE": (
+        {"corporate_dns": {"update": "tsig", "key_file": "/dns.key"}},
+        machine(secret_files=(SecretFile("corporate_dns.key_file", "/dns.key", "it is missing", "Make it"),)),
+    ),
+    "CORP_CONNECTIVITY_UNTRANSLATED": ({MAPPING: ["fd7c:1a2b:3c4d:7777::/96,10.0.0.0/8"]}, MACHINE),
 }
 
 TEXT_EXAMPLES = {
@@ -309,7 +364,11 @@ def test_the_plain_document_has_no_problem() -> None:
 
 
 def test_every_code_has_an_example() -> None:
-    assert {*EXAMPLES, *TEXT_EXAMPLES, "SETTINGS_FILE"} == set(CATALOGUE)
+    from tests.unit.settings.test_machines import MACHINES_EXAMPLES
+    from tests.unit.settings.test_order import ORDER_EXAMPLES
+
+    elsewhere = {*ORDER_EXAMPLES, *MACHINES_EXAMPLES, "SETTINGS_FILE"}
+    assert {*EXAMPLES, *TEXT_EXAMPLES} | elsewhere == set(CATALOGUE)
     assert all(kind.example for kind in CATALOGUE.values())
 
 

@@ -172,7 +172,10 @@ def test_a_client_is_told_what_it_needs(settings: Settings, facts: Facts) -> Non
     assert build_client_settings(settings, effective(settings, facts), revision=7) == {
         "url": "https://da.example.net:443/IPHTTPS",
         "domain": "corp.example.net",
-        "nrpt": [{"namespace": ".corp.example.net", "dns_servers": ["fd7c:1a2b:3c4d:3333::1"]}],
+        "nrpt": [
+            {"namespace": "directaccess-nls.corp.example.net", "dns_servers": []},
+            {"namespace": ".corp.example.net", "dns_servers": ["fd7c:1a2b:3c4d:3333::1"]},
+        ],
         "dns_address": "fd7c:1a2b:3c4d:3333::1",
         "intranet_prefixes": ["fd7c:1a2b:3c4d::/48"],
         "revision": 7,

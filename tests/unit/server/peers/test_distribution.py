@@ -190,7 +190,7 @@ def test_a_server_that_reaches_nobody_serves_from_what_it_applied_last(play: Pla
 def test_a_server_that_failed_keeps_the_former_settings_and_tries_again(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("portico.server.peers.peers.RETRY_FAILED", 0.3)
+    monkeypatch.setattr("portico.server.peers.catching_up.RETRY_FAILED", 0.3)
 
     async def scenario(cluster: Cluster) -> None:
         servers = await three(cluster)

@@ -1,0 +1,1 @@
+"""Which changes are worth an alert, and how an alert is written. Pure."""
