@@ -519,7 +519,11 @@ class Shell:
             return choose(_PREFERENCES[told.balancing.filter]), None
         if self._told is None or self._told.balancing.filter == told.balancing.filter:
             return self._choice, None
-        fresh = choose(_PREFERENCES[told.balancing.filter])
+        wanted = _PREFERENCES[told.balancing.filter]
+        if self._choice.name == wanted:
+            # Loading the program takes the kernel's verifier long on a busy machine.
+            return Choice(self._choice.filter, f"the settings ask for {wanted}"), None
+        fresh = choose(wanted)
         if fresh.name == self._choice.name:
             return Choice(self._choice.filter, fresh.why), None
         return fresh, self._choice.filter
