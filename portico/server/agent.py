@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from portico import __version__
+from portico.administration.access import Access
 from portico.connected import Door
 from portico.errors import PorticoError
 from portico.files import private_directory
@@ -53,6 +54,7 @@ class Agent:
         logs: the directory of records that others may collect; None is one below `state`.
         door: where the gateway of the unit connects; None starts gateways as children of this process.
         balancer_door: where the balancer of the unit connects; None starts it under the agent's account.
+        store_door: where the etcd of the unit connects; None starts it under the agent's account.
         probe: asks the link who has an address, before it is taken as a dedicated one. The unit's balancer does it when
             there is one.
 
@@ -67,6 +69,7 @@ class Agent:
         *,
         door: Door | None = None,
         balancer_door: Door | None = None,
+        store_door: Door | None = None,
         location_door: Door | None = None,
         probe: Prober | None = None,
     ) -> None:
@@ -85,7 +88,10 @@ class Agent:
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.started = time.time()
-        self.peers = Peers(self, self._spawn)
+        self.access = Access(
+            state, logs if logs is not None else state / "log", lambda: self.platform.settings, self._tell, now_utc
+        )
+        self.peers = Peers(self, self._spawn, store_door=store_door)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
         self.location = Location(self, state, self.peers.leads, location_door)
@@ -161,6 +167,7 @@ class Agent:
         self.balancer.close()
         await self.translation.accounting.stop()
         self.roster.write_seen()
+        await self.access.close()
         self.credentials.close()
         self.transactions.close()
         return failures
@@ -175,6 +182,7 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """Everything `portico server status` shows. Never raises because something is broken: it says what."""
         store = self.transactions.opened
+        damage = (store.damage if store is not None else None) or self.peers.keeper.read_only()
         values = self.platform.values
         try:
             sessions: int | None = len(await self.roster.sessions())
@@ -187,8 +195,8 @@ class Agent:
             "serving": self.problem is None and self.platform.gateway.running,
             "problem": self.problem.as_dict() if self.problem is not None else None,
             "revision": self.revision.number if self.revision is not None else None,
-            "settings_read_only": store is None or store.read_only,
-            "settings_damage": str(store.damage) if store is not None and store.damage is not None else None,
+            "settings_read_only": store is None or store.read_only or self.peers.keeper.read_only() is not None,
+            "settings_damage": str(damage) if damage is not None else None,
             "url": values.url if values is not None else None,
             "gateway": self.platform.gateway.status(),
             "balancer": self.balancer.process(),
@@ -202,6 +210,7 @@ class Agent:
                     self.transactions.unwritten,
                     self.translation.accounting.problem(),
                     *self.credentials.warnings.values(),
+                    *self.access.problems(),
                 )
                 if error is not None
             ],
@@ -221,6 +230,9 @@ class Agent:
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
         self.balancer.gateway_event(event)
+
+    async def _tell(self) -> None:
+        await self.peers.changed()
 
     async def _answer(self, request: Request) -> Response:
         return await self.peers.answer(request)

@@ -12,9 +12,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
+from portico.server.peers.conflicts import told_what_others_changed
 from portico.server.peers.distribution import Change
 from portico.server.progress import Stage
 from portico.settings.diff import Difference, compare
@@ -86,6 +88,7 @@ class Transactions:
                 if self._opened is not None:
                     self._opened.close()
                 self._opened = fresh
+                fresh.decider = self._agent.peers.keeper.decider
         return self._opened
 
     def close(self) -> None:
@@ -144,6 +147,7 @@ class Transactions:
         """Everything wrong with a document on this machine."""
         return await asyncio.to_thread(lambda: self._agent.machine.check(settings, resolve=resolve))
 
+    @told_what_others_changed
     async def change(
         self,
         settings: Settings,
@@ -184,7 +188,7 @@ class Transactions:
                         lambda: store.commit(
                             settings,
                             expected=expected if expected is not None else number,
-                            author=author,
+                            author=acting(author),
                             comment=comment,
                             now=now_utc(),
                         )
@@ -215,6 +219,10 @@ class Transactions:
         """Makes the document of an earlier revision the newest one. Raises as `change`; NotFound."""
         store = await asyncio.to_thread(self.store)
         settings = (await asyncio.to_thread(store.get, number)).settings
+        latest = await asyncio.to_thread(store.latest)
+        if latest is not None and settings.load_balancing is not None:
+            # Where revisions are decided is no part of what is restored: only a move changes it.
+            settings = settings.model_copy(update={"store": latest.settings.store})
         return await self.change(
             settings, expected=None, author=author, comment=f"restored revision {number}", dry_run=dry_run
         )
@@ -328,6 +336,7 @@ class Transactions:
             (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
+            self._agent.access.forget()
             self.trouble(
                 Unavailable(
                     "This server was taken out of its cluster",

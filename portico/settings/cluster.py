@@ -10,6 +10,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 
 from portico.errors import Conflict, InvalidInput, NotFound
 from portico.settings.addresses import AddressPlan
+from portico.settings.cluster_store import ClusterStore
 from portico.settings.facts import Facts
 from portico.settings.load_balancing import ClusterServer, LoadBalancing, Mode
 from portico.settings.localise import localise, virtual_addresses
@@ -116,7 +117,7 @@ def disable(settings: Settings, facts: Facts) -> Settings:
             "internal_interface": local.server.internal_interface,
         }
     )
-    return settings.model_copy(update={"server": server, "load_balancing": None})
+    return settings.model_copy(update={"server": server, "load_balancing": None, "store": ClusterStore()})
 
 
 def set_mode(settings: Settings, mode: Mode) -> Settings:

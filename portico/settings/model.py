@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from portico.settings.alerts import Alerts
+from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
@@ -36,6 +37,7 @@ from portico.settings.kinds import (
 )
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.location import CorporateDns, NetworkLocationServer, WebProbe
+from portico.settings.management import Management
 from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
 
 SCHEMA_VERSION: Final = 1
@@ -309,6 +311,8 @@ class Settings(Section):
     authentication: Authentication = Field(default_factory=Authentication)
     remote_clients: RemoteClients = Field(default_factory=RemoteClients)
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
+    management: Management = Field(default_factory=Management)
+    store: ClusterStore = Field(default_factory=ClusterStore)
     alerts: Alerts = Field(default_factory=Alerts)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"

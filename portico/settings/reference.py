@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import alerts, kinds, load_balancing, location, model, remote_access
+from portico.settings import alerts, cluster_store, kinds, load_balancing, location, management, model, remote_access
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -34,6 +34,10 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (management.Word, "text"),
+    (management.Url, "URL"),
+    (cluster_store.Endpoint, "https://host:port"),
+    (cluster_store.Generation, "hex number"),
     (remote_access.Range, "first and last address"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
@@ -153,6 +157,13 @@ certificates:
   server_key: /etc/portico/server.key
   client_ca: [/etc/portico/clients-ca.pem]
   crl: [/etc/portico/clients-ca.crl]
+management:
+  oidc:
+    issuer: https://login.example.net
+    client_id: portico
+  roles:
+    - {source: oidc_group, name: network-operators, role: operator}
+    - {source: certificate, name: backup, role: viewer}
 alerts:
   webhooks: [{url: "https://alerts.corp.example.net/portico", secret_file: /etc/portico/alerts.secret}]
   syslog: [{address: "unix:/dev/log"}]
@@ -204,6 +215,8 @@ def reference_markdown() -> str:
         lines += [f"## {name}", "", _sentence(section.__doc__), "", *_table(name, section)]
         if name == "access":
             lines += _manage_out()
+        if name == "management":
+            lines += ["Of `management.oidc`:", "", *_table("management.oidc", management.Oidc)]
         if name == "load_balancing":
             lines += _load_balancing()
     lines += ["## The document", "", *_rows(top, "")]
@@ -320,6 +333,10 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
+    if annotation is management.RoleMapping:
+        return "entry, see below"
+    if annotation is management.Oidc:
+        return "section, see below"
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
     if annotation is model.ManageOut:

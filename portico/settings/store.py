@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import not_written, read_file, write_file
@@ -21,6 +21,9 @@ from portico.settings.database import Database, corrupt, set_aside
 from portico.settings.diff import Difference, compare
 from portico.settings.document import MAXIMUM_SIZE, dump, load
 from portico.settings.model import Settings
+
+if TYPE_CHECKING:
+    from portico.settings.stores import Decider
 
 DATABASE_NAME = "settings.sqlite"
 APPLIED_NAME = "applied.yaml"
@@ -77,7 +80,10 @@ class SettingsStore:
 
     Attributes:
         damage: why the store is read-only, None while it is sound.
+        decider: says who decides which revision comes next; None (or its None): this database alone.
     """
+
+    decider: Callable[[], Decider | None] | None = None
 
     def __init__(self, directory: Path, database: Database | None, damage: PorticoError | None) -> None:
         self.directory = directory
@@ -170,22 +176,18 @@ class SettingsStore:
         if self._database is None:
             raise self._refusal("cannot store settings")
         text = dump(settings)
+        decider = self.decider() if self.decider is not None else None
+        if decider is not None:
+            return self._commit_decided(decider, text, expected, author, comment, now)
         with self._database.transaction() as connection:
             row = connection.execute("SELECT * FROM revision ORDER BY number DESC LIMIT 1").fetchone()
             newest = None if row is None else self._revision(row)
             number = newest.number if newest is not None else 0
             if number != expected:
-                raise self._changed(expected, newest)
+                raise changed_since(self, expected, newest)
             if newest is not None and newest.text == text:
                 return newest
-            revision = Revision(
-                number=number + 1,
-                author=_line(author) or "unknown",
-                comment=_line(comment),
-                created=now.astimezone(UTC),
-                sha256=_digest(text),
-                text=text,
-            )
+            revision = next_revision(newest, text, author=author, comment=comment, now=now)
             connection.execute(
                 "INSERT INTO revision (number, author, comment, created, document, sha256) VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -198,6 +200,22 @@ class SettingsStore:
                 ),
             )
         return revision
+
+    def _commit_decided(
+        self, decider: Decider, text: str, expected: int, author: str, comment: str, now: datetime
+    ) -> Revision:
+        """The same where others have a say. What they decided instead is stored here, and told."""
+        newest = self.latest()
+        if (newest.number if newest is not None else 0) != expected:
+            raise changed_since(self, expected, newest)
+        if newest is not None and newest.text == text:
+            return newest
+        revision = next_revision(newest, text, author=author, comment=comment, now=now)
+        others = decider.decide(newest, revision)
+        if others:
+            self.adopt(others)
+            raise changed_since(self, expected, others[-1])
+        return self.adopt([revision])
 
     def restore(self, number: int, *, expected: int, author: str, comment: str = "", now: datetime) -> Revision:
         """Stores the document of an earlier revision as a new one. Raises as `get` and `commit`."""
@@ -223,7 +241,7 @@ class SettingsStore:
             revisions: at least one, in order and without gaps, continuing what is here.
 
         Returns:
-            The newest of them.
+            The newest of them; when all of them are here already, the newest that is here.
 
         Raises:
             Conflict: code REVISION_GAP; there is a gap between what is here and the first.
@@ -234,7 +252,7 @@ class SettingsStore:
             raise self._refusal("cannot store settings")
         first = revisions[0].number
         for index, revision in enumerate(revisions):
-            if revision.number != first + index or _digest(revision.text) != revision.sha256:
+            if revision.number != first + index or digest(revision.text) != revision.sha256:
                 raise InvalidInput(
                     f"settings revision {revision.number} of another server cannot be used",
                     why="its text does not match its checksum, or it is out of order",
@@ -243,6 +261,13 @@ class SettingsStore:
                 )
         with self._database.transaction() as connection:
             newest = connection.execute("SELECT coalesce(max(number), 0) FROM revision").fetchone()[0]
+            known = connection.execute("SELECT sha256 FROM revision WHERE number >= ? ORDER BY number", (first,))
+            if newest > revisions[-1].number and [row[0] for row in known][: len(revisions)] == [
+                revision.sha256 for revision in revisions
+            ]:
+                # Somebody told of them while newer ones were stored: those hold.
+                row = connection.execute("SELECT * FROM revision WHERE number = ?", (newest,)).fetchone()
+                return self._revision(row)
             if newest and first > newest + 1:
                 raise Conflict(
                     "revisions of another server do not continue those that are here",
@@ -255,6 +280,15 @@ class SettingsStore:
                 [(r.number, r.author, r.comment, r.created.isoformat(), r.text, r.sha256) for r in revisions],
             )
         return revisions[-1]
+
+    def compact(self, keep: int = 1000) -> int:
+        """Deletes all but the newest revisions; returns how many. Raises Unavailable (STORE_READ_ONLY)."""
+        if self._database is None:
+            raise self._refusal("cannot delete revisions")
+        with self._database.transaction() as connection:
+            newest = connection.execute("SELECT coalesce(max(number), 0) FROM revision").fetchone()[0]
+            done = connection.execute("DELETE FROM revision WHERE number <= ?", (newest - max(1, keep),))
+            return done.rowcount
 
     def compare(self, before: int, after: int) -> Difference:
         """What differs from revision `before` (0: nothing configured) to revision `after`."""
@@ -342,7 +376,7 @@ class SettingsStore:
                 sha256=str(fields["sha256"]),
                 text=text,
             )
-            if _digest(text) != revision.sha256:
+            if digest(text) != revision.sha256:
                 raise ValueError("its content does not match its checksum (truncated or edited)")
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise InvalidInput(
@@ -360,7 +394,7 @@ class SettingsStore:
             time = datetime.fromisoformat(created)
         except ValueError:
             time = None
-        if _digest(document) != sha256 or time is None:
+        if digest(document) != sha256 or time is None:
             raise InvalidInput(
                 f"settings revision {number} in {self.directory / DATABASE_NAME} is damaged",
                 why="its text or time is not what was stored",
@@ -377,16 +411,6 @@ class SettingsStore:
             resolution=f"Put a good {self.directory / DATABASE_NAME} in place, or run: portico settings repair",
             code="STORE_READ_ONLY",
         )
-
-    def _changed(self, expected: int, newest: Revision | None) -> SettingsChanged:
-        difference: Difference | None = None
-        if newest is not None:
-            try:
-                base = self.get(expected).settings if expected else None
-                difference = compare(base, newest.settings)
-            except PorticoError:
-                difference = None  # the base is gone; the conflict itself is what counts
-        return SettingsChanged(expected, newest, difference)
 
 
 class SettingsChanged(Conflict):
@@ -418,6 +442,34 @@ class SettingsChanged(Conflict):
         return {**super().as_dict(), "newest": newest, "difference": difference}
 
 
+class _Readable(Protocol):
+    def get(self, number: int) -> Revision: ...
+
+
+def changed_since(store: _Readable, expected: int, newest: Revision | None) -> SettingsChanged:
+    """The error for a change that was made on a revision which is not the newest any more, with the difference."""
+    difference: Difference | None = None
+    if newest is not None:
+        try:
+            base = store.get(expected).settings if expected else None
+            difference = compare(base, newest.settings)
+        except PorticoError:
+            difference = None  # the base is gone; the conflict itself is what counts
+    return SettingsChanged(expected, newest, difference)
+
+
+def next_revision(newest: Revision | None, text: str, *, author: str, comment: str, now: datetime) -> Revision:
+    """The revision that a document makes after the newest one. Pure."""
+    return Revision(
+        number=newest.number + 1 if newest is not None else 1,
+        author=_line(author) or "unknown",
+        comment=_line(comment),
+        created=now.astimezone(UTC),
+        sha256=digest(text),
+        text=text,
+    )
+
+
 def _require_content(path: Path) -> None:
     """A database that is gone or empty although settings were applied lost its revisions; a new one would hide it."""
     try:
@@ -430,7 +482,8 @@ def _require_content(path: Path) -> None:
         raise corrupt(path, "it is empty, although settings were applied")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """SHA-256 of a document as lower-case hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -13,11 +13,13 @@ from portico.settings.rules import (
     addresses,
     alerts,
     certificates,
+    cluster_store,
     dedicated,
     load_balancing,
     location,
     machine,
     machines,
+    management,
     mappings,
     naming,
     nat64,
@@ -35,11 +37,17 @@ RULES: tuple[Rule, ...] = (
     *certificates.RULES,
     *location.RULES,
     *machine.RULES,
+    *management.RULES,
     *alerts.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 
-CLUSTER_RULES: tuple[Rule, ...] = (*load_balancing.RULES, *dedicated.RULES, *remote_access.RULES)
+CLUSTER_RULES: tuple[Rule, ...] = (
+    *load_balancing.RULES,
+    *dedicated.RULES,
+    *cluster_store.RULES,
+    *remote_access.RULES,
+)
 """Rules about all servers: they see the document itself, and the machine as the administrator has it."""
 
 

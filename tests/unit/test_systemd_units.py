@@ -15,6 +15,7 @@ import pytest
 from portico.client.agent import ACCOUNT, TUNNEL_UNIT
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.process import CAPABILITIES
+from portico.server.etcd import member
 from portico.server.gateway import UNIT, USER
 from portico.server.location import pages as location
 
@@ -22,10 +23,11 @@ UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 AGENTS = ["portico-server.service", "portico-client.service"]
 PACKET_PATHS = ["portico-gateway.service", "portico-tunnel.service"]
 BALANCER = "portico-balancer.service"
+STORE = "portico-store.service"
 LOCATION = "portico-location.service"
-SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER, LOCATION]
+SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER, STORE, LOCATION]
 
-EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys([*PACKET_PATHS, LOCATION], 1.2)}
+EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys([*PACKET_PATHS, STORE, LOCATION], 1.2)}
 """The most that `systemd-analyze security` may say, of 10; every shipped service must stay below 2.0. What is left is
 what they are for: the network, for the agents its configuration, and files that belong to root; frames and the call
 `bpf` for the balancer."""
@@ -113,6 +115,13 @@ def test_the_balancer_has_an_account_and_the_capabilities_that_it_keeps() -> Non
         assert set(words.split()) == {f"CAP_{name}" for name in CAPABILITIES}
 
 
+def test_the_store_has_an_account_a_directory_of_its_own_and_no_capability() -> None:
+    text = (UNITS / STORE).read_text()
+    assert f"\nUser={member.USER}\n" in text
+    assert "\nCapabilityBoundingSet=\n" in text and "AmbientCapabilities" not in text
+    assert "\nStateDirectory=portico-store\nStateDirectoryMode=0700\n" in text
+
+
 def test_the_balancer_may_call_bpf_and_nothing_else_that_is_privileged() -> None:
     calls = [line for line in (UNITS / BALANCER).read_text().splitlines() if line.startswith("SystemCallFilter=")]
     assert calls == [f"SystemCallFilter={words}" for words in ("@system-service", "~@privileged @resources", "bpf")]
@@ -123,6 +132,7 @@ def test_the_balancer_may_call_bpf_and_nothing_else_that_is_privileged() -> None
     [
         *zip(AGENTS, PACKET_PATHS, [UNIT, TUNNEL_UNIT], strict=True),
         ("portico-server.service", BALANCER, balancer.UNIT),
+        ("portico-server.service", STORE, member.UNIT),
         ("portico-server.service", LOCATION, location.UNIT),
     ],
 )

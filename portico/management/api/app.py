@@ -1,6 +1,7 @@
 """The REST API of one server, version 1: thin routes over the agent.
 
-Reached over a Unix socket that only root can open; whoever can talk to it may do everything.
+It asks nobody who he is: `portico.management.api.guard` stands before it, on the socket of this machine and on the
+network.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from portico import __version__
-from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
-    NotFound,
-    NotPermitted,
-    PorticoError,
-    Unavailable,
+from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.management.api import (
+    access,
+    ca,
+    check,
+    cluster,
+    health,
+    load_balancing,
+    location,
+    peers,
+    store,
+    translation,
 )
-from portico.management.api import ca, check, cluster, health, load_balancing, location, peers, translation
 from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
     ClientModel,
@@ -46,27 +50,17 @@ from portico.management.api.models import (
     SettingsChange,
     Status,
 )
-from portico.server.agent import Agent, ApplyFailed, Outcome
+from portico.management.api.roles import operator
+from portico.management.api.statuses import status_of
+from portico.server.agent import Agent, Outcome
 from portico.settings.diff import Difference
 from portico.settings.document import dump, load, load_data
-from portico.settings.problems import SettingsRefused
 from portico.settings.store import Revision
 
 log = logging.getLogger("portico.api")
 
-_STATUS: tuple[tuple[type[PorticoError], int], ...] = (
-    (SettingsRefused, 422),
-    (InvalidInput, 400),
-    (NotPermitted, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (LimitReached, 429),
-    (ApplyFailed, 500),
-    (Unavailable, 503),
-)
-
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": FaultAnswer} for status in (400, 403, 404, 405, 409, 413, 422, 429, 500, 503)
+    status: {"model": FaultAnswer} for status in (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 503)
 }
 
 
@@ -173,6 +167,7 @@ async def client(agent: TheAgent, name: str) -> ClientModel:
 
 
 @router.post("/clients/{name}/disconnect")
+@operator
 async def disconnect(agent: TheAgent, name: str) -> Disconnected:
     """Closes a client's tunnels. It may dial again at once; revoke it to keep it out."""
     return Disconnected(closed=await agent.disconnect(name))
@@ -226,6 +221,8 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(load_balancing.router(agent_of, _FAULTS, _outcome))
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
+    app.include_router(access.router(agent_of, _FAULTS))
+    app.include_router(store.router(agent_of, _FAULTS, _outcome))
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.include_router(health.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
@@ -246,7 +243,7 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
 
 async def _portico_error(_request: HttpRequest, error: Exception) -> JSONResponse:
     assert isinstance(error, PorticoError)
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    status = status_of(error)
     if status >= 500:
         log.warning("error=%s %s", error.code, error)
     return _fault(status, error)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from portico.administration.roles import acting
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import client_name
 from portico.certificates.renewal import SERVER_NAME, load_identity
@@ -88,7 +89,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
                 trust=agent.credentials.trust(settings),
                 now=now,
                 lifetime=lifetime,
-                author=body.author,
+                author=acting(body.author),
             )
         )
         await agent.peers.changed()

@@ -81,6 +81,9 @@ class PlanAnswer(OutcomeAnswer):
     live: LiveModel
 
 
+_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+
+
 def router(
     agent_of: Callable[..., Agent],
     faults: dict[int | str, dict[str, Any]],
@@ -101,12 +104,12 @@ def router(
                 return ReportAnswer.model_validate(item.as_dict())
         raise AssertionError("a check ends with a report")
 
-    @routes.get("/check", response_model=ReportAnswer)
+    @routes.get("/check", response_model=ReportAnswer, responses=_LINES)
     async def check_settings(agent: Agent = the_agent, progress: bool = in_lines) -> Any:
         """Checks the newest settings with all rules on the machines of all servers."""
         return await checked(agent, None, progress)
 
-    @routes.post("/check", response_model=ReportAnswer)
+    @routes.post("/check", response_model=ReportAnswer, responses=_LINES)
     async def check_document(body: Document, agent: Agent = the_agent, progress: bool = in_lines) -> Any:
         """Checks a document with all rules on the machines of all servers. Nothing is stored or applied."""
         return await checked(agent, await _document(body), progress)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from portico.management.api.models import Model
+from portico.management.api.recording import note
+from portico.management.api.roles import operator, viewer
 from portico.server.agent import Agent
 
 
@@ -52,19 +54,30 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         return await agent.balancer.status()
 
     @routes.post("/explain")
+    @viewer
     async def explain(body: Question, agent: Agent = the_agent) -> Explanation:
         """Whether this cluster accepts a packet, where and why; any server answers for all of them."""
         found = await agent.balancer.explain(body.source, body.destination, body.protocol, established=body.established)
         return Explanation.model_validate(found)
 
     @routes.post("/command")
+    @operator
     async def command(body: Command, agent: Agent = the_agent) -> dict[str, Any]:
         """Starts, stops, drains, suspends or resumes a server: this one, or another one over the servers' channel."""
-        own = (await agent.balancer.status()).get("name")
+        before = await agent.balancer.status()
+        own = before.get("name")
         if body.server == own:
             await agent.command(body.command, by=own)
         else:
             await agent.peers.command(body.server, body.command)
-        return await agent.balancer.status()
+        after = await agent.balancer.status()
+        note(before=_state(before, body.server), after=_state(after, body.server))
+        return after
 
     return routes
+
+
+def _state(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """A server as the audit log keeps it."""
+    found: dict[str, Any] = next((server for server in status.get("servers", ()) if server.get("name") == name), {})
+    return {"server": name, **{key: found.get(key) for key in ("state", "status") if key in found}}

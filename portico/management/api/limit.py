@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Final
 
@@ -11,6 +12,10 @@ from portico.errors import LimitReached
 
 MAXIMUM_BODY: Final = 4 << 20
 """A settings document of 1 MiB, escaped as JSON, fits."""
+
+
+BODY_SECONDS: Final = 30.0
+"""So long a body may take to come in."""
 
 
 class BoundedBody:
@@ -26,19 +31,25 @@ class BoundedBody:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced[:20]) > self._limit:
-            await self._refuse(send)
+            await _refuse(send, 413, self._too_large())
             return
         body: list[bytes] = []
         size = 0
         more = True
+        end = asyncio.get_running_loop().time() + BODY_SECONDS
         while more:
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                await _refuse(send, 408, _too_slow())
+                return
             if message["type"] != "http.request":
                 return  # the other side went away
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._limit:
-                await self._refuse(send)
+                await _refuse(send, 413, self._too_large())
                 return
             body.append(chunk)
             more = message.get("more_body", False)
@@ -53,13 +64,25 @@ class BoundedBody:
 
         await self._app(scope, again, send)
 
-    async def _refuse(self, send: Send) -> None:
-        error = LimitReached(
+    def _too_large(self) -> LimitReached:
+        return LimitReached(
             "The request cannot be used",
             why=f"its body is larger than {self._limit} bytes",
             resolution="Send less; a settings document has at most 1 MiB",
             code="BODY_TOO_LARGE",
         )
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps({"error": error.as_dict()}).encode()})
+
+
+def _too_slow() -> LimitReached:
+    return LimitReached(
+        "The request cannot be used",
+        why=f"its body did not come within {BODY_SECONDS:.0f} seconds",
+        resolution="Try again over a faster connection",
+        code="BODY_TOO_SLOW",
+    )
+
+
+async def _refuse(send: Send, status: int, error: LimitReached) -> None:
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"error": error.as_dict()}).encode()})

@@ -19,17 +19,23 @@ from portico.connected import Door
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import exclusive
 from portico.management.api.app import create_app
+from portico.management.api.connection import MAXIMUM_HEAD, ApiProtocol
+from portico.management.api.forwarding import Forwarding
+from portico.management.api.guard import EACH, STRANGERS, Guard
+from portico.management.api.listener import ApiListener
 from portico.server import gateway
 from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
+from portico.server.etcd import member
 from portico.server.location import pages as location
 
 log = logging.getLogger("portico.server")
 
 STOP_TIMEOUT = 3
 LOCK_NAME = "agent.lock"
+GROUPS_LOOK = 1.0
 LOG_LOOK = 10.0
 """Seconds between looks at the size of a detached server's log."""
 
@@ -66,20 +72,16 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = _Server(
-        uvicorn.Config(
-            create_app(agent),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=STOP_TIMEOUT,
-            limit_concurrency=256,
-        )
-    )
+    config = api_config(agent)
+    server = _Server(config)
+    network = ApiListener(agent, config)
+    agent.access.listening = lambda: network.problem
     api = asyncio.create_task(server.serve(sockets=[listener]))
     keeping = asyncio.create_task(_keep_log_bounded())
+    listening: list[asyncio.Task[None]] = []
     try:
         await agent.start()
+        listening = [asyncio.create_task(network.run()), asyncio.create_task(_open_to_groups(agent, path))]
         notify("READY=1")
         log.info("ready socket=%s revision=%s", path, agent.revision.number if agent.revision else None)
         stopping = asyncio.create_task(stop.wait())
@@ -89,6 +91,9 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
         notify("STOPPING=1")
         log.info("stopping")
         keeping.cancel()
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
         server.should_exit = True
         await asyncio.gather(api, return_exceptions=True)
         failures = await agent.stop()
@@ -97,6 +102,35 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
     for failure in failures:
         log.error("left behind: %s", failure)
     return 1 if failures else 0
+
+
+def api_config(agent: Agent) -> uvicorn.Config:
+    """How every listener serves the API: behind the guard, which knows who asks by the protocol's word alone."""
+    forwarding = Forwarding(agent.peers)
+    guard = Guard(create_app(agent), agent.access, forwarding, strangers=STRANGERS, each=EACH)
+    forwarding.serve(guard)
+    return uvicorn.Config(
+        guard,
+        http=ApiProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_TIMEOUT,
+        limit_concurrency=512,
+        h11_max_incomplete_event_size=MAXIMUM_HEAD,
+    )
+
+
+async def _open_to_groups(agent: Agent, path: Path) -> None:
+    """Lets others than root connect to the socket while a group has a role; the kernel says who each of them is."""
+    while True:
+        groups = any(mapping.source == "unix_group" for mapping in agent.access.settings.roles)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(path.chmod, 0o666 if groups else 0o600)
+        await asyncio.sleep(GROUPS_LOOK)
 
 
 async def _keep_log_bounded() -> None:
@@ -185,6 +219,7 @@ def run(
     *,
     gateway_socket: Path | None = None,
     balancer_socket: Path | None = None,
+    store_socket: Path | None = None,
     location_socket: Path | None = None,
     verbose: bool = False,
 ) -> int:
@@ -195,8 +230,15 @@ def run(
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
         beside = Door(balancer_socket, balancer.USER, balancer.UNIT) if balancer_socket is not None else None
         pages = Door(location_socket, location.USER, location.UNIT) if location_socket is not None else None
+        etcd = Door(store_socket, member.USER, member.UNIT) if store_socket is not None else None
         agent = Agent(
-            state, paths.log_directory(), door=door, balancer_door=beside, location_door=pages, probe=ask_link
+            state,
+            paths.log_directory(),
+            door=door,
+            balancer_door=beside,
+            location_door=pages,
+            store_door=etcd,
+            probe=ask_link,
         )
         return await serve(agent, path)
 

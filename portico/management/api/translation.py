@@ -20,6 +20,7 @@ from portico.management.api.models import (
     Nat64Stats,
     SessionsAnswer,
 )
+from portico.management.api.roles import operator, viewer
 from portico.server.agent import Agent
 from portico.server.translation import MAXIMUM_PAGE, PAGE
 
@@ -100,11 +101,13 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         return Dns64Stats.model_validate(await agent.translation.dns64_stats())
 
     @routes.post("/dns64/flush")
+    @operator
     async def flush(body: Dns64Flush, agent: Agent = the_agent) -> Flushed:
         """Forgets cached answers: all of them, those of a name, or those of a name and all below it."""
         return Flushed(removed=await agent.translation.dns64_flush(body.name, tree=body.tree))
 
     @routes.post("/dns64/query")
+    @viewer
     async def query(body: Dns64Query, agent: Agent = the_agent) -> Dns64Answer:
         """Asks DNS64 as a client would; the answer says how it came to be."""
         found = await agent.translation.dns64_query(body.name, body.type, dnssec=body.dnssec, timeout=body.timeout)

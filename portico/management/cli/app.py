@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from portico import __version__
-from portico.management.cli import exit_codes
+from portico.management.cli import exit_codes, target
 from portico.management.cli.output import PorticoGroup
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ _GROUPS = (
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
+    ("admin", "Who administers the cluster: tokens, certificates, sessions."),
+    ("audit", "What was changed, by whom, from where."),
 )
 
 # Commands without a group: name, module and function.
@@ -47,6 +49,10 @@ _COMMANDS = (
     ("health", "health", "health"),
     ("events", "health", "events"),
     ("import", "windows", "take"),
+    ("connect", "sessions", "connect"),
+    ("login", "sessions", "login"),
+    ("logout", "sessions", "logout"),
+    ("whoami", "sessions", "whoami"),
 )
 
 
@@ -61,12 +67,26 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="NAME|URL",
+            envvar="PORTICO_SERVER",
+            help="The cluster to talk to, by the name that `portico connect` gave it or its URL; else this machine.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="SERVER", help="The server of that cluster that answers, where each has its own."),
+    ] = None,
 ) -> None:
     """Portico: remote computers are on the intranet, always, over IP-HTTPS.
 
     Start with `portico server install` on the server, `portico ca token create --name NAME` for each remote computer,
     and `portico client enrol TOKEN` on it. `portico lab up` builds a whole deployment on one machine to play with.
     """
+    target.choose(remote, on)
 
 
 def wanted(group: str) -> bool:

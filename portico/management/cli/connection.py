@@ -6,14 +6,30 @@ import getpass
 import os
 from collections.abc import Callable, Iterable
 
+import httpx
+
 from portico import paths
 from portico.errors import PorticoError
+from portico.management.cli import target
+from portico.management.cli.profiles import Profiles
+from portico.management.cli.remote import Asking, RemoteTransport
 from portico.management.client import ApiClient
 
 
-def server() -> ApiClient:
-    """The server on this machine."""
-    return ApiClient(paths.server_socket())
+def server(*, timeout: float = 120.0) -> ApiClient:
+    """The cluster that was chosen (`--server`, PORTICO_SERVER), else the server on this machine.
+
+    Raises:
+        PorticoError: the chosen one is not known, or its credentials cannot be read.
+    """
+    if target.chosen.server is None:
+        if target.chosen.on is None:
+            return ApiClient(paths.server_socket(), timeout=timeout)
+        local = httpx.HTTPTransport(uds=str(paths.server_socket()))
+        return ApiClient(paths.server_socket(), timeout=timeout, transport=Asking(local, target.chosen.on))
+    profile = Profiles.load().find(target.chosen.server)
+    transport = RemoteTransport(profile, on=target.chosen.on)
+    return ApiClient(paths.server_socket(), what=f"cluster {profile.name}", timeout=timeout, transport=transport)
 
 
 def author() -> str:
@@ -35,7 +51,7 @@ def completed(ask: Callable[[ApiClient], Iterable[object]]) -> Callable[[str], l
 
     def complete(incomplete: str) -> list[str]:
         try:
-            with ApiClient(paths.server_socket(), timeout=2.0) as api:
+            with server(timeout=2.0) as api:
                 found = [str(item) for item in ask(api)]
         except (PorticoError, LookupError, TypeError):
             return []

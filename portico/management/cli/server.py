@@ -157,6 +157,10 @@ def run_command(
         Path | None,
         typer.Option(help="Where the balancer of portico-balancer.service connects. Without it, one is started here."),
     ] = None,
+    store_socket: Annotated[
+        Path | None,
+        typer.Option(help="Where the etcd of portico-store.service connects. Without it, one is started here."),
+    ] = None,
     location_socket: Annotated[
         Path | None,
         typer.Option(help="Where the pages of portico-location.service connect. Without it, they are started here."),
@@ -176,6 +180,7 @@ def run_command(
             paths.server_socket(),
             gateway_socket=gateway_socket,
             balancer_socket=balancer_socket,
+            store_socket=store_socket,
             location_socket=location_socket,
             verbose=verbose,
         )

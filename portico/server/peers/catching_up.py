@@ -50,6 +50,7 @@ class CatchingUp:
                 "applied": self._peers.host.revision.number if self._peers.host.revision is not None else 0,
                 "state": self._peers.state.version if self._peers.state is not None else 0,
                 **self._peers.records.greeting(),
+                **self._peers.administration.greeting(),
             }
 
         return await asyncio.to_thread(look)
@@ -90,6 +91,7 @@ class CatchingUp:
         link.said, link.answered = said, time.monotonic()
         if said.get("log"):
             await self._peers.records.pull(link, said)
+        await self._peers.administration.pull(link, said)
         if messages.number(said, "state") > self._peers.state.version:
             await self._peers.take_state(ClusterState.from_data(await link.caller.get("/v1/state")))
         if await self.newer(said) and not self._peers.distribution.busy:

@@ -29,7 +29,6 @@ from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.peers import messages
 from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
-from portico.server.peers.quorum import require_quorum
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused, errors
@@ -43,6 +42,8 @@ log = logging.getLogger("portico.peers")
 LEASE = 150.0
 """Seconds for which a prepared server keeps other changes out; the coordinator gives up before."""
 PREPARE_SECONDS = 15.0
+TURN_SECONDS = 3.0
+"""So long a change waits for another one that was begun at the same time and gives way."""
 COMMIT_SECONDS = 90.0
 MAXIMUM_PAGE = 20
 """Revisions that travel at a time; each has up to 1 MiB."""
@@ -84,7 +85,7 @@ class Change:
                     f"{name} cannot apply it", why=f"{result.what}: {result.why}", resolution=result.resolution
                 )
         stored = [name for name, result in found.items() if not isinstance(result, PorticoError)]
-        require_quorum(
+        self.peers.require_quorum(
             "The change did not reach enough servers",
             {self.peers.own_name, *stored, *self.lost},
             self.former,
@@ -126,6 +127,8 @@ class Distribution:
         self._peers = peers
         self._pending: _Pending | None = None
         self._coordinating = False
+        self._preparing = False
+        self._gave_way: str | None = None
 
     # Coordinating
 
@@ -147,13 +150,33 @@ class Distribution:
         if pending is not None:
             raise _in_flight(pending.coordinator)
         change = Change(self._peers, former, settings, lost=lost)
-        self._coordinating = True
+        self._coordinating, self._gave_way = True, None
         try:
-            await self._prepare(change, base)
+            self._preparing = True
+            try:
+                await self._prepare_in_turn(change, base)
+            finally:
+                self._preparing = False
             yield change
         finally:
             self._coordinating = False
             await self._release(change)
+
+    async def _prepare_in_turn(self, change: Change, base: Revision) -> None:
+        """Of two servers that begin at once the first by priority goes on: the other gives way when it hears of it."""
+        deadline = time.monotonic() + TURN_SECONDS
+        while True:
+            try:
+                await self._prepare(change, base)
+            except Conflict as error:
+                if error.code != "CHANGE_IN_FLIGHT" or self._gave_way or time.monotonic() > deadline:
+                    raise
+            else:
+                if self._gave_way is None:
+                    return
+            if self._gave_way is not None:
+                raise _in_flight(self._gave_way)
+            await asyncio.sleep(0.1)
 
     async def _prepare(self, change: Change, base: Revision) -> None:
         def question(link: Link) -> dict[str, Any]:
@@ -166,6 +189,7 @@ class Distribution:
                 "removed": balancing is None or balancing.server(link.name) is None,
             }
 
+        await self._peers.require_writable(change.former, change.settings)
         links = [link for link in self._peers.links.all() if link.name not in change.lost]
         found = await self._peers.links.each(
             links, lambda link: link.caller.post("/v1/settings/prepare", question(link), seconds=PREPARE_SECONDS)
@@ -185,7 +209,7 @@ class Distribution:
                 raise SettingsRefused(f"{name} refuses the settings", error.problems)
             error.what = f"{name}: {error.what}"
             raise error
-        require_quorum(
+        self._peers.require_quorum(
             "The settings cannot be changed now",
             {self._peers.own_name, *change.prepared, *change.lost},
             change.former,
@@ -204,7 +228,9 @@ class Distribution:
         transaction = messages.text(body, "transaction")
         pending = self._pending_now()
         if self._coordinating:
-            raise _in_flight(self._peers.own_name)
+            if not (self._preparing and self._goes_first(sender)):
+                raise _in_flight(self._peers.own_name)
+            self._gave_way = sender
         if pending is not None and pending.transaction != transaction:
             raise _in_flight(pending.coordinator)
         store = self._peers.store()
@@ -216,6 +242,7 @@ class Distribution:
         try:
             if body.get("removed") is not True:
                 settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
+                self._peers.keeper.require_program(settings)
                 problems = await self._peers.check(settings)
                 if errors(problems):
                     raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)
@@ -223,6 +250,14 @@ class Distribution:
             self._pending = None
             raise
         return {"newest": newest.number if newest is not None else 0}
+
+    def _goes_first(self, sender: str) -> bool:
+        document = self._peers.document
+        balancing = document.load_balancing if document is not None else None
+        if balancing is None:
+            return False
+        here, there = balancing.server(self._peers.own_name), balancing.server(sender)
+        return here is not None and there is not None and there.priority < here.priority
 
     async def commit(self, sender: str, body: dict[str, Any]) -> dict[str, Any]:
         """Stores and applies what a coordinator sends.

@@ -66,7 +66,7 @@ class Enrolling:
 
     async def enrol_here(self, request: Request) -> Response:
         """Answers as the leader, and has the others know it before the remote computer does."""
-        if request.path.endswith("/enrol") and not self._peers.quorum():
+        if request.path.endswith("/enrol") and not self._peers.acts_for_all():
             # Two halves of a cluster that both use up tokens would use one twice.
             error = Unavailable(
                 "Computers cannot be enrolled now",

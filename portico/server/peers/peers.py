@@ -9,22 +9,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
+from portico.administration.access import Access
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
+from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
+from portico.server.etcd.keeper import Keeper
+from portico.server.etcd.moves import Moves
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
+from portico.server.peers.administration import Administration
 from portico.server.peers.admission import Admission
 from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.enrolling import Enrolling
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
-from portico.server.peers.quorum import has_quorum, leader
+from portico.server.peers.quorum import has_quorum, leader, require_quorum
 from portico.server.peers.records import Records, keep_tickets, merge_states
 from portico.server.peers.routes import Routes
 from portico.server.peers.tls import caller_context, listener_context, own_member
@@ -43,6 +48,7 @@ START_SECONDS = 5.0
 class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
+    access: Access
     credentials: Credentials
     enrolment: Enrolment
     state: Any
@@ -57,7 +63,14 @@ class Host(Protocol):
     def store(self) -> SettingsStore: ...
     async def check(self, settings: Settings) -> list[Problem]: ...
     async def change(
-        self, settings: Settings, *, expected: int | None, author: str, comment: str = ..., dry_run: bool = ...
+        self,
+        settings: Settings,
+        *,
+        expected: int | None,
+        author: str,
+        comment: str = ...,
+        dry_run: bool = ...,
+        lost: frozenset[str] = ...,
     ) -> Any: ...
     async def follow(self, revisions: list[Revision]) -> None: ...
     async def leave(self, by: str) -> None: ...
@@ -80,7 +93,13 @@ class Peers:
         own_health: this server's report, for the others; raises PorticoError while there is none.
     """
 
-    def __init__(self, host: Host, spawn: Callable[[Awaitable[None]], None], locate: Locate = internal_address) -> None:
+    def __init__(
+        self,
+        host: Host,
+        spawn: Callable[[Awaitable[None]], None],
+        locate: Locate = internal_address,
+        store_door: Door | None = None,
+    ) -> None:
         self.host = host
         self.files = ClusterFiles(host.state)
         self.links = Links(locate)
@@ -88,6 +107,7 @@ class Peers:
         self.distribution = Distribution(self)
         self.records = Records(self)
         self.admission = Admission(self)
+        self.administration = Administration(self)
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
         self.alive: Callable[[], Collection[str]] | None = None
@@ -97,6 +117,8 @@ class Peers:
         self.own_name = ""
         self.trust = ""
         self.spawn = spawn
+        self.keeper = Keeper(self, host.state, store_door)
+        self.moves = Moves(self.keeper)
         self._listener: Listener | None = None
         self._place: tuple[str, int] | None = None
         self.document: Settings | None = None
@@ -124,16 +146,19 @@ class Peers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_SECONDS):
                     await self.catching_up.greet(apply=False)
+        self.keeper.start()
         self.spawn(self._run())
 
     async def stop(self) -> None:
         self._running = False
+        await self.keeper.stop()
         await self._close()
 
     async def applied(self, settings: Settings) -> None:
         """The document in force is this one now: follows its servers and addresses, or ends."""
         self.document = settings
         await self._settle()
+        self.keeper.poke()
 
     async def _settle(self) -> None:
         """Makes listener and callers fit the newest document. Never fails."""
@@ -219,7 +244,23 @@ class Peers:
 
     def quorum(self) -> bool:
         """Whether settings can be changed and computers enrolled here now."""
+        if self.keeper.active():
+            return self.keeper.quorum()
         return self.document is None or self.state is None or has_quorum(self.document, self.present())
+
+    def acts_for_all(self) -> bool:
+        """Whether this leader may do what no second server may do at the same time."""
+        return self.keeper.turn() if self.keeper.active() else self.quorum()
+
+    async def require_writable(self, former: Settings, settings: Settings) -> None:
+        """Raises PorticoError when etcd cannot decide about a change, or cannot run here as the new document says."""
+        if former.store.kind == "etcd":
+            await self.keeper.require_quorum()
+        self.keeper.require_program(settings)
+
+    def require_quorum(self, what: str, present: Collection[str], former: Settings, settings: Settings) -> None:
+        """Raises Unavailable unless these servers may change the document. Where etcd has it, etcd's quorum counts."""
+        require_quorum(what, present, *(item for item in (former, settings) if item.store.kind != "etcd"))
 
     def secrets(self) -> ClusterSecrets | None:
         """Keys and seed of the cluster, None without one."""
@@ -343,7 +384,7 @@ class Peers:
         """What one server does for all."""
         if not self.leads():
             return
-        if self.quorum() and not self.distribution.busy:
+        if self.acts_for_all() and not self.distribution.busy:
             now = now_utc()
             before = self.state
             await self.change_state(lambda state: state.rotated(now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -89,6 +90,9 @@ class Routes:
             ("GET", "/v1/clients"): self._clients,
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
+            ("GET", "/v1/access"): self._access,
+            ("GET", "/v1/audit/witness"): self._witness,
+            ("POST", "/v1/api"): self._api,
             ("POST", "/v1/examination"): self._examination,
             ("GET", "/v1/alive"): self._alive,
             ("GET", "/v1/health"): self._health,
@@ -199,6 +203,15 @@ class Routes:
 
     async def _disconnect(self, asked: Asked) -> Any:
         return {"closed": await self._peers.disconnect_here(messages.text(asked.body, "name"))}
+
+    async def _access(self, _asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.host.access.share)
+
+    async def _witness(self, _asked: Asked) -> Any:
+        return self._peers.administration.witnesses()
+
+    async def _api(self, asked: Asked) -> Any:
+        return await self._peers.administration.answer(asked.body, asked.server)
 
     async def _health(self, _asked: Asked) -> Any:
         return self._peers.own_health()

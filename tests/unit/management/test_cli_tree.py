@@ -81,7 +81,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
 
 
 _MENTION = re.compile(
-    r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab|lb|nat64|dns64)\b[^\n`'\"|;&)(]*)"
+    r"(?<![\w./@-])portico ((?:server|settings|clients|client|ca|lab|lb|nat64|dns64|admin|audit)\b[^\n`'\"|;&)(]*)"
 )
 
 

@@ -14,6 +14,7 @@ from portico.certificates.ca import CertificateAuthority
 from portico.errors import PorticoError
 from portico.server.agent import Agent
 from portico.server.credentials import DIRECTORY, now_utc
+from portico.server.etcd.member import Place
 from portico.server.peers.joining import Joining
 from portico.server.peers.tokens import JoinToken
 from portico.settings.document import load_data
@@ -61,6 +62,9 @@ class Server:
         self.name = name
         self.agent = Agent(cluster.root / name)
         self.agent.peers.links.locate = cluster.locate
+        self.agent.peers.keeper.locate = cluster.locate_store
+        # etcd takes nobody in or out until all members have been connected for five seconds.
+        self.agent.peers.keeper.tuning = ("--strict-reconfig-check=false",)
         self.applied: list[str] = []
         self.broken = ""
         self.sessions: list[dict[str, Any]] = []
@@ -135,6 +139,10 @@ class Cluster:
 
     def locate(self, server: ClusterServer) -> tuple[str, int]:
         return f"{self.network}.{int(server.name.removeprefix('da'))}", PORT
+
+    def locate_store(self, _settings: Settings, name: str) -> Place:
+        """A member of etcd."""
+        return Place(f"{self.network}.{int(name.removeprefix('da'))}")
 
     async def found(self) -> Server:
         """The first server, with a CA and load balancing."""

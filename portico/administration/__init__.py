@@ -1,0 +1,1 @@
+"""Who administers a cluster: principals, roles, credentials, limits, and the log of what they changed."""

@@ -1,0 +1,44 @@
+// A certified OpenID Connect provider (oidc-provider) on a loopback port, as tests log in at it.
+// Arguments: port, users as JSON {subject: {groups, preferred_username}}. New signing keys at every start.
+import { generateKeyPairSync } from "node:crypto";
+import Provider from "oidc-provider";
+
+const port = Number(process.argv[2]);
+const users = JSON.parse(process.argv[3]);
+
+const key = (type, options, alg, kid) => ({
+  ...generateKeyPairSync(type, options).privateKey.export({ format: "jwk" }),
+  alg,
+  kid: `${kid}-${process.pid}`,
+  use: "sig",
+});
+
+const provider = new Provider(`http://127.0.0.1:${port}`, {
+  clients: ["portico", "other"].map((client_id) => ({
+    client_id,
+    token_endpoint_auth_method: "none",
+    application_type: "native",
+    grant_types: ["authorization_code", "urn:ietf:params:oauth:grant-type:device_code"],
+    response_types: ["code"],
+    redirect_uris: ["http://127.0.0.1/portico"],
+    id_token_signed_response_alg: client_id === "portico" ? "ES256" : "RS256",
+  })),
+  jwks: {
+    keys: [
+      key("ec", { namedCurve: "P-256" }, "ES256", "ec"),
+      key("rsa", { modulusLength: 2048 }, "RS256", "rsa"),
+    ],
+  },
+  features: { deviceFlow: { enabled: true }, devInteractions: { enabled: true } },
+  claims: { openid: ["sub"], profile: ["groups", "preferred_username"] },
+  conformIdTokenClaims: false,
+  ttl: { IdToken: 600 },
+  cookies: { keys: ["only for tests"] },
+  findAccount: (_context, id) =>
+    users[id] && { accountId: id, claims: async () => ({ sub: id, ...users[id] }) },
+});
+provider.on("server_error", (_context, error) => console.error(error));
+
+// The end of the test is the end of standard input.
+process.stdin.resume().on("end", () => process.exit(0));
+provider.listen(port, "127.0.0.1", () => console.log("ready"));
