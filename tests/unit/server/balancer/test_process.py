@@ -16,8 +16,8 @@ from typing import Any, cast
 import pytest
 
 from portico.server.balancer import process
-from portico.server.balancer.process import GRACE
 from portico.server.balancer.plans import Assignment
+from portico.server.balancer.process import GRACE
 from portico.server.balancer.shell import GOODBYE, Shell
 
 GUARDED = """
