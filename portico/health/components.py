@@ -105,7 +105,7 @@ _DISABLED: Final = {
     Component.KERBEROS: "the settings do not enable the Kerberos proxy",
     Component.DOMAIN_CONTROLLER: "the settings name no domain controller",
     Component.MANAGEMENT_SERVERS: "the settings name no management servers",
-    Component.NETWORK_LOCATION_SERVER: "the settings name no network location server",
+    Component.NETWORK_LOCATION_SERVER: "network_location_server.state is disabled",
     Component.OTP: "the settings do not enable one-time passwords",
     Component.HIGH_AVAILABILITY: "load balancing is not enabled",
     Component.ISATAP: "the settings do not enable ISATAP",

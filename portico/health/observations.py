@@ -193,6 +193,16 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Location:
+    """What is wrong with the network location server (None: not looked at yet), with this server's pages, and with the
+    deployment's records in the corporate DNS."""
+
+    nls: tuple[Trouble, ...] | None
+    pages: tuple[Trouble, ...] = ()
+    records: tuple[Trouble, ...] = ()
+
+
+@dataclass(frozen=True)
 class Delivery:
     """A destination of alerts."""
 
@@ -241,6 +251,7 @@ class Observations:
     nat64_addresses: int | None = None
     cluster: Cluster | None = None
     distribution: Distribution | None = None
+    location: Location | None = None
     deliveries: tuple[Delivery, ...] = ()
     extras: Mapping[type[Any], Any] = field(default_factory=dict)
 

@@ -26,6 +26,7 @@ from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.health.service import Health
+from portico.server.inbox import Inbox
 from portico.server.location.location import Location
 from portico.server.machine import Machine
 from portico.server.peers.peers import Peers
@@ -85,6 +86,7 @@ class Agent:
         asking = probe if balancer_door is None else self.balancer.ask_link
         self.machine = Machine(state, self.credentials, self.platform.kernel, asking)
         self.translation = Translation(self.platform, logs if logs is not None else state / "log", roster.sessions)
+        self.inbox = Inbox(state / "accounting", lambda: self.platform.settings, gateway.sessions)
         self.progress = Progress(state / PROGRESS_NAME)
         self.enrolment = Enrolment(self.credentials, self._current, now_utc)
         self.started = time.time()
@@ -149,6 +151,7 @@ class Agent:
         self._spawn(self.upkeep.refresh())
         self._spawn(self.upkeep.watch_health())
         self._spawn(self.translation.accounting.run())
+        self._spawn(self.inbox.run())
         self._spawn(self.health.run())
         self._spawn(self.location.run())
 
@@ -166,6 +169,7 @@ class Agent:
             self.gateway.door.close()
         self.balancer.close()
         await self.translation.accounting.stop()
+        await self.inbox.stop()
         self.roster.write_seen()
         await self.access.close()
         self.credentials.close()
@@ -209,6 +213,7 @@ class Agent:
                 for error in (
                     self.transactions.unwritten,
                     self.translation.accounting.problem(),
+                    self.inbox.problem(),
                     *self.credentials.warnings.values(),
                     *self.access.problems(),
                 )
@@ -230,6 +235,7 @@ class Agent:
     def _reported(self, event: dict[str, Any]) -> None:
         self.translation.event(event)
         self.balancer.gateway_event(event)
+        self.inbox.event(event)
 
     async def _tell(self) -> None:
         await self.peers.changed()

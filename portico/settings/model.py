@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from portico.settings.accounting import Accounting
 from portico.settings.alerts import Alerts
 from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
@@ -313,6 +314,7 @@ class Settings(Section):
     load_balancing: LoadBalancing | None = Field(default=None, description="null: this server serves alone")
     management: Management = Field(default_factory=Management)
     store: ClusterStore = Field(default_factory=ClusterStore)
+    accounting: Accounting = Field(default_factory=Accounting)
     alerts: Alerts = Field(default_factory=Alerts)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"

@@ -10,7 +10,17 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from portico.settings import alerts, cluster_store, kinds, load_balancing, location, management, model, remote_access
+from portico.settings import (
+    accounting,
+    alerts,
+    cluster_store,
+    kinds,
+    load_balancing,
+    location,
+    management,
+    model,
+    remote_access,
+)
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
 
@@ -38,6 +48,7 @@ _NAMES: Final = (
     (management.Url, "URL"),
     (cluster_store.Endpoint, "https://host:port"),
     (cluster_store.Generation, "hex number"),
+    (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
@@ -46,6 +57,8 @@ _NAMES: Final = (
 )
 
 _WINDOWS: Final = {
+    "accounting.inbox": "`Set-RemoteAccessAccounting -EnableAccountingType`",
+    "accounting.store_limit": "`Set-RemoteAccessInboxAccountingStore -StoreLimit`",
     "deployment.domain": "`Add-DAClientDnsConfiguration -DnsSuffix`",
     "deployment.connect_to": "`Set-DAServer -ConnectToAddress`",
     "ip_https.client_prefix": "`Set-DAServer -ClientIPv6Prefix`",

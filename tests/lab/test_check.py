@@ -17,7 +17,8 @@ import portico
 from portico.lab import deployment, wait
 from portico.lab.hosts import CODE, Host
 from portico.lab.lab import Lab
-from portico.lab.topology import CONNECT_TO, VIRTUAL, dedicated
+from portico.lab.topology import CONNECT_TO, CORP_DOMAIN, VIRTUAL, dedicated
+from portico.settings.location import NLS_LABEL
 from tests.lab.continuity import SERVERS
 from tests.lab.helpers import SERVER_ADDRESS
 
@@ -58,7 +59,7 @@ class Issuer:
             .not_valid_after(now + timedelta(days=365))
         )
 
-    def issue(self, host: Host, name: str) -> None:
+    def issue(self, host: Host, name: str, file: str = "server") -> None:
         """Puts a certificate for a name on a host, its key, and the CA's certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.DNSName(name)])
@@ -66,8 +67,8 @@ class Issuer:
         made = self._signed(subject, key.public_key()).add_extension(names, critical=False)
         encoding = serialization.Encoding.PEM
         text = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        host.write(f"{FILES}/server.pem", made.sign(self._key, hashes.SHA256()).public_bytes(encoding).decode())
-        host.write(f"{FILES}/server.key", text.decode(), 0o600)
+        host.write(f"{FILES}/{file}.pem", made.sign(self._key, hashes.SHA256()).public_bytes(encoding).decode())
+        host.write(f"{FILES}/{file}.key", text.decode(), 0o600)
         host.write(f"{FILES}/ca.pem", self.certificate.sign(self._key, hashes.SHA256()).public_bytes(encoding).decode())
 
 
@@ -101,6 +102,8 @@ def test_a_healthy_cluster_is_well_and_each_thing_that_is_not_is_named(cluster: 
     issuer.issue(first, CONNECT_TO)
     issuer.issue(second, CONNECT_TO)
     issuer.issue(third, "*.example.net")
+    for server in (first, second, third):
+        issuer.issue(server, f"{NLS_LABEL}.{CORP_DOMAIN}", "nls")
     change = first.json("portico", "settings", "show", "--json")["settings"]
     change["certificates"] |= {
         "mode": "imported",
@@ -108,8 +111,10 @@ def test_a_healthy_cluster_is_well_and_each_thing_that_is_not_is_named(cluster: 
         "server_key": f"{FILES}/server.key",
         "client_ca": [f"{FILES}/ca.pem"],
     }
+    change["network_location_server"] |= {"certificate": f"{FILES}/nls.pem", "key": f"{FILES}/nls.key"}
     first.write("/etc/portico/imported.yaml", json.dumps(change))
-    assert checked(first, "--file", "/etc/portico/imported.yaml")["findings"] == [], "wildcard and named may mix"
+    candidate = checked(first, "--file", "/etc/portico/imported.yaml")
+    assert candidate["findings"] == [], f"wildcard and named may mix: {candidate}"
     plan = first.json("portico", "plan", "/etc/portico/imported.yaml", "--json", timeout=60.0)
     texts = [item["text"] for item in plan["consequences"]]
     assert any(text.startswith("1 client will redial (of da") for text in texts), texts

@@ -180,7 +180,7 @@ def test_what_breaks_is_named_with_cause_and_resolution_and_told_once(watched: W
     assert watched.told("raised", "da2", "network-adapters")["sender"] == "da2"
     assert watched.told("raised", "da2", "server")["codes"] == ["DISK_NEARLY_FULL"]
     alert = watched.told("raised", "cluster", "dns")
-    assert alert["sender"] == "da1" and alert["state"] == "Error" and alert["codes"] == ["DNS_NO_SERVER_ANSWERS"]
+    assert alert["sender"] == "da1" and alert["state"] == "Error" and "DNS_NO_SERVER_ANSWERS" in alert["codes"]
 
     # All of it is repaired; the gateway of the first server dies again and again meanwhile.
     bind.corporate_dns(lab.host("dns"), lab.topology)

@@ -4,8 +4,8 @@
     a subject that       changes `flap_changes` times within `flap_seconds` is told about once as flapping, and then
     flaps                only when it has been quiet for as long, with how many changes were left out
     more than `per_hour` are gathered, and told as one summary with names and numbers
-    in a cluster         what all servers share is told by the one that leads; the others follow in silence, so that
-                         whoever leads next knows what was told already
+    in a cluster         what all servers share is told by the one that leads, and its end by the one that told its
+                         beginning; the others follow in silence, so that whoever leads next knows what was told
 
 Times are seconds since the epoch. A clock that goes back makes waits longer by at most what it went back.
 """
@@ -13,12 +13,12 @@ Times are seconds since the epoch. A clock that goes back makes waits longer by 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from portico.health.alerting.conditions import FINE, Condition, Subject
+from portico.health.alerting.conditions import CLUSTER, FINE, Condition, Subject
 from portico.health.components import Component
 from portico.health.states import HealthState
 
@@ -78,9 +78,26 @@ class Alert:
     listed: tuple[tuple[Subject, HealthState], ...] = ()
 
 
+@dataclass(frozen=True)
+class Voices:
+    """Who may speak for all servers.
+
+    Attributes:
+        leads: this server is the one that speaks first.
+        speakers: what other servers say that they told and is not over, by subject.
+        answering: the other servers that answer.
+    """
+
+    own: str
+    leads: bool = True
+    speakers: Mapping[Subject, str] = field(default_factory=dict)
+    answering: frozenset[str] = frozenset()
+
+
 @dataclass
 class _Told:
-    """A subject. `told` is what was told last, `now` what is; `differs` since when they differ."""
+    """A subject. `told` is what was told last, `now` what is; `differs` since when they differ. `speaker` is the server
+    that told it, empty while nobody has."""
 
     told: Condition = FINE
     now: Condition = FINE
@@ -88,6 +105,7 @@ class _Told:
     changes: deque[float] = field(default_factory=deque)
     flapping: bool = False
     suppressed: int = 0
+    speaker: str = ""
 
 
 @dataclass
@@ -121,13 +139,12 @@ class Alerting:
             self._restore(kept)
 
     def observe(
-        self, conditions: Mapping[Subject, Condition], leads: bool, now: float, keeps: Callable[[Subject], bool]
+        self, conditions: Mapping[Subject, Condition], voices: Voices, now: float, keeps: Callable[[Subject], bool]
     ) -> list[Alert]:
         """Takes what is so now, and returns what is to be told now.
 
         Args:
             conditions: what is not fine, and not what is.
-            leads: whether this server speaks for all.
             keeps: whether a subject still exists; one that does not is forgotten without a word.
         """
         self._fill(now)
@@ -137,15 +154,22 @@ class Alerting:
                 self._withheld.pop(subject, None)
                 continue
             self._note(subject, conditions.get(subject, FINE), now)
+            self._hear(subject, voices)
         alerts = []
         for subject, entry in list(self._subjects.items()):
             alert = self._due(subject, entry, now)
             if alert is not None:
-                speaks = leads or not subject.shared
-                alerts += self._pass(alert, speaks, now)
+                alerts += self._pass(alert, self._speaks(subject, entry, voices), now)
+                entry.speaker = entry.speaker if self._level(entry.told) or entry.flapping else ""
             if entry.told == FINE and entry.now == FINE and not entry.changes and subject not in self._withheld:
                 del self._subjects[subject]
         return [*alerts, *self._summary(now)]
+
+    def adopt(self, theirs: object) -> None:
+        """Takes over what another server knows was told of what all share: this one was away, and that one was not."""
+        for subject in [subject for subject in self._subjects if subject.shared]:
+            del self._subjects[subject]
+        self._restore([item for item in theirs if _is_shared(item)] if isinstance(theirs, list) else [])
 
     def as_data(self) -> list[dict[str, Any]]:
         """JSON data for `kept`: what was told and is not fine."""
@@ -158,6 +182,7 @@ class Alerting:
                 "codes": sorted(entry.told.codes),
                 "what": entry.told.what,
                 "flapping": entry.flapping,
+                "speaker": entry.speaker,
             }
             for subject, entry in self._subjects.items()
             if self._level(entry.told) or entry.flapping
@@ -178,7 +203,9 @@ class Alerting:
                 subject = Subject(str(item["server"]), Component(item["component"]), str(item["about"]))
                 codes = frozenset(map(str, item["codes"]))
                 condition = Condition(HealthState(item["state"]), codes, str(item["what"]))
-                self._subjects[subject] = _Told(told=condition, now=condition, flapping=bool(item["flapping"]))
+                self._subjects[subject] = _Told(
+                    told=condition, now=condition, flapping=bool(item["flapping"]), speaker=str(item["speaker"])[:63]
+                )
             except (LookupError, TypeError, ValueError):
                 continue  # what another version wrote: it may be told once more
 
@@ -209,6 +236,20 @@ class Alerting:
         # Forwards only: a clock that went back leaves them, and they age out.
         while entry.changes and entry.changes[0] <= now - self.policy.flap_seconds:
             entry.changes.popleft()
+
+    def _hear(self, subject: Subject, voices: Voices) -> None:
+        """Of two servers that told the same while they did not hear each other, the one that leads goes on."""
+        entry, speaker = self._subjects.get(subject), voices.speakers.get(subject)
+        if entry is not None and speaker and not (entry.speaker == voices.own and voices.leads):
+            entry.speaker = speaker
+
+    def _speaks(self, subject: Subject, entry: _Told, voices: Voices) -> bool:
+        if not subject.shared or entry.speaker == voices.own:
+            return True
+        if not voices.leads or entry.speaker in voices.answering:
+            return False
+        entry.speaker = voices.own
+        return True
 
     def _due(self, subject: Subject, entry: _Told, now: float) -> Alert | None:
         policy = self.policy
@@ -278,6 +319,23 @@ class Alerting:
         """Whether what is so now is news to whoever heard what was told last."""
         before, after = self._level(entry.told), self._level(entry.now)
         return before != after or (after > 0 and not entry.now.codes <= entry.told.codes)
+
+
+def speakers(server: str, told: object) -> dict[Subject, str]:
+    """What a server says that it told itself, and that all share, from its `as_data`."""
+    items: Iterable[Any] = told[:MAXIMUM_SUBJECTS] if isinstance(told, list) else ()
+    found = {}
+    for item in items:
+        try:
+            if item["speaker"] == server and _is_shared(item):
+                found[Subject(CLUSTER, Component(item["component"]), str(item["about"])[:100])] = server
+        except (LookupError, TypeError, ValueError):
+            continue
+    return found
+
+
+def _is_shared(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("server") == CLUSTER
 
 
 def _level(state: HealthState) -> int:

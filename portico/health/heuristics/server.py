@@ -167,7 +167,7 @@ def is_as_it_should_be(seen: Observations) -> Findings:
 def has_the_newest_settings(seen: Observations) -> Findings:
     """Distributed, retrieved, applied; each step has its time."""
     state = seen.distribution
-    if state is None or state.newest == 0:
+    if state is None or state.newest == 0 or seen.settings is None:  # without settings NOT_SERVING says why
         return []
     if state.stored < state.newest:
         if state.behind_for < PATIENCE:

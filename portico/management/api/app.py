@@ -22,6 +22,7 @@ from portico import __version__
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.management.api import (
     access,
+    accounting,
     ca,
     check,
     cluster,
@@ -225,6 +226,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(store.router(agent_of, _FAULTS, _outcome))
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.include_router(health.router(agent_of, _FAULTS))
+    app.include_router(accounting.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -16,6 +16,7 @@ import typer
 from portico import __version__
 from portico.management.cli import exit_codes, target
 from portico.management.cli.output import PorticoGroup
+from portico.management.cli.script import add_script
 
 app = typer.Typer(
     name="portico",
@@ -53,6 +54,7 @@ _COMMANDS = (
     ("login", "sessions", "login"),
     ("logout", "sessions", "logout"),
     ("whoami", "sessions", "whoami"),
+    ("cmdlet", "cmdlet", "cmdlet"),
 )
 
 
@@ -102,7 +104,9 @@ def _add_groups() -> None:
     for name, text in _GROUPS:
         module = f"{__package__}.{name}"
         if wanted(name) and find_spec(module) is not None:
-            app.add_typer(import_module(module).app, name=name, help=text, no_args_is_help=True)
+            group = import_module(module).app
+            add_script(group, name)
+            app.add_typer(group, name=name, help=text, no_args_is_help=True)
     for name, module, function in _COMMANDS:
         if wanted(name):
             app.command(name)(getattr(import_module(f"{__package__}.{module}"), function))

@@ -21,6 +21,7 @@ from portico.health.observations import (
     Counters,
     Delivery,
     Distribution,
+    Location,
     Member,
     Neighbour,
     Observations,
@@ -108,6 +109,7 @@ class Collector:
             nat64_addresses=len({pool.address for pool in values.nat64_pool}) if values is not None else None,
             cluster=cluster,
             distribution=self._distribution(now),
+            location=self._location(),
             deliveries=self._deliveries(deliveries, now),
             extras=extras,
         )
@@ -184,6 +186,11 @@ class Collector:
             behind_for=behind,
             error=f"{error['what']}: {error['why']}" if error else "",
         )
+
+    def _location(self) -> Location:
+        seen = self._agent.location.observations()
+        nls = tuple(map(trouble, seen.nls.problems)) if seen.nls is not None else None
+        return Location(nls, tuple(map(trouble, seen.pages)), tuple(map(trouble, seen.records)))
 
     def _deliveries(self, given: Iterable[dict[str, Any]], now: float) -> tuple[Delivery, ...]:
         rows = list(given)

@@ -15,7 +15,7 @@ from portico.errors import NotFound, PorticoError, Unavailable
 from portico.files import read_file, write_file
 from portico.health.alerting import wire
 from portico.health.alerting.conditions import Subject, conditions
-from portico.health.alerting.core import Alert, Alerting, Policy
+from portico.health.alerting.core import Alert, Alerting, Policy, Voices, speakers
 from portico.health.evaluate import evaluate
 from portico.health.memory import HealthEvent, Memory
 from portico.health.report import ClusterReport, ServerReport, read, silent, together
@@ -66,6 +66,10 @@ class Health:
         self._deliveries: list[tuple[Delivery, asyncio.Task[None]]] = []
         self._looking = asyncio.Lock()
         self._announced = self._alerting.as_data()
+        self._began = time.monotonic()
+        self._adopted = False
+        self._told_elsewhere: dict[str, list[Any]] = {}
+        """By server: what it says was told and is not over."""
 
     # Life
 
@@ -119,7 +123,12 @@ class Health:
         """This server's report for another one. Raises Unavailable before the first look."""
         if self._own is None:
             raise _too_early()
-        return {"report": self._own.model_dump(mode="json"), "now": time.time()}
+        return {
+            "report": self._own.model_dump(mode="json"),
+            "now": time.time(),
+            "up": time.monotonic() - self._began,
+            "told": self._announced,
+        }
 
     async def report(self, *, refresh: bool = False) -> ClusterReport:
         """All servers as this one knows them.
@@ -175,7 +184,7 @@ class Health:
 
     async def _ask_others(self, now: float) -> list[HealthEvent]:
         names = self._names()
-        for table in (self._others, self._silent, self._clocks):
+        for table in (self._others, self._silent, self._clocks, self._told_elsewhere):
             for gone in [name for name in table if name not in names]:
                 del table[gone]
         links = [link for link in self._agent.peers.links.all() if link.name in names]
@@ -200,11 +209,13 @@ class Health:
             except PorticoError as error:
                 since, _ = self._silent.get(name, (now, ""))
                 self._silent[name] = (since, error.why or error.what)
+                self._told_elsewhere.pop(name, None)
                 continue
             if name in self._silent:
                 del self._silent[name]
             self._others[name] = (time.monotonic(), report)
             self._clock(name, said, asked, took)
+            self._hear(name, said)
         for report in self._reports(now).values():
             if self._own is not None and report.server != self._own.server:
                 news = self._memory.note(report, now)
@@ -212,6 +223,15 @@ class Health:
                     _say(event)
                 events += news
         return events
+
+    def _hear(self, name: str, said: dict[str, Any]) -> None:
+        """What was told elsewhere. A server that has just started believes one that was there meanwhile."""
+        told, up = said.get("told"), said.get("up")
+        self._told_elsewhere[name] = told if isinstance(told, list) else []
+        longer = isinstance(up, int | float) and up > time.monotonic() - self._began
+        if not self._adopted and longer:
+            self._alerting.adopt(told)
+            self._adopted = True
 
     def _clock(self, name: str, said: dict[str, Any], asked: float, took: float) -> None:
         theirs = said.get("now")
@@ -248,7 +268,13 @@ class Health:
         own = self._own
         others = [report for name, report in reports.items() if name != own.server and report.answers]
         found = conditions(own, others, cluster=self._clustered)
-        alerts = self._alerting.observe(found, self._agent.peers.leads(), now, self._exists)
+        voices = Voices(
+            own=own.server,
+            leads=self._agent.peers.leads(),
+            speakers={s: by for name, told in self._told_elsewhere.items() for s, by in speakers(name, told).items()},
+            answering=frozenset(self._told_elsewhere),
+        )
+        alerts = self._alerting.observe(found, voices, now, self._exists)
         for alert in alerts:
             self._send(alert)
         before, self._announced = self._announced, self._alerting.as_data()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from portico.errors import Conflict, PorticoError
@@ -26,8 +26,8 @@ Result = TypeVar("Result")
 
 
 def told_what_others_changed(
-    change: Callable[..., Awaitable[Result]],
-) -> Callable[..., Awaitable[Result]]:
+    change: Callable[..., Coroutine[Any, Any, Result]],
+) -> Callable[..., Coroutine[Any, Any, Result]]:
     """For a method `change(settings, expected=..., ...)`: the error of who came second has the difference.
 
     It waits outside of the method: what the winner changes is applied on this server meanwhile.

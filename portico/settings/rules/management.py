@@ -34,7 +34,7 @@ NO_OPENID = CATALOGUE.add(
 UNUSED = CATALOGUE.add(
     "MANAGEMENT_OIDC_UNUSED",
     what="A role is given by a provider that is not set",
-    why="{name} is of source {source}, and management.oidc is null",
+    why="{name} is of source {system}, and management.oidc is null",
     resolution="Set management.oidc, or take the entry out",
     example="management: {roles: [{source: oidc_group, name: admins, role: administrator}]}",
     severity="warning",
@@ -67,7 +67,7 @@ def provider(settings: Settings, _facts: Facts) -> Iterator[Problem]:
     if oidc is None:
         for number, mapping in enumerate(settings.management.roles):
             if mapping.source.startswith("oidc_"):
-                yield UNUSED.problem(f"management.roles[{number}]", name=mapping.name, source=mapping.source)
+                yield UNUSED.problem(f"management.roles[{number}]", name=mapping.name, system=mapping.source)
         return
     if not _secure(oidc.issuer):
         yield NOT_SECURE.problem("management.oidc.issuer", issuer=oidc.issuer)

@@ -9,7 +9,17 @@ from dataclasses import replace
 import pytest
 
 from portico.health.alerting.conditions import CLUSTER, Condition, Subject
-from portico.health.alerting.core import BURST, MAXIMUM_SUBJECTS, SUMMARY_SECONDS, Alert, Alerting, Kind, Policy
+from portico.health.alerting.core import (
+    BURST,
+    MAXIMUM_SUBJECTS,
+    SUMMARY_SECONDS,
+    Alert,
+    Alerting,
+    Kind,
+    Policy,
+    Voices,
+    speakers,
+)
 from portico.health.components import Component
 from portico.health.states import HealthState
 
@@ -25,8 +35,10 @@ STEP = 3.0
 class World:
     """What is wrong, and a clock; collects what is told."""
 
-    def __init__(self, policy: Policy = POLICY, kept: object = None) -> None:
+    def __init__(self, policy: Policy = POLICY, kept: object = None, own: str = "da1") -> None:
         self.alerting = Alerting(policy, kept)
+        self.own = own
+        self.others: list[World] = []
         self.now = 1_000_000.0
         self.wrong: dict[Subject, Condition] = {}
         self.leads = True
@@ -37,9 +49,15 @@ class World:
         end = self.now + seconds
         while self.now < end:
             self.now += STEP
-            fresh += self.alerting.observe(self.wrong, self.leads, self.now, lambda _subject: True)
+            fresh += self.alerting.observe(self.wrong, self._voices(), self.now, lambda _subject: True)
         self.told += fresh
         return fresh
+
+    def _voices(self) -> Voices:
+        told: dict[Subject, str] = {}
+        for other in self.others:
+            told |= speakers(other.own, json.loads(json.dumps(other.alerting.as_data())))
+        return Voices(self.own, self.leads, told, frozenset(other.own for other in self.others))
 
     def set(self, subject: Subject, condition: Condition | None) -> None:
         if condition is None:
@@ -161,15 +179,16 @@ def test_whatever_happens_no_hour_has_more_alerts_than_allowed() -> None:
 
 
 def test_exactly_one_server_tells_what_all_share_also_when_the_first_dies() -> None:
-    first, second = World(), World()
+    first, second = World(), World(own="da2")
     second.leads = False
+    first.others, second.others = [second], [first]
     for world in (first, second):
         world.set(DNS, ERROR)
         world.set(DISK, ERROR)
         world.run(60)
     assert [alert.subject for alert in first.told] == [DISK, DNS] or [a.subject for a in first.told] == [DNS, DISK]
     assert [alert.subject for alert in second.told] == [DISK], "its own it tells itself"
-    second.leads = True  # the first is dead
+    second.leads, second.others = True, []  # the first is dead
     assert second.run(600) == [], "what the first told is not told again"
     second.set(DNS, None)
     assert kinds(second.run(60)) == [Kind.CLEARED]
@@ -183,6 +202,63 @@ def test_a_leader_that_dies_within_the_hold_down_loses_nothing() -> None:
     second.run(15)
     second.leads = True
     assert kinds(second.run(60)) == [Kind.RAISED]
+
+
+def test_who_told_the_beginning_tells_the_end_when_the_leader_is_back() -> None:
+    first, second = World(), World(own="da2")
+    second.set(DNS, ERROR)
+    second.run(60)  # it leads, as the first is dead
+    assert kinds(second.told) == [Kind.RAISED]
+    second.leads = False
+    first.others, second.others = [second], [first]
+    first.alerting.adopt(second.alerting.as_data())
+    for world in (first, second):
+        world.set(DNS, ERROR)
+    for _ in range(20):
+        first.run(STEP)
+        second.run(STEP)
+    for world in (first, second):
+        world.set(DNS, None)
+    for _ in range(40):
+        first.run(STEP)
+        second.run(STEP)
+    assert kinds(first.told) == [] and kinds(second.told) == [Kind.RAISED, Kind.CLEARED]
+    for world in (first, second):
+        world.set(DNS, ERROR)
+    for _ in range(40):
+        first.run(STEP)
+        second.run(STEP)
+    assert kinds(first.told) == [Kind.RAISED] and len(second.told) == 2, "the next time it is the leader's again"
+
+
+def test_a_leader_that_was_away_believes_who_was_there() -> None:
+    before, second = World(), World(own="da2")
+    before.set(DNS, ERROR)
+    before.run(60)
+    first = World(kept=before.alerting.as_data())  # it was off when the second told the end
+    assert first.alerting.as_data() != []
+    first.alerting.adopt(second.alerting.as_data())
+    first.others, second.others, second.leads = [second], [first], False
+    assert first.run(120) == []
+
+
+def test_two_that_told_the_same_while_apart_end_it_once() -> None:
+    first, second = World(), World(own="da2")
+    for world in (first, second):
+        world.set(DNS, ERROR)
+        world.run(60)
+    assert kinds(first.told) == kinds(second.told) == [Kind.RAISED], "nobody could know better"
+    second.leads = False
+    first.others, second.others = [second], [first]
+    for _ in range(5):
+        first.run(STEP)
+        second.run(STEP)
+    for world in (first, second):
+        world.set(DNS, None)
+    for _ in range(40):
+        first.run(STEP)
+        second.run(STEP)
+    assert kinds(first.told) == [Kind.RAISED, Kind.CLEARED] and kinds(second.told) == [Kind.RAISED]
 
 
 def test_a_restart_tells_nothing_again() -> None:
@@ -228,5 +304,5 @@ def test_what_is_gone_is_forgotten_without_a_word() -> None:
     world.set(DISK, ERROR)
     world.run(60)
     world.wrong.clear()
-    assert world.alerting.observe({}, True, world.now + 100, lambda _subject: False) == []
+    assert world.alerting.observe({}, Voices("da1"), world.now + 100, lambda _subject: False) == []
     assert world.alerting.as_data() == []

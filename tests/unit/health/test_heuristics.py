@@ -18,6 +18,7 @@ from portico.health.observations import (
     Delivery,
     Distribution,
     DnsServer,
+    Location,
     Member,
     Neighbour,
     Observations,
@@ -27,6 +28,7 @@ from portico.health.observations import (
     Volume,
 )
 from portico.health.registry import HEURISTICS
+from portico.health.report import SILENT
 from portico.health.states import HealthState, worst
 from portico.settings.document import load_data
 
@@ -86,6 +88,7 @@ FINE = Observations(
     nat64_addresses=1,
     cluster=CLUSTER,
     distribution=Distribution(7, 7, 7, "applied", {"applied": NOW - 5}),
+    location=Location(()),
     deliveries=(Delivery("hooks.example.net"),),
 )
 
@@ -203,6 +206,11 @@ CASES: list[tuple[str, HealthState, Observations]] = [
         W,
         seen(cluster=replace(CLUSTER, neighbours=(replace(NEIGHBOURS[0], clock_ahead=-6.0), NEIGHBOURS[1]))),
     ),
+    ("NLS_FAILS", E, seen(location=Location((replace(TROUBLE, code="NLS_UNREACHABLE"),)))),
+    ("NLS_CERTIFICATE_ENDS", W, seen(location=Location((replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),)))),
+    ("NLS_NOT_ASKED", U, seen(location=Location(None))),
+    ("PAGES_NOT_SERVED", W, seen(location=Location((), pages=(TROUBLE,)))),
+    ("DNS_RECORDS_WRONG", W, seen(location=Location((), records=(TROUBLE,)))),
     ("ADAPTER_MISSING", E, seen(cards=(Card("eth0", "internet", present=False), FINE.cards[1]))),  # type: ignore[index]
     ("ADAPTER_DOWN", E, seen(cards=(Card("eth0", "internet", up=False),))),
     ("ADAPTER_DOWN", E, seen(cards=(Card("eth1", "internal", carrier=False),))),
@@ -216,7 +224,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("ALERTS_NOT_DELIVERED", W, seen(deliveries=(Delivery("hooks", 3, 61.0, "refused"),))),
     ("ALERTS_DROPPED", W, seen(deliveries=(Delivery("hooks", 0, 0.0, "HTTP status 404", 2),))),
 ]
-ELSEWHERE = {"HEURISTIC_FAILED", "MORE_FINDINGS", "SERVER_SILENT"}
+ELSEWHERE = {"HEURISTIC_FAILED", "MORE_FINDINGS", SILENT.code}
 """Have tests of their own."""
 
 

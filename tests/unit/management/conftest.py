@@ -45,7 +45,7 @@ class Network:
     def http(self, token: str | None = None, certificate: Path | None = None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return httpx.AsyncClient(
-            base_url=self.url, verify=self.context(certificate), headers=headers, trust_env=False, timeout=30.0
+            base_url=self.url, verify=self.context(certificate), headers=headers, trust_env=False, timeout=120.0
         )
 
     async def token(self, role: str = "viewer", name: str = "test") -> str:

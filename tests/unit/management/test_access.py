@@ -331,7 +331,7 @@ def test_the_socket_of_the_machine_asks_the_kernel_who_is_there(network: Run, tm
             listener.listen()
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             transport = httpx.AsyncHTTPTransport(uds=str(path))
-            async with httpx.AsyncClient(transport=transport, base_url="http://portico") as http:
+            async with httpx.AsyncClient(transport=transport, base_url="http://portico", timeout=60.0) as http:
                 who = await http.get("/v1/whoami")
                 made = await http.post("/v1/credentials/tokens", json={"name": "x"})
             server.should_exit = True

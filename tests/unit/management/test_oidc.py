@@ -83,7 +83,7 @@ class Browser:
 
     def __init__(self, user: str) -> None:
         self._user = user
-        self._http = httpx.Client(timeout=30.0, trust_env=False, follow_redirects=True)
+        self._http = httpx.Client(timeout=60.0, trust_env=False, follow_redirects=True)
 
     def open(self, url: str) -> str:
         """Goes on until there is nothing left to fill in; the text of the last page."""
@@ -106,7 +106,7 @@ class Browser:
 
 def log_in(issuer: str, user: str, client: str = "portico") -> str:
     """An ID token, by the code flow of the command line."""
-    with httpx.Client(timeout=30.0, trust_env=False) as http:
+    with httpx.Client(timeout=60.0, trust_env=False) as http:
         attempt = Login(issuer, client, ["openid", "profile"], http, lambda _: None)
         return attempt.code(lambda url: threading.Thread(target=Browser(user).open, args=(url,)).start())
 

@@ -1,4 +1,4 @@
-"""A Python client of the API over a Unix socket. Errors of the API come out as the PorticoError they were."""
+"""Requests to the API, over a Unix socket or any httpx transport. Errors come out as the PorticoError they were."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ class ApiClient:
         what: names the agent in errors: "Portico server".
         start: what starts it, for the resolution.
         timeout: seconds for an answer; applying settings takes a while.
+        transport: how the server is reached; None is its Unix socket.
+        auth: what identifies the caller there, for transports other than the socket.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class ApiClient:
         start: str = "portico server start",
         timeout: float = 120.0,
         transport: httpx.BaseTransport | None = None,
+        auth: httpx.Auth | None = None,
     ) -> None:
         self._path = path
         self._what = what
         self._start = start
         self._http = httpx.Client(
             transport=transport if transport is not None else httpx.HTTPTransport(uds=str(path)),
+            auth=auth,
             base_url="http://portico",
             timeout=httpx.Timeout(timeout, connect=5.0),
         )
@@ -63,6 +67,9 @@ class ApiClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
