@@ -85,6 +85,7 @@ def settings(pki: Path, **changes: Any) -> Settings:
             "server": {"name": "da1", "internet_interface": "eth0", "internal_interface": "eth1"},
             "dns64": {"upstream_servers": ["10.0.0.53"]},
             "certificates": {"mode": "imported", **files},
+            "network_location_server": {"state": "disabled"},
         }
     )
 
