@@ -34,7 +34,8 @@ MAXIMUM_MANIFEST = 1 << 20
 MAXIMUM_FILES = 1000
 MAXIMUM_SIZE = 64 << 30
 ACCOUNTING = "accounting"
-_FILES = (NAME_FILE, DATABASE_NAME, APPLIED_NAME)
+_FILES = (NAME_FILE, APPLIED_NAME, DATABASE_NAME)
+"""In this order: the database has the revision that was applied a moment before."""
 _PATH = re.compile(r"(?:(certificates|cluster|management|accounting)/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 _PIECE = 64 << 10
 
