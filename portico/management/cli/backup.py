@@ -34,9 +34,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", metavar="FILE", help="First line: the passphrase. Else it is asked.")
 ]
-KeyFile = Annotated[
-    Path | None, typer.Option("--key", metavar="FILE", help="The recipient's X25519 private key, PEM.")
-]
+KeyFile = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="The recipient's X25519 private key, PEM.")]
 
 
 @app.command()

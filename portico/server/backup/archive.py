@@ -1,8 +1,8 @@
 """What a backup holds, inside the encryption: a manifest, then the files one after the other. Nothing is compressed.
 
-    4   length of the manifest, big-endian, at most 1 MiB
-    ..  the manifest, JSON: format, created, portico, server, revision, files as [path, size, SHA-256]
-    ..  the files' bytes in the manifest's order, nothing after them
+4   length of the manifest, big-endian, at most 1 MiB
+..  the manifest, JSON: format, created, portico, server, revision, files as [path, size, SHA-256]
+..  the files' bytes in the manifest's order, nothing after them
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a backup. `created` is ISO 8601 in UTC; `revision` is the newest one, `server` None outside clusters."""
+    """What is in a backup. `created` is ISO 8601; `revision` the newest; `server` None outside clusters."""
 
     created: str
     portico: str
@@ -213,7 +213,7 @@ def _copy(path: Path, target: Path) -> None:
         return
     if path.suffix == ".sqlite":
         # SQLite's own backup: a copy of the file could be half of somebody's transaction.
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:  # noqa: SIM117
             with contextlib.closing(sqlite3.connect(target)) as copy:
                 source.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")
@@ -238,5 +238,8 @@ def _digest(path: Path) -> str:
 
 def _damaged(why: str) -> InvalidInput:
     return InvalidInput(
-        "The backup is damaged", why=why, resolution="Use another copy of it; nothing was changed", code="BACKUP_DAMAGED"
+        "The backup is damaged",
+        why=why,
+        resolution="Use another copy of it; nothing was changed",
+        code="BACKUP_DAMAGED",
     )

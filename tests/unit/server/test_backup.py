@@ -8,17 +8,30 @@ import shutil
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from portico.certificates.store import CertificateStore
 from portico.errors import Conflict, InvalidInput
 from portico.server.backup import restoring
-from portico.server.backup.archive import parse, read
+from portico.server.backup.archive import parse, read, snapshot, written
 from portico.server.backup.container import CHUNK, HEADER, TAG, seal, unseal
+from portico.settings.document import load_data
+from portico.settings.store import SettingsStore
 
 KEY = X25519PrivateKey.generate()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def archived(state: Path, data: dict[str, Any]) -> list[bytes]:
+    store = SettingsStore.open(state)
+    store.mark_applied(store.commit(load_data(data), expected=0, author="ada", now=NOW))
+    store.close()
+    CertificateStore.open(state / "certificates").close()
+    with snapshot(state, server=None, now=NOW, accounting=False) as (manifest, copy):
+        return list(written(manifest, copy))
 
 
 def _sealed(plain: bytes) -> bytes:
@@ -60,7 +73,8 @@ def test_hostile_contents_are_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "cluster/../x", "other/x", ".hidden"])
 def test_no_path_leaves_the_state(path: str) -> None:
-    text = '{"format":1,"created":"","portico":"","server":null,"revision":1,"files":[["settings.sqlite",0,""],["%s",0,""]]}'
+    text = '{"format":1,"created":"","portico":"","server":null,"revision":1,"files":'
+    text += '[["settings.sqlite",0,""],["%s",0,""]]}'
     parse((text % "cluster/x").encode())
     with pytest.raises(InvalidInput):
         parse((text % path).encode())
@@ -72,12 +86,10 @@ STEPS = ("private_directory", "read", "_verify", "write_file", "_sync", "_exchan
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_state(
-    step: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, after: bool, tmp_path: Path, data: dict[str, Any]
 ) -> None:
-    from tests.unit.server.backup_state import archived
-
     state = tmp_path / "server"
-    pieces = archived(tmp_path / "source", NOW)
+    pieces = archived(tmp_path / "source", data)
     state.mkdir()
     (state / "settings.sqlite").write_bytes(b"old")
     child = os.fork()
@@ -103,10 +115,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_state(
     assert old or (next(tmp_path.glob("server.before-*")) / "settings.sqlite").read_bytes() == b"old"
 
 
-def test_existing_settings_are_replaced_only_by_force(tmp_path: Path) -> None:
-    from tests.unit.server.backup_state import archived
-
-    pieces = archived(tmp_path / "source", NOW)
+def test_existing_settings_are_replaced_only_by_force(tmp_path: Path, data: dict[str, Any]) -> None:
+    pieces = archived(tmp_path / "source", data)
     state = tmp_path / "server"
     restoring.restore(pieces, state, now=NOW, force=False, dry_run=False)
     before = (state / "settings.sqlite").read_bytes()
