@@ -40,6 +40,7 @@ _GROUPS = (
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
     ("admin", "Who administers the cluster: tokens, certificates, sessions."),
+    ("backup", "One encrypted file of everything that the service needs: create, verify, show."),
     ("audit", "What was changed, by whom, from where."),
 )
 
@@ -50,6 +51,7 @@ _COMMANDS = (
     ("health", "health", "health"),
     ("events", "health", "events"),
     ("import", "windows", "take"),
+    ("restore", "backup", "restore"),
     ("connect", "sessions", "connect"),
     ("login", "sessions", "login"),
     ("logout", "sessions", "logout"),

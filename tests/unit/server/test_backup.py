@@ -1,0 +1,126 @@
+"""A backup opens whole or not at all, and a restore leaves the old or the new state whenever it is killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from portico.certificates.store import CertificateStore
+from portico.errors import Conflict, InvalidInput
+from portico.server.backup import restoring
+from portico.server.backup.archive import parse, read, snapshot, written
+from portico.server.backup.container import CHUNK, HEADER, TAG, seal, unseal
+from portico.settings.document import load_data
+from portico.settings.store import SettingsStore
+
+KEY = X25519PrivateKey.generate()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def archived(state: Path, data: dict[str, Any]) -> list[bytes]:
+    store = SettingsStore.open(state)
+    store.mark_applied(store.commit(load_data(data), expected=0, author="ada", now=NOW))
+    store.close()
+    CertificateStore.open(state / "certificates").close()
+    with snapshot(state, server=None, now=NOW, accounting=False) as (manifest, copy):
+        return list(written(manifest, copy))
+
+
+def _sealed(plain: bytes) -> bytes:
+    return b"".join(seal([plain], KEY.public_key()))
+
+
+def _open(data: bytes) -> bytes:
+    return b"".join(unseal(io.BytesIO(data), KEY))
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+def test_what_was_sealed_opens(size: int) -> None:
+    plain = os.urandom(size)
+    assert _open(_sealed(plain)) == plain
+
+
+def test_every_changed_byte_and_every_cut_is_refused() -> None:
+    data = _sealed(os.urandom(2 * CHUNK))
+    for place in (0, 14, 15, 20, 50, HEADER, HEADER + CHUNK + TAG, len(data) - 1):
+        with pytest.raises(InvalidInput):
+            _open(data[:place] + bytes((data[place] ^ 1,)) + data[place + 1 :])
+    for length in (0, 10, HEADER, HEADER + 5, HEADER + CHUNK + TAG, len(data) - 1):
+        with pytest.raises(InvalidInput):
+            _open(data[:length])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x09{",
+        b"\x00\x00\x00\x02{}",
+    ],
+)
+def test_hostile_contents_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        read([data], None)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "cluster/../x", "other/x", ".hidden"])
+def test_no_path_leaves_the_state(path: str) -> None:
+    text = '{"format":1,"created":"","portico":"","server":null,"revision":1,"files":'
+    text += '[["settings.sqlite",0,""],["%s",0,""]]}'
+    parse((text % "cluster/x").encode())
+    with pytest.raises(InvalidInput):
+        parse((text % path).encode())
+
+
+STEPS = ("private_directory", "read", "_verify", "write_file", "_sync", "_exchange", "_sync_directory", "_aside")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_state(
+    step: str, after: bool, tmp_path: Path, data: dict[str, Any]
+) -> None:
+    state = tmp_path / "server"
+    pieces = archived(tmp_path / "source", data)
+    state.mkdir()
+    (state / "settings.sqlite").write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        real = getattr(restoring, step)
+
+        def killed(*arguments: object) -> object:
+            if after:
+                real(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return None
+
+        setattr(restoring, step, killed)
+        try:
+            restoring.restore(pieces, state, now=NOW, force=True, dry_run=False)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    said = restoring.settle(state)
+    old = (state / "settings.sqlite").read_bytes() == b"old"
+    assert said == ("old" if old else "new") or (said is None and old)
+    assert not list(tmp_path.glob("server.restoring-*"))
+    assert old or (next(tmp_path.glob("server.before-*")) / "settings.sqlite").read_bytes() == b"old"
+
+
+def test_existing_settings_are_replaced_only_by_force(tmp_path: Path, data: dict[str, Any]) -> None:
+    pieces = archived(tmp_path / "source", data)
+    state = tmp_path / "server"
+    restoring.restore(pieces, state, now=NOW, force=False, dry_run=False)
+    before = (state / "settings.sqlite").read_bytes()
+    with pytest.raises(Conflict):
+        restoring.restore(pieces, state, now=NOW, force=False, dry_run=False)
+    assert (state / "settings.sqlite").read_bytes() == before
+    shutil.rmtree(state)
