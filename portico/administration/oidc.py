@@ -57,7 +57,7 @@ class Expected:
     users: Mapping[str, Role]
     skew: int = 60
     anybody: bool = False
-    """Whether somebody without a role is known too: users of remote computers have none. The role means nothing then."""
+    """Whether somebody without a role is known too, as users of remote computers are; the role means nothing then."""
 
 
 @dataclass(frozen=True)

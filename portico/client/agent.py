@@ -234,9 +234,7 @@ class ClientAgent:
     async def _ask_about_user(self, method: str, what: str, body: dict[str, str] | None) -> dict[str, Any]:
         identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
         proxy = enrol.effective_proxy(self.files.local())
-        return await asyncio.to_thread(
-            enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body
-        )
+        return await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
 
     def _facts(self, enrolled: bool, wish: bool, identity: Identity | None) -> Facts:
         watch = self._watch

@@ -118,7 +118,13 @@ def fetch_settings(identity: Identity, trust: str, url: str, proxy: Proxy | None
 
 
 def ask_about_user(
-    identity: Identity, trust: str, url: str, proxy: Proxy | None, method: str, what: str, body: Mapping[str, str] | None
+    identity: Identity,
+    trust: str,
+    url: str,
+    proxy: Proxy | None,
+    method: str,
+    what: str,
+    body: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """One request about the user of this computer, to `/portico/v1/user` and what is behind it. Raises as `enrol`."""
     return _ask_json(method, f"{_origin(url)}/portico/v1/user{what}", trust, identity, proxy, body)

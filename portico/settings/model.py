@@ -277,7 +277,9 @@ class Access(Section):
         default=12, ge=1, le=168, description="what a user is allowed ends after this time, or earlier when revoked"
     )
     user_ca: list[FilePath] = Field(
-        default_factory=list, max_length=16, description="PEM files of CAs that issue certificates to users, and to users only"
+        default_factory=list,
+        max_length=16,
+        description="PEM files of CAs that issue certificates to users, and to users only",
     )
     user_crl: list[FilePath] = Field(
         default_factory=list, max_length=16, description="files of revocation lists (PEM or DER) of these CAs"

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
+from portico.administration.roles import current
 from portico.errors import InvalidInput
 from portico.management.api.models import Model
 from portico.management.api.recording import note
-from portico.administration.roles import current
 from portico.server.agent import Agent
 
 

@@ -29,7 +29,8 @@ def login(
         Path | None, typer.Option(help="PEM file of the user's certificate and its chain.", dir_okay=False)
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="PEM file of its private key; without it, the certificate's file.", dir_okay=False)
+        Path | None,
+        typer.Option(help="PEM file of its private key; without it, the certificate's file.", dir_okay=False),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -63,7 +63,7 @@ def revoke(
             why="exactly one of USER, --id and --computer is needed",
             resolution="List them with: portico users list",
         )
-    (key, value), = given.items()
+    ((key, value),) = given.items()
     with server() as api:
         if dry_run:
             doomed = [u for u in api.get("/v1/users")["users"] if u["state"] == "open" and u[key] == value]

@@ -29,7 +29,11 @@ class Tunnels:
         return len(self._tunnels)
 
     def event(self, event: Mapping[str, Any]) -> bool:
-        """Takes an event; whether it may change what is open. Raises LookupError, ValueError or TypeError on nonsense."""
+        """Takes an event; whether it may change what is open.
+
+        Raises:
+            LookupError, ValueError, TypeError: it is nonsense.
+        """
         match event.get("event"):
             case "session_up":
                 self._tunnels[int(event["session"])] = _Tunnel(machine_of(event.get("identity")))

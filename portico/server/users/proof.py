@@ -1,4 +1,4 @@
-"""Proof of a user's certificate: what is signed, and whether a signature and a chain are good. Pure, but for files read.
+"""Proof of a user's certificate: what is signed, and whether a signature and a chain are good. Reads files only.
 
 The computer's agent asks for a challenge over the connection that its own certificate authenticates; the user's key
 signs it together with that computer's identity, so that the proof is of no use anywhere else. The key stays with the

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from portico.administration.access import expected, provider_trust
@@ -217,7 +216,9 @@ class Users:
                     ended = [self._grants.end(identifier, now, by)]
                 else:
                     ended = self._grants.end_all(
-                        lambda g: (user is not None and g.user == user) or (machine is not None and g.machine == machine),
+                        lambda g: (
+                            (user is not None and g.user == user) or (machine is not None and g.machine == machine)
+                        ),
                         now,
                         by,
                     )

@@ -17,7 +17,9 @@ T0 = 1_700_000_000.0
 HOUR = 3600.0
 
 
-def grant(identifier: str = "a", machine: str = "laptop1", user: str = "alice", began: float = T0, **more: Any) -> Grant:
+def grant(
+    identifier: str = "a", machine: str = "laptop1", user: str = "alice", began: float = T0, **more: Any
+) -> Grant:
     made = Grant(identifier, user, "certificate", machine, "aa" * 32, "1", "203.0.113.5", began, began + HOUR)
     return replace(made, **more)
 
