@@ -56,17 +56,28 @@ down: | sudo
 	@if [ -x $(PYTHON) ]; then $(AS_ROOT) $(PYTHON) -m portico lab down --name $(LAB); \
 	 else echo "There is no lab: this directory has never built one."; fi
 
+# Modules of tests run side by side: those of the lab wait for daemons more than they compute. A scenario is a whole
+# deployment on processors that the others share, and a moment without time can end it; so one that fails has a second
+# try, and the summary names it (RERUN). One that needs it more than now and then has a defect.
+TEST_WORKERS ?= 2
+LAB_WORKERS ?= 3
+RERUN ?= --reruns 1 -r fEsxXR
+# What PYTEST_ARGS choose need not be in both passes.
+MAYBE_NONE := $(if $(PYTEST_ARGS), || test $$? -eq 5)
+
 test: lint test-rust test-python
 
 test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
 	$(call say,Python tests without privileges)
-	@$(PYTHON) -m pytest tests --ignore=tests/lab $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
-	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab $(PYTEST_ARGS)
+	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
+	$(call say,Scenarios in the lab whose requirement is a time$(comma) one after the other)
+	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m alone $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 
 # Every target has its time even when one breaks, then the corpora are held against their floor.
 fuzz: $(STAMPS)/cargo
@@ -166,6 +177,12 @@ $(STAMPS)/venv: requirements/development.txt | $(STAMPS)/build
 	$(call say,Python environment in $(VENV))
 	@test -x $(PYTHON) || python3 -m venv $(VENV)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
+	@touch $@
+
+# An optional part of a server that is compiled where it is used; tests use it.
+$(STAMPS)/kerberos: requirements/kerberos.txt $(STAMPS)/test $(STAMPS)/venv
+	$(call say,Kerberos for Python)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/kerberos.txt
 	@touch $@
 
 $(STAMPS)/bench: requirements/bench.txt requirements/debian.txt $(STAMPS)/venv

@@ -1,8 +1,13 @@
-"""Switches that all tests know."""
+"""Switches that all tests know, and what holds for all property tests."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long examples take to draw is a matter of what else the machine does, and no defect.
+settings.register_profile("portico", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("portico")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

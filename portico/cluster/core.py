@@ -15,9 +15,9 @@ survivor at once, everything else by the leader (`convergence`); what a map give
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from portico.cluster import convergence
+from portico.cluster import convergence, succession
 from portico.cluster.buckets import BucketMap, carried_over, empty_map, shares
 from portico.cluster.conditions import SERVING_STATES, Judge, Rival
 from portico.cluster.config import SLOT_BITMAP_BYTES, MemberConfig
@@ -51,8 +51,8 @@ from portico.cluster.states import (
     Trigger,
     after,
 )
-from portico.cluster.tenure import Neighbour, Tenure, neighbour_of
-from portico.cluster.view import MemberView, views
+from portico.cluster.tenure import Tenure
+from portico.cluster.view import MemberView, neighbours, views
 from portico.cluster.wire import Envelope, Kind, ProtocolError, Reason
 
 PATIENCE = 30.0
@@ -350,7 +350,9 @@ class Member:
         self._bury(now)
         self._lead(now)
         self._finish(now)
-        self._tenure.settle(self._neighbours(now), self._dead(now), entitled=self.state in SERVING_STATES)
+        self._tenure.settle(
+            neighbours(self._peers, self.map, now), self._dead(now), entitled=self.state in SERVING_STATES
+        )
         self._announce(now)
 
     def _dead(self, now: float) -> frozenset[int]:
@@ -429,29 +431,9 @@ class Member:
         """Takes over a map that goes before ours."""
         if self.state is State.JOINING and now - self._state_since < LISTEN * self.config.period:
             return  # the first that is heard need not be the one that counts
-        best: Peer | None = None
-        for peer in self._trusted(now):
-            theirs = peer.heartbeat.map
-            beat = peer.heartbeat
-            serves = beat.state in SERVING_STATES and peer.host in theirs.members and not beat.conditions & HALTING
-            if not serves or theirs.rank <= self.map.rank or len(theirs.owners) != len(self._shares):
-                continue
-            if self._outbids(theirs):
-                continue
-            if best is None or theirs.rank > best.heartbeat.map.rank:
-                best = peer
+        best = succession.best(self, self._trusted(now), len(self._shares))
         if best is not None:
             self._adopt(best.heartbeat.map, now, f"host {best.host} follows it", made_here=False)
-
-    def _outbids(self, theirs: BucketMap) -> bool:
-        """Whether a map of a part of the cluster that had lost us should give way to ours, because more follow ours."""
-        return (
-            self.state in SERVING_STATES
-            and self.config.host_id not in theirs.members
-            and not self.conditions & HALTING
-            and not theirs.members & self.map.members
-            and len(self.map.members) > len(theirs.members)
-        )
 
     def _adopt(self, new: BucketMap, now: float, why: str, *, made_here: bool) -> None:
         old = self.map
@@ -529,20 +511,13 @@ class Member:
             frozenset(peer.host for peer in trusted),
             self._damping.waits(self.config.host_id, now),
         )
-        rivals = {peer.host for peer in trusted if self._rivals(peer)}
+        rivals = {peer.host for peer in trusted if succession.rivals(self, peer)}
         made = self._leader.plan(standing, trusted, self._next_version(now), bool(rivals), self._dead(now), now)
         if made is None:
             return
         if rivals:
             self.outbox.put(SplitHealed(ours_stays=True, others=frozenset(rivals)))
         self._adopt(made, now, difference(self.map, made), made_here=True)
-
-    def _rivals(self, peer: Peer) -> bool:
-        """Whether a host holds on to a map which would go before ours, but should give way to it."""
-        theirs = peer.heartbeat.map
-        if theirs.rank <= self.map.rank:
-            return False
-        return peer.heartbeat.state is State.JOINING or (peer.host in theirs.members and self._outbids(theirs))
 
     def _finish(self, now: float) -> None:
         """Ends a drain, and a stop."""
@@ -556,16 +531,6 @@ class Member:
             if (given_away and self.is_converged(now)) or now - self._state_since >= 2 * self.config.detection:
                 self._trigger(Trigger.HANDED_OVER, now)
                 self._tenure.halt(keep_flows=False)
-
-    def _neighbours(self, now: float) -> Mapping[int, Neighbour]:
-        alive = {peer.host for peer in self._peers.all_alive(now)}
-        living = alive | self._peers.vouched(now)
-        rank = self.map.rank
-        return {
-            peer.host: neighbour_of(peer.host, peer.heartbeat, rank, direct=peer.host in alive)
-            for peer in self._peers
-            if peer.host in living
-        }
 
     def _trigger(self, trigger: Trigger, now: float) -> None:
         before, self.state = self.state, after(self.state, trigger)

@@ -1,8 +1,8 @@
-"""A cluster as one of its members sees it, for status pages. Pure."""
+"""A cluster as one of its members sees it, for its decisions and for status pages. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from portico.cluster.buckets import BucketMap
 from portico.cluster.config import MemberConfig
 from portico.cluster.peers import Peers
 from portico.cluster.states import Condition, State, WindowsState, windows_state
+from portico.cluster.tenure import Neighbour, neighbour_of
 
 
 class Watched(Protocol):
@@ -64,3 +65,14 @@ def views(member: Watched, peers: Peers, now: float) -> tuple[MemberView, ...]:
         heard = [path for path in everywhere if now - peer.heard[path] < config.detection]
         found.append(view(peer.host, beat.state, beat.conditions, beat.weight, heard, now - peer.last_heard))
     return tuple(sorted(found, key=lambda one: one.host))
+
+
+def neighbours(peers: Peers, followed: BucketMap, now: float) -> Mapping[int, Neighbour]:
+    """What the living hosts keep, by host id, for a member that follows a map."""
+    alive = {peer.host for peer in peers.all_alive(now)}
+    living = alive | peers.vouched(now)
+    return {
+        peer.host: neighbour_of(peer.host, peer.heartbeat, followed.rank, direct=peer.host in alive)
+        for peer in peers
+        if peer.host in living
+    }

@@ -56,11 +56,11 @@ def start_server(host: Host) -> None:
     wait_for_server(host)
 
 
-def wait_for_server(host: Host, timeout: float = 20.0) -> None:
+def wait_for_server(host: Host, timeout: float = 60.0) -> None:
     """Waits until the entrance accepts TCP connections."""
     wait.until(
         f"the server on {host.name} to listen on TCP 443",
-        lambda: host.output("ss", "-Hltn", "sport = :443"),
+        lambda: "%eth0:443 " in host.output("ss", "-Hltn", "sport = :443"),
         timeout=timeout,
         evidence=lambda: host.log_tail(SERVER, 30),
     )

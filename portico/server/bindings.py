@@ -70,6 +70,7 @@ class BindingAccounting:
         now: dict[tuple[str, str, int], Binding] = {(b.protocol, str(b.address), b.port): b for b in statics}
         former, self._statics = self._statics, now
         self.retention_days = retention_days
+        self.owners.keep_former = enabled
         self._pruned = float("-inf")
         if enabled and not self.enabled:
             self.enabled = True

@@ -132,7 +132,11 @@ class Roster:
 
     async def sessions(self) -> list[dict[str, Any]]:
         """The tunnels of this server. Raises PorticoError when the gateway does not answer."""
+        owners = self._agent.translation.accounting.owners
+        # Those that come up while the gateway answers are not in its answer.
+        known = owners.sessions()
         sessions: list[dict[str, Any]] = await self._agent.platform.gateway.sessions()
+        owners.ended(known - {int(session["session"]) for session in sessions})
         now = time.time()
         for session in sessions:
             self._seen[session_name(session)] = now

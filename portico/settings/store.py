@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,7 +63,7 @@ class Revision:
     @property
     def settings(self) -> Settings:
         """The document, migrated to the current schema; raises SettingsRefused when its text is no longer usable."""
-        return load(self.text, source=f"settings revision {self.number}")
+        return _parsed(self.text, self.number).model_copy(deep=True)
 
     def as_dict(self) -> dict[str, Any]:
         """The revision without its text."""
@@ -73,6 +74,12 @@ class Revision:
             "created": self.created.isoformat(),
             "sha256": self.sha256,
         }
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str, number: int) -> Settings:
+    """The newest document is asked for by every greeting of every other server; reading one takes milliseconds."""
+    return load(text, source=f"settings revision {number}")
 
 
 class SettingsStore:

@@ -190,7 +190,7 @@ def test_listeners_and_queues_follow_the_settings(tmp_path: Path) -> None:
         await agent.change(document(server__workers=1, ip_https__port=8443), expected=1, author="test")
         listening = command("ss", "-Hlnt")
         assert listening.count(":8443 ") == 1
-        assert ":443 " not in listening
+        assert "%eth0:443 " not in listening
         assert agent.gateway.supervisor.pid != pid
         assert agent.gateway.running
         assert len(agent.platform.kernel.devices[TUNNEL].fds) == 1
@@ -198,7 +198,7 @@ def test_listeners_and_queues_follow_the_settings(tmp_path: Path) -> None:
         assert "portico-nat64" not in command("ip", "-o", "link")
         assert "6464" not in command("ip", "rule")
         taken = command("ss", "-Hlnt")
-        assert taken.count(":443 ") == 2
+        assert taken.count("%eth0:443 ") == 2
 
     on_a_machine(body, tmp_path / "state")
 
@@ -212,11 +212,12 @@ def test_port_that_is_taken_costs_nothing(tmp_path: Path) -> None:
             with pytest.raises((SettingsRefused, ApplyFailed)):
                 await agent.change(document(ip_https__port=8443), expected=1, author="test")
         assert agent.gateway.running
-        assert command("ss", "-Hlnt").count(":443 ") == 2
+        assert command("ss", "-Hlnt").count("%eth0:443 ") == 2
 
     on_a_machine(body, tmp_path / "state")
 
 
+@pytest.mark.alone
 @isolated
 def test_killed_gateway_is_back_and_devices_keep_their_addresses(tmp_path: Path) -> None:
     async def body(agent: Agent) -> None:
@@ -232,6 +233,7 @@ def test_killed_gateway_is_back_and_devices_keep_their_addresses(tmp_path: Path)
     on_a_machine(body, tmp_path / "state")
 
 
+@pytest.mark.alone
 @isolated
 def test_enrol_list_and_revoke_within_a_second(tmp_path: Path) -> None:
     async def body(agent: Agent) -> None:

@@ -173,7 +173,7 @@ def test_a_stop_gives_the_machine_back_and_a_start_takes_it_again(tmp_path: Path
             assert again.problem is None
             assert addresses() == seen["balanced"]
             # What a crash leaves: no undo, a ledger on the disk.
-            again.upkeep._monitor.stop()
+            again.upkeep.close()
             for task in again._tasks:
                 task.cancel()
             await again.gateway.supervisor.stop()

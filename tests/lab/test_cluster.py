@@ -9,6 +9,8 @@ from collections import Counter
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
+import pytest
+
 from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
@@ -30,6 +32,8 @@ from tests.peers.crowd import Crowd
 HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
 LOAD_SECONDS = 10.0
+
+pytestmark = pytest.mark.alone
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:

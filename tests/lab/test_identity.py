@@ -116,6 +116,7 @@ def test_expired_certificate_gets_nothing(client: Host, server: Host, identity: 
     refused(client, expired)
 
 
+@pytest.mark.alone
 def test_revoked_certificate_gets_nothing_and_its_tunnel_closes_within_a_second(
     client: Host, server: Host, identity: Identity, request: pytest.FixtureRequest
 ) -> None:

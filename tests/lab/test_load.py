@@ -21,6 +21,8 @@ from tests.peers.enrolment import Identity, enrol
 from tests.peers.iphttps_peer import Peer, tls
 
 TUNNELS = 1000
+
+pytestmark = pytest.mark.alone
 APP6_ADDRESS = IPv6Address("fd7c:1a2b:3c4d:1::6")
 
 

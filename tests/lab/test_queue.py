@@ -20,6 +20,8 @@ from portico.lab.lab import Lab
 RATE = 100e6
 SECONDS = 4
 SERVER = "fd7c:1a2b:3c4d:1::6"
+
+pytestmark = pytest.mark.alone
 """app6, by its address: the load is the packet path's."""
 
 

@@ -46,7 +46,7 @@ def _settings_store(server: Host) -> Path:
 def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server: Host, kind: str) -> None:
     store = _settings_store(server)
     saved = {path: path.read_bytes() for path in store.parent.glob(store.name + "*")}
-    assert reaches(client)
+    time_until("the intranet", client, timeout=60.0)
     server.run("kill", "-STOP", str(agent_pid(server)))
     try:
         for path in saved:
@@ -73,7 +73,7 @@ def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server
 def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Host, server: Host) -> None:
     state = server.disk / "var/lib/portico/server/certificates"
     saved = {path: path.read_bytes() for path in state.iterdir() if path.is_file()}
-    assert reaches(client)
+    time_until("the intranet", client, timeout=60.0)
     server.run("kill", "-STOP", str(agent_pid(server)))
     try:
         for path in saved:
@@ -216,12 +216,13 @@ def test_a_client_without_its_identity_says_so(lab: Lab, client: Host) -> None:
     state.rename(hidden)
     try:
         client.start_service(CLIENT, ["portico", "client", "run"], restart=True)
-        result = wait.until(
-            "the agent's word", lambda: client.run("portico", "client", "status", check=False), timeout=10.0
-        )
-        said = result.stdout + result.stderr + client.log(CLIENT).read_text()
-        assert "NotEnrolled" in said
-        assert "Traceback" not in said
+
+        def said() -> str:
+            result = client.run("portico", "client", "status", check=False)
+            return result.stdout + result.stderr + client.log(CLIENT).read_text()
+
+        wait.until("the agent to say why", lambda: "NotEnrolled" in said(), timeout=20.0, evidence=said)
+        assert "Traceback" not in said()
         client.stop_service(CLIENT)
     finally:
         # The agent may have left its lock behind.

@@ -23,6 +23,8 @@ CROWD = 2000
 STORM = 1000
 KIB_PER_TUNNEL = 16
 
+pytestmark = pytest.mark.alone
+
 StartCrowd = Callable[..., Any]
 
 

@@ -100,7 +100,7 @@ def came_back(server: Host, client: Host, old: int, timeout: float) -> None:
         evidence=lambda: server.log_tail(SERVER, 30) + server.log_tail(GATEWAY),
     )
     for name in (APP4, APP6):
-        # A client whose dial is refused in between waits half a minute ([MS-IPHTTPS] 3.1.7).
+        # A client whose quick redials were all refused waits half a minute ([MS-IPHTTPS] 3.1.2.1).
         wait.until(f"{name} to answer", lambda name=name: reaches(client, name), timeout=60.0)  # type: ignore[misc]
 
 

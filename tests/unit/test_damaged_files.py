@@ -366,7 +366,9 @@ def test_a_resolv_conf_that_is_wrong_is_read_as_nothing(kind: str, tmp_path: Pat
     ],
 )
 @pytest.mark.parametrize(
-    "file", [file for file in FILES if file.name in ("progress", "last seen", "ledger", "installed", "lab")], ids=str
+    "file",
+    [file for file in FILES if file.name in ("progress", "last seen", "ledger", "installed", "lab")],
+    ids=lambda file: file.name,
 )
 def test_json_of_another_shape_is_no_traceback(
     file: File, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from portico.errors import Conflict, NotPermitted
+from portico.naming.records import update
+from portico.naming.records.plan import RecordChange
 from portico.server.location import records as module
 from portico.server.location.records import REFRESHED_NAME, Records
 from portico.settings.document import load_data
@@ -99,24 +102,24 @@ def test_records_are_refreshed_when_it_is_time_also_after_a_restart(
     bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    real = module.update.write
+    real = update.write
 
     def counted(*arguments: Any) -> bool:
         sent.append(len(arguments[4]))
-        return real(*arguments)
+        return bool(real(*arguments))
 
-    monkeypatch.setattr(module.update, "write", counted)
+    monkeypatch.setattr(update, "write", counted)
     document = in_force(bind)
     tick(kept(tmp_path), document)
     assert len(sent) == 1
     tick(kept(tmp_path), document)
     assert len(sent) == 1, "the time of the last refresh outlives a restart"
     later = kept(tmp_path)
-    now = module.time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + 25 * 3600)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     tick(later, document)
     assert sent[1:] == [5], "all of them, though every record is right"
-    monkeypatch.setattr(module.time, "time", lambda: now - 3600)  # a clock that went back
+    monkeypatch.setattr(time, "time", lambda: now - 3600)  # a clock that went back
     tick(kept(tmp_path), document)
     assert len(sent) == 3
 
@@ -146,12 +149,12 @@ def test_an_unverifiable_answer_counts_only_when_the_records_are_right(
     bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Samba signs so that nobody can verify it: what it did shows in its records."""
-    real = module.update.write
-    monkeypatch.setattr(module.update, "write", lambda *arguments: real(*arguments) and False)
+    real = update.write
+    monkeypatch.setattr(update, "write", lambda *arguments: real(*arguments) and False)
     records = kept(tmp_path)
     tick(records, in_force(bind))
     assert records.problems() == [] and records.repairs[-1].repaired
-    monkeypatch.setattr(module.update, "write", lambda *_: False)
+    monkeypatch.setattr(update, "write", lambda *_: False)
     real(*_update(bind, [f"delete {PROBE} A 10.0.0.2"]))
     tick(records, in_force(bind))
     assert "DNS_UPDATE_UNCONFIRMED" in {error.code for error in records.problems()}
@@ -160,7 +163,7 @@ def test_an_unverifiable_answer_counts_only_when_the_records_are_right(
 def _update(bind: Bind, texts: list[str]) -> tuple[Any, ...]:
     settings, _ = in_force(bind)
     changes = [
-        module.RecordChange(name, kind, value, action)  # type: ignore[arg-type]
+        RecordChange(name, kind, value, action)  # type: ignore[arg-type]
         for action, name, kind, value in (text.split() for text in texts)
     ]
     return settings.corporate_dns, "corp.example.net", bind.server, "", changes
