@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any, Final
 
-from portico.server.reconcile.wanted import LevelFilter
+from portico.server.reconcile.wanted import TUNNEL, LevelFilter
 
 SET: Final = "users"
 """Addresses of clients whose users have authenticated."""
 
 Expression = dict[str, Any]
+_ANSWERS: Final[list[Expression]] = [
+    {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
+    {"match": {"op": "==", "left": {"ct": {"key": "direction"}}, "right": "reply"}},
+]
+"""Only the direction that answers: what a client opened itself ends with what its user was allowed."""
 Rule = tuple[str, list[Expression], str]
 
 
@@ -32,15 +37,18 @@ class Member:
 def from_clients(wanted: LevelFilter) -> Iterator[Rule]:
     """The rules before those that allow the intranet, for packets of clients over IPv6."""
     chain = "from_clients"
-    # Only the direction that answers: what a client opened itself ends with what its user was allowed.
-    answers = [
-        {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}},
-        {"match": {"op": "==", "left": {"ct": {"key": "direction"}}, "right": "reply"}},
-    ]
-    yield chain, [*answers, {"accept": None}], "answers to what the intranet opened"
+    yield chain, [*_ANSWERS, {"accept": None}], "answers to what the intranet opened"
     if wanted.management:
         yield chain, [_address("daddr", _one_or_set(wanted.management)), {"accept": None}], "management servers"
     yield chain, [_address("saddr", f"@{SET}", "!="), {"counter": None}, {"drop": None}], "no user has authenticated"
+
+
+def among_clients() -> Iterator[Rule]:
+    """The rules before the one that lets clients reach each other."""
+    other = {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": TUNNEL}}
+    yield "from_clients", [other, *_ANSWERS, {"accept": None}], "answers to another client"
+    closed = _address("saddr", f"@{SET}", "!=")
+    yield "from_clients", [other, closed, {"counter": None}, {"drop": None}], "no user has authenticated here"
 
 
 def from_translator(wanted: LevelFilter) -> Iterator[Rule]:

@@ -138,6 +138,8 @@ def _from_clients(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]
     chain = "from_clients"
     yield chain, _drop(_meta("nfproto", "ipv4")), "the tunnel carries IPv6 only"
     yield chain, _drop(_header("ip6", "saddr", _networks([wanted.client_prefix]), "!=")), "not a client's address"
+    if wanted.client_to_client and wanted.levels is not None:
+        yield from level_rules.among_clients()
     verdict = _accept if wanted.client_to_client else _drop
     yield chain, verdict(_meta("oifname", TUNNEL)), "client to client"
     yield chain, _drop(_meta("oifname", TRANSLATOR)), "the translator takes nothing from the kernel's IPv6"

@@ -47,6 +47,12 @@ def test_everything_but_management_servers_is_dropped_before_the_intranet_is_all
     assert {"drop": None} in drop
 
 
+def test_clients_reach_each_other_only_when_the_user_has_authenticated() -> None:
+    found = chain(wanted(**{"access.client_to_client": True}), "from_clients")
+    at = found.index("client to client")
+    assert found[at - 2 : at] == ["answers to another client", "no user has authenticated here"]
+
+
 def test_without_management_servers_only_answers_and_users_pass() -> None:
     assert "management servers" not in chain(wanted(management_servers=[]), "from_clients")
 
