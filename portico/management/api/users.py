@@ -55,7 +55,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     @routes.get("")
     async def users(agent: Agent = the_agent) -> UsersAnswer:
         """Every user that has authenticated, newest first, until that would have run out."""
-        return UsersAnswer(users=[UserGrant.model_validate(item) for item in agent.users.list()])
+        return UsersAnswer(users=[UserGrant.model_validate(item) for item in agent.users.all()])
 
     @routes.post("/revoke")
     async def revoke(body: RevokeUser, agent: Agent = the_agent) -> RevokedUsers:
@@ -68,7 +68,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
                 resolution="Give one of them",
                 code="ONE_OF_THREE",
             )
-        who = current()
+        who = current.get()
         ended = await agent.users.revoke(
             identifier=body.id, user=body.user, machine=body.machine, by=who.name if who is not None else "local"
         )

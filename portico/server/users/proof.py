@@ -24,6 +24,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from portico.certificates.revocation import read_crl
@@ -161,7 +162,7 @@ def _verified(
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         raise _refused("the certificate is not for client authentication") from None
-    if x509.ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
         raise _refused("the certificate is not for client authentication")
     builder = PolicyBuilder().store(Store(list(roots))).time(now.replace(tzinfo=None))
     # Users have no DNS names: nothing is asked of the leaf's extensions but what is checked here.

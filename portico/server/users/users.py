@@ -200,7 +200,7 @@ class Users:
 
     # What an administrator asks
 
-    def list(self) -> list[dict[str, Any]]:
+    def all(self) -> list[dict[str, Any]]:
         """Every grant that is remembered, newest first."""
         now = time.time()
         with self._lock:
