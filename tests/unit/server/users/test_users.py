@@ -36,7 +36,7 @@ class Site:
         if authentication == "certificate":
             changes["access.user_ca"] = [str(file)]
         self.settings = load_data(changed(changes))
-        self.agent: Any = SimpleNamespace(
+        agent: Any = SimpleNamespace(
             state=directory,
             platform=SimpleNamespace(kernel=SimpleNamespace(users=tuple), settings=self.settings),
             credentials=SimpleNamespace(
@@ -45,7 +45,8 @@ class Site:
             access=SimpleNamespace(audit=SimpleNamespace(append=self.audited.append)),
             peers=SimpleNamespace(changed=_nothing),
         )
-        self.users = Users(self.agent)
+        self.agent = agent
+        self.users = Users(agent)
 
     def ask(self, method: str, what: str, body: Any = None, identity: dict[str, str] | None = IDENTITY) -> Any:
         path = f"/portico/v1/user{what}"
