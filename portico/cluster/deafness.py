@@ -53,7 +53,10 @@ class FrameWatch:
         samples = history.samples
         if samples and now - samples[-1][0] < WINDOW / 80:
             return
-        samples.append((now, tuple(count.seen for count in frames)))
+        seen = tuple(count.seen for count in frames)
+        if samples and any(after < before for before, after in zip(samples[-1][1], seen, strict=False)):
+            samples.clear()  # a filter installed anew counts from nought, which makes nobody deaf
+        samples.append((now, seen))
         while len(samples) > 2 and now - samples[1][0] >= WINDOW:
             samples.popleft()
 

@@ -26,6 +26,7 @@ from portico.paths import log_directory
 from portico.server.balancer import handle as balancer
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.desired import kept_addresses
+from portico.server.etcd.member import USER as STORE_USER
 from portico.server.facts import read_facts
 from portico.server.gateway import UNIT, USER
 from portico.server.location import pages as location
@@ -43,7 +44,7 @@ from portico.settings.verify import verify
 MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
 _UNITS = (UNIT, balancer.UNIT, location.UNIT, UNIT_NAME)
-_USERS = (USER, balancer.USER, location.USER)
+_USERS = (USER, balancer.USER, location.USER, STORE_USER)
 _HIDDEN = ("/home", "/root", "/run/user")
 """systemd.exec(5), ProtectHome."""
 _UNIT_DIRECTORY = Path("/etc/systemd/system")

@@ -7,15 +7,12 @@ import socket
 import time
 from collections import Counter
 from contextlib import ExitStack
-from ipaddress import IPv4Address
 
 import pytest
 
-from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
-from tests.lab.arrivals import NLB_MODES, Arrivals, Sniffer, deliver, framed, hardware, probe, sender, strangers
 from tests.lab.continuity import (
     SERVERS,
     TUNNELS,
@@ -124,60 +121,6 @@ def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
     deployment.wait_for_convergence(cluster, SERVERS)
     everybody_answers(crowd)
     print({name: _refused(cluster, name, began) for name in SERVERS})
-
-
-def test_every_packet_of_ten_thousand_clients_has_one_server_in_every_mode(cluster: Lab, crowd: Crowd) -> None:
-    """With both filters; the switch learns nothing, and in IGMP mode sends nothing to who is no member."""
-    first, router = cluster.host("da1"), cluster.host("internet")
-    clients = strangers(4, 10_000, 2)
-    with ExitStack() as probes, sender(router) as send:
-        found = {name: probes.enter_context(Arrivals(cluster.host(name))) for name in SERVERS}
-        for mode, filter_ in (
-            ("unicast", "ebpf"),
-            ("unicast", "nftables"),
-            ("multicast", "nftables"),
-            ("igmp_multicast", "nftables"),
-            ("igmp_multicast", "ebpf"),
-            ("multicast", "ebpf"),
-        ):
-            first.run("portico", "settings", "set", f"load_balancing.filter={filter_}", "--yes", timeout=60.0)
-            first.run("portico", "lb", "mode", mode, "--yes", timeout=60.0)
-            wait.until(f"{filter_} in {mode}", lambda: _in_use(cluster, mode, filter_), timeout=60.0)  # noqa: B023
-            deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-            virtual = mac.cluster_mac(NLB_MODES[mode], IPv4Address(SERVER_ADDRESS))
-            if mode == "igmp_multicast":
-                wait.until("all servers to be members", lambda: _members(cluster) >= len(SERVERS), timeout=90.0)
-            stranger = Sniffer(cluster.host("bystander"))
-            for arrivals in found.values():
-                arrivals.forget()
-            frames = [framed(hardware(router), virtual, probe(source, port)) for source, port in clients]
-            deliver(send, frames, lambda: sum(arrivals.count() for arrivals in found.values()))
-            got = {name: arrivals.clients() for name, arrivals in found.items()}
-            assert sum(map(len, got.values())) == len(clients), f"{mode}, {filter_}: a packet was accepted twice"
-            assert frozenset().union(*got.values()) == set(clients), f"{mode}, {filter_}: a packet reached nobody"
-            shares = {name: len(one) for name, one in got.items()}
-            assert all(abs(n - len(clients) / 3) <= len(clients) / 30 for n in shares.values()), shares
-            assert switch.learned(cluster.state, mac.text(virtual)) is None
-            heard = sum(frame[:6] == virtual for frame in stranger.frames())
-            assert (heard == 0) == (mode == "igmp_multicast"), f"{mode}: the bystander heard {heard}"
-            print(f"{mode}, {filter_}: {shares}, a bystander heard {heard}")
-        first.run("portico", "lb", "mode", "unicast", "--yes", timeout=60.0)
-        first.run("portico", "settings", "set", "load_balancing.filter=automatic", "--yes", timeout=60.0)
-    deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-    crowd.wait(TUNNELS)
-    everybody_answers(crowd)
-
-
-def _in_use(cluster: Lab, mode: str, filter_: str) -> bool:
-    """Whether all servers work in a mode with a filter."""
-    seen = [status(cluster, name) for name in SERVERS]
-    return all(one["mode"] == mode and str(one["filter"]).lower() == filter_ for one in seen)
-
-
-def _members(cluster: Lab) -> int:
-    """The ports of the Internet's side that get frames of the cluster's group."""
-    virtual = mac.text(mac.cluster_mac("igmp", IPv4Address(SERVER_ADDRESS)))
-    return sum(group == virtual for _, group in switch.members(cluster.state))
 
 
 def _version(cluster: Lab) -> int:

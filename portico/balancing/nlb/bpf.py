@@ -19,6 +19,7 @@ from portico.balancing.nlb.plan import (
     ALL_PORTS,
     BUCKETS,
     IKE_PORT,
+    MAX_CLIENTS,
     MAX_RULES,
     SLOTS,
     SLOTS_PER_BUCKET,
@@ -46,7 +47,7 @@ _COUNTERS = (
 
 _SETTINGS = struct.Struct("=6s6sIIBBBBBBBxII16s16s4sII4x16s")
 _TARGET = struct.Struct("=II")
-_RULE = struct.Struct("=IHHBBBBB3x")
+_RULE = struct.Struct("=IHHBBBBBB2x")
 _KEY = struct.Struct("=I")
 _LIVE = struct.Struct("=Q")
 _ACTIVITY = struct.Struct(f"={SLOTS}I")
@@ -72,16 +73,23 @@ class FastFilter:
         self._objects: list[tuple[NicPlan, int, libbpf.Object]] = []
         self._clients = HeldClients(0)
         self._generation = 0
-        libbpf.Object(path, {}).close()  # whether this kernel takes it is known now, not when the service is needed
+        # Whether this kernel takes it is known now, not when the service is needed.
+        self._spare = [(MAX_CLIENTS, self._load(MAX_CLIENTS))]
         self._cpus = libbpf.possible_cpus()
+
+    def prepare(self, plan: BalancingPlan) -> None:
+        spare = [(size, item) for size, item in self._spare if size == plan.max_clients]
+        spare += [(plan.max_clients, self._load(plan.max_clients)) for _ in plan.nics[len(spare) :]]
+        self._spare = spare
 
     def install(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address] = ()) -> None:
         held = HeldClients(plan.max_clients, clients)
+        self.prepare(plan)
+        loaded, self._spare = self._spare, []
         fresh: list[tuple[NicPlan, int, libbpf.Object]] = []
         former, generation, self._objects = self._objects, self._generation, fresh
         try:
-            for nic in plan.nics:
-                item = libbpf.Object(self._path, {"clients": plan.max_clients})
+            for nic, (_, item) in zip(plan.nics, loaded, strict=False):
                 fresh.append((nic, _index(nic.interface), item))
                 _fill(item, plan, nic)
                 item.put_many("clients", [address.packed for address in held.held], b"\1")
@@ -155,7 +163,10 @@ class FastFilter:
             for point in (libbpf.INGRESS, libbpf.EGRESS):
                 libbpf.detach(index, point)
         _close(self._objects)
-        self._objects, self._plan = [], None
+        self._objects, self._plan, self._spare = [], None, []
+
+    def _load(self, clients: int) -> libbpf.Object:
+        return libbpf.Object(self._path, {"clients": clients})
 
     def _write_shares(self, owned: Owned, plan: BalancingPlan, generation: int) -> None:
         shares = [_share(share) for share in owned.shares(plan)]
@@ -233,11 +244,12 @@ def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
         item.put("targets", _mapped(vip), _TARGET.pack(_VIP, number))
     for network in nic.behind:
         item.put("behind", _prefix(network), _TARGET.pack(_BEHIND, _NO_VIP))
-    for number, rule in enumerate(plan.rules):
-        item.put("rules", _KEY.pack(number), _rule(rule, nic))
+    # Behind the last one the program finds what no rule covers.
+    for number, rule in enumerate((*plan.rules, Rule())):
+        item.put("rules", _KEY.pack(number), _rule(rule, number, nic))
 
 
-def _rule(rule: Rule, nic: NicPlan) -> bytes:
+def _rule(rule: Rule, number: int, nic: NicPlan) -> bytes:
     vip = _ANY_VIP
     if rule.vip is not None:
         # A VIP of another interface never fits here.
@@ -248,7 +260,7 @@ def _rule(rule: Rule, nic: NicPlan) -> bytes:
         protocols |= _IKE
     disabled = rule.mode == "disabled"
     affinity, everything = _AFFINITIES[rule.affinity], rule.ports == ALL_PORTS
-    return _RULE.pack(vip, first, last, protocols, disabled, affinity, everything, rule.linger > 0)
+    return _RULE.pack(vip, first, last, protocols, disabled, affinity, everything, rule.linger > 0, number)
 
 
 def _second() -> int:

@@ -59,6 +59,11 @@ class Filter(Protocol):
     answers: bool
     """Whether it answers ARP and neighbour solicitations for the VIPs itself."""
 
+    def prepare(self, plan: BalancingPlan) -> None:
+        """Does what may take `install` long, ahead of it; nothing changes yet. The one operation that may run in
+        another thread while others go on, except `install` and `remove`. Raises Unavailable."""
+        ...
+
     def install(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address] = ()) -> None:
         """Makes it what the plan says, whatever it was before, and starts the lease. Raises Unavailable."""
         ...
@@ -147,6 +152,9 @@ class PortableFilter:
         self._tracking = False
         self._settled: dict[str, int] = {}
         """What chains counted that are there no more."""
+
+    def prepare(self, plan: BalancingPlan) -> None:
+        """The kernel takes a ruleset at once."""
 
     def install(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address] = ()) -> None:
         held = HeldClients(plan.max_clients, clients)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +82,10 @@ def _library() -> ctypes.CDLL:
 
 
 class Object:
-    """A loaded object file: its programs and maps, until it is closed. What is attached stays attached."""
+    """A loaded object file: its programs and maps, until it is closed. What is attached stays attached.
+
+    Loading takes the kernel's verifier its time, during which other threads run.
+    """
 
     def __init__(self, path: Path, sizes: dict[str, int]) -> None:
         """Loads it; `sizes` overrides how many entries maps have.
@@ -94,6 +98,7 @@ class Object:
         self._object = library.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise _failed(f"open {path}", ctypes.get_errno(), resolution="make bpf builds it; packages bring it")
+        self._closing = weakref.finalize(self, library.bpf_object__close, self._object)
         self._maps: dict[str, int] = {}
         try:
             for name, size in sizes.items():
@@ -139,9 +144,8 @@ class Object:
             _check(code, f"write the map {name}")
 
     def close(self) -> None:
-        if self._object:
-            self._library.bpf_object__close(self._object)
-            self._object = None
+        self._closing()
+        self._object = None
 
     def _descriptor(self, name: str) -> int:
         if name not in self._maps:

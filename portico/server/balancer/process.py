@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import inspect
 import json
 import logging
 import os
@@ -112,8 +113,11 @@ def _last_error(what: str) -> OSError:
     return OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def _configure(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.configure(Assignment.from_config(message["config"]))
+async def _configure(shell: Shell, message: Mapping[str, Any]) -> None:
+    """What is said meanwhile waits; heartbeats go on."""
+    told = Assignment.from_config(message["config"])
+    await asyncio.to_thread(shell.prepare, told)
+    shell.configure(told)
 
 
 def _command(shell: Shell, message: Mapping[str, Any]) -> None:
@@ -153,7 +157,7 @@ def _give_back(shell: Shell, _message: Mapping[str, Any]) -> None:
 
 
 OPERATIONS: Mapping[str, Callable[[Shell, Mapping[str, Any]], Any]] = {
-    "configure": _configure,
+    "configure": _configure,  # awaited
     "command": _command,
     "health": _health,
     "give_back": _give_back,
@@ -218,11 +222,11 @@ class Serving:
                 await shell.leave(remove=True)
                 self._send({"id": message.get("id"), "ok": True, "result": None})
                 return 0
-            self._carry_out(shell, message)
+            await self._carry_out(shell, message)
         await shell.leave(remove=False)
         return 0
 
-    def _carry_out(self, shell: Shell, message: Mapping[str, Any]) -> None:
+    async def _carry_out(self, shell: Shell, message: Mapping[str, Any]) -> None:
         number, name = message.get("id"), message.get("op")
         if isinstance(name, str) and name in ASIDE:
             if len(self._aside) >= MAX_ASIDE:
@@ -238,6 +242,8 @@ class Serving:
             return
         try:
             result = operation(shell, message)
+            if inspect.isawaitable(result):
+                result = await result
         except (PorticoError, OSError, ValueError, TypeError, KeyError) as error:
             self._send({"id": number, "ok": False, "error": str(error) or type(error).__name__})
         else:

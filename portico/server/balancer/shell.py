@@ -84,6 +84,8 @@ class Shell:
         self._plan: BalancingPlan | None = None
         self._member: Member | None = None
         self._choice: Choice | None = None
+        self._prepared: tuple[Choice, Filter | None] | None = None
+        """The filter for what it is told next, and the one that this replaces."""
         self._links: list[PathLink] = []
         self._presences: list[Presence] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -113,6 +115,18 @@ class Shell:
         """The others have what this server had, and it has stopped."""
 
     # What it is told
+
+    def prepare(self, told: Assignment) -> None:
+        """What takes `configure` long, ahead of it: having the kernel verify the program of the filter. In a thread,
+        beside the heartbeats; nothing else may configure meanwhile. Raises PorticoError: `configure` would too."""
+        self._prepared = None
+        macs = {interface: self._hardware.own(interface) for interface, _ in told.interfaces}
+        plan = plans.balancing_plan(told, macs)
+        if plan == self._plan and self._told is not None and _place(self._told) == _place(told):
+            return
+        prepared = self._chosen(told)
+        prepared[0].filter.prepare(plan)
+        self._prepared = prepared
 
     def configure(self, told: Assignment) -> None:
         """Works by this from now on; the first time it begins.
@@ -477,7 +491,7 @@ class Shell:
         """Sockets and filter for these interfaces, in place of those that were."""
         links: list[PathLink] = []
         presences: list[Presence] = []
-        chosen, former = self._chosen(told)
+        (chosen, former), self._prepared = self._prepared or self._chosen(told), None
         if self._choice is None:
             clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
@@ -519,7 +533,11 @@ class Shell:
             return choose(_PREFERENCES[told.balancing.filter]), None
         if self._told is None or self._told.balancing.filter == told.balancing.filter:
             return self._choice, None
-        fresh = choose(_PREFERENCES[told.balancing.filter])
+        wanted = _PREFERENCES[told.balancing.filter]
+        if self._choice.name == wanted:
+            # Loading the program takes the kernel's verifier long on a busy machine.
+            return Choice(self._choice.filter, f"the settings ask for {wanted}"), None
+        fresh = choose(wanted)
         if fresh.name == self._choice.name:
             return Choice(self._choice.filter, fresh.why), None
         return fresh, self._choice.filter

@@ -112,3 +112,14 @@ def test_the_third_departure_within_a_minute_makes_a_host_wait() -> None:
         damping.departed(1, now)
     assert damping.waits(1, 41.0) and not damping.waits(1, 61.0)
     assert not damping.waits(2, 41.0)
+
+
+def test_counters_that_begin_anew_make_nobody_deaf() -> None:
+    watch, counted = FrameWatch(), 100_000
+    for step in range(400):
+        now = step * 0.02
+        counted = 0 if step == 200 else counted + 20
+        watch.add(1, 1, [FrameCount(counted, 0)], now)
+        found = watch.increase(1, 0, now)
+        assert found is None or found >= 900, step
+    assert found is not None

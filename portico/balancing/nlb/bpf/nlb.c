@@ -25,7 +25,7 @@
 
 #define BUCKETS 60
 #define SLOTS 3840              /* 64 a bucket */
-#define MAX_RULES 33            /* 32 and what no rule covers */
+#define MAX_RULES 33            /* 32 and what no rule covers: the last one, which fits everything */
 #define MAX_TARGETS 256
 #define TICK 20000000           /* nanoseconds; the longest tick of a kernel is 10 ms */
 #define MAX_HEADERS 8           /* IPv6 extension headers; more is no packet of ours */
@@ -50,7 +50,7 @@ struct settings {
 	__u32 first6[4];
 };
 struct target { __u32 kind, vip; };
-struct rule { __u32 vip; __u16 first, last; __u8 protocols, disabled, affinity, all_ports, linger, pad[3]; };
+struct rule { __u32 vip; __u16 first, last; __u8 protocols, disabled, affinity, all_ports, linger, number, pad[2]; };
 struct share { __u8 state[64]; __u64 held[BUCKETS]; };
 struct activity { __u32 last[SLOTS]; };
 struct tally { __u64 value[COUNTERS]; };
@@ -413,7 +413,8 @@ static __always_inline int to_vip(struct __sk_buff *skb, const struct settings *
 				  bool framed)
 {
 	bool transport = p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
-	__u8 type;
+	struct rule *rule = NULL;
+	__u8 type, affinity;
 
 	if (framed) {
 		count(SEEN, 0);
@@ -432,24 +433,26 @@ static __always_inline int to_vip(struct __sk_buff *skb, const struct settings *
 	}
 	if (s->ports)
 		read_ports(skb, p);
-	for (__u32 i = 0; i < MAX_RULES - 1; i++) {
+	for (__u32 i = 0; i < MAX_RULES; i++) {
 		__u32 key = i;
-		struct rule *rule;
-		__u8 affinity;
 
-		if (i >= s->rules)
+		if (i > s->rules)
 			break;
 		rule = bpf_map_lookup_elem(&rules, &key);
-		if (!rule || !fits(rule, p, vip))
-			continue;
-		if (rule->disabled)
-			return count(DISABLED, TC_ACT_SHOT);
-		affinity = rule->affinity;
-		if (affinity == NONE && (!transport || p->fragment))
-			affinity = SINGLE;
-		return owned(skb, s, p, i, affinity, rule->linger);
+		if (rule && fits(rule, p, vip))
+			break;
+		rule = NULL;
 	}
-	return owned(skb, s, p, s->rules, SINGLE, false);
+	/* What follows is verified once, not once a rule: the verifier does not know which rule it is, and which number it
+	 * has is read from the rule. */
+	if (!rule)
+		return count(NOT_OWNED, TC_ACT_SHOT);
+	if (rule->disabled)
+		return count(DISABLED, TC_ACT_SHOT);
+	affinity = rule->affinity;
+	if (affinity == NONE && (!transport || p->fragment))
+		affinity = SINGLE;
+	return owned(skb, s, p, rule->number, affinity, rule->linger);
 }
 
 static __always_inline int to_client(struct __sk_buff *skb, const struct settings *s, const struct packet *p)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
+from portico.server.balancer import process
+from portico.server.balancer.plans import Assignment
 from portico.server.balancer.process import GRACE
-from portico.server.balancer.shell import GOODBYE
+from portico.server.balancer.shell import GOODBYE, Shell
 
 GUARDED = """
 import signal, socket, sys
@@ -82,3 +87,33 @@ def test_it_ends_in_its_own_way_when_the_agent_dies_and_its_guard_with_it() -> N
         assert found.lifeline.recv(1) == b"", "nor the lifeline"
     finally:
         found.close()
+
+
+def test_heartbeats_go_on_while_the_kernel_verifies_the_filter_of_new_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+    steps: list[tuple[str, Any]] = []
+
+    class Slow:
+        def prepare(self, told: object) -> None:
+            steps.append(("prepare", told))
+            loops[0].call_soon_threadsafe(heartbeat)
+            assert may_end.wait(30.0), "the loop stands still"
+
+        def configure(self, told: object) -> None:
+            steps.append(("configure", told))
+
+    def heartbeat() -> None:
+        steps.append(("heartbeat", None))
+        may_end.set()
+
+    monkeypatch.setattr(Assignment, "from_config", staticmethod(lambda config: config))
+
+    async def configured() -> None:
+        loops.append(asyncio.get_running_loop())
+        await process.OPERATIONS["configure"](cast(Shell, Slow()), {"config": "new"})
+
+    asyncio.run(configured())
+    assert steps == [("prepare", "new"), ("heartbeat", None), ("configure", "new")]
