@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::config::{Filtering as FilteringSetting, Nat64 as Settings, Refused, StaticProtocol, TrafficClass};
 use crate::core::nat64::{
-    Config, Filtering, Mapping, Mappings, Nat64, OpenHosts, PoolEntry, Prefix, Protocol, StaticBinding, Steering, Timeouts,
-    shard_of_client, shard_of_v6,
+    Config, Filtering, Mapping, Mappings, Nat64, OpenHosts, PoolEntry, Prefix, Protocol, StaticBinding, Steering,
+    Timeouts, shard_of_client, shard_of_v6,
 };
 use crate::core::time::Now;
 
