@@ -69,6 +69,15 @@ class Gateway:
         """
     def nat64_bindings(self, question: str) -> str:
         """A page of NAT64's bindings, asked for like sessions but without `destination`: `{"bindings": [...], ...}`."""
+    def nat64_open(self, question: str) -> str:
+        """Replaces the clients that reach everything through NAT64 although `open_hosts` restricts the others.
+
+        Args:
+            question: `{"clients": [IPv6 address, ...]}`.
+
+        Returns:
+            `{"closed": n}`: sessions of clients that were taken out, which are gone.
+        """
     def close(self) -> None:
         """Stops all workers and closes every descriptor."""
 

@@ -137,6 +137,11 @@ impl Gateway {
         py.detach(|| inner.nat64_bindings(question)).map_err(|refused| PyValueError::new_err(refused.to_string()))
     }
 
+    fn nat64_open(&self, py: Python<'_>, question: &str) -> PyResult<String> {
+        let inner = self.inner()?;
+        py.detach(|| inner.nat64_open(question)).map_err(|refused| PyValueError::new_err(refused.to_string()))
+    }
+
     fn close(&self, py: Python<'_>) {
         let inner = self.0.lock().take();
         py.detach(|| {

@@ -141,7 +141,7 @@ class Access:
                 code="OIDC_DISABLED",
             )
         if self._provider is None or self._provider[0] != oidc:
-            context = await asyncio.to_thread(_trust, oidc.ca_file)
+            context = await asyncio.to_thread(provider_trust, oidc.ca_file)
             await self.close()
             self._provider = (oidc, self.make_provider(oidc.issuer, context))
         return self._provider
@@ -349,7 +349,8 @@ def expected(management: Management, oidc: Oidc) -> Expected:
     )
 
 
-def _trust(file: str | None) -> ssl.SSLContext:
+def provider_trust(file: str | None) -> ssl.SSLContext:
+    """What the provider's own TLS certificate is judged by. Raises InvalidInput (OIDC_CA_FILE)."""
     try:
         return ssl.create_default_context(cafile=file)
     except (OSError, ssl.SSLError) as error:

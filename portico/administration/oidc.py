@@ -56,6 +56,8 @@ class Expected:
     groups: Mapping[str, Role]
     users: Mapping[str, Role]
     skew: int = 60
+    anybody: bool = False
+    """Whether somebody without a role is known too, as users of remote computers are; the role means nothing then."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,14 @@ def verify(token: str, keys: KeySet, expected: Expected, now: float) -> Identity
     groups = _groups(claims.get(expected.groups_claim))
     roles = [expected.groups[group] for group in groups if group in expected.groups]
     roles += [expected.users[subject]] if subject in expected.users else []
-    if not roles:
+    if not roles and not expected.anybody:
         raise NotPermitted(
             f"{name} may not administer this cluster",
             why="no group of this user, and not the user itself, has a role in management.roles",
             resolution="Ask an administrator for a role: management.roles, source oidc_group or oidc_user",
             code="NO_ROLE",
         )
-    return Identity(subject, name, groups, max(roles), float(issued), float(expires))
+    return Identity(subject, name, groups, max(roles, default=Role.VIEWER), float(issued), float(expires))
 
 
 def _decoded(token: str, keys: KeySet) -> jwt.Token:

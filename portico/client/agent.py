@@ -39,6 +39,7 @@ from portico.client.identity import (
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
 from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.client.users import User
 from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
 from portico.files import private_directory, read_file, write_file
@@ -99,6 +100,7 @@ class ClientAgent:
         self._since: float | None = None
         self._state = device.DeviceState()
         self._linked = asyncio.Event()
+        self.user = User(self._ask_about_user, lambda: self._link == "link_up")
         self._came_up = asyncio.Event()
 
     async def start(self) -> None:
@@ -195,6 +197,7 @@ class ClientAgent:
         if running is not None and running.state is ChildState.STARTING and running.reason:
             problems.append(f"The tunnel process is missing: {running.reason}")
         now = time.time()
+        level = self.user.known.at(now)
         return ClientStatus(
             status=status,
             substatus=substatus,
@@ -222,7 +225,16 @@ class ClientAgent:
             queries=naming.server.counters() if naming else {},
             problems=tuple(problem for problem in problems if problem),
             restarts=running.restarts if running else 0,
+            level=level.level,
+            user=level.user,
+            user_since=level.since,
+            user_until=level.until,
         )
+
+    async def _ask_about_user(self, method: str, what: str, body: dict[str, str] | None) -> dict[str, Any]:
+        identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
+        proxy = enrol.effective_proxy(self.files.local())
+        return await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
 
     def _facts(self, enrolled: bool, wish: bool, identity: Identity | None) -> Facts:
         watch = self._watch
@@ -281,6 +293,7 @@ class ClientAgent:
         self._run(self._keep_resolving(), "resolve the server")
         self._run(self._keep_current(), "renew")
         self._run(self._await_address(), "await an address")
+        self._run(self.user.keep(), "know the user's level")
 
     async def _end(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]

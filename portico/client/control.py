@@ -1,7 +1,8 @@
 """The agent's control socket: JSON over HTTP for the command line and for desktops.
 
 `GET /v1/status`; `POST /v1/connect`, `/v1/disconnect`, `/v1/redial`, `/v1/renew`, `/v1/reload`. Each answers with the
-status. An error is `{"error": {code, what, why, resolution}}`.
+status. `GET /v1/user`, `/v1/user/challenge`, `POST /v1/user/login`, `/v1/user/logout`: the user's level of access.
+An error is `{"error": {code, what, why, resolution}}`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from portico.client import users
 from portico.client.status import ClientStatus
 from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
 from portico.files import not_written
@@ -24,6 +26,8 @@ from portico.files import not_written
 
 class Agent(Protocol):
     """What the socket offers to the outside."""
+
+    user: users.User
 
     async def status(self) -> ClientStatus: ...
     async def connect(self) -> None: ...
@@ -78,6 +82,7 @@ def create_app(agent: Agent) -> FastAPI:
     offer("redial", redial)
     offer("renew", agent.renew)
     offer("reload", agent.reload)
+    users.offer(app, agent)
     return app
 
 

@@ -19,7 +19,14 @@ _KINDS: dict[int, type[PorticoError]] = {
 }
 
 
-def ask(method: str, operation: str, *, path: Path | None = None, timeout: float = 30.0) -> dict[str, Any]:
+def ask(
+    method: str,
+    operation: str,
+    *,
+    path: Path | None = None,
+    timeout: float = 30.0,
+    body: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """One request to the agent, for example `ask("GET", "status")`.
 
     Raises:
@@ -31,7 +38,7 @@ def ask(method: str, operation: str, *, path: Path | None = None, timeout: float
     try:
         transport = httpx.HTTPTransport(uds=str(place))
         with httpx.Client(transport=transport, timeout=timeout, base_url="http://client") as client:
-            response = client.request(method, f"/v1/{operation}")
+            response = client.request(method, f"/v1/{operation}", json=body)
         data = response.json()
     except PermissionError:
         raise _not_permitted(place) from None

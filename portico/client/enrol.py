@@ -117,6 +117,19 @@ def fetch_settings(identity: Identity, trust: str, url: str, proxy: Proxy | None
     return _settings(_ask_json("GET", f"{_origin(url)}/portico/v1/client-settings", trust, identity, proxy, None))
 
 
+def ask_about_user(
+    identity: Identity,
+    trust: str,
+    url: str,
+    proxy: Proxy | None,
+    method: str,
+    what: str,
+    body: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """One request about the user of this computer, to `/portico/v1/user` and what is behind it. Raises as `enrol`."""
+    return _ask_json(method, f"{_origin(url)}/portico/v1/user{what}", trust, identity, proxy, body)
+
+
 def _origin(url: str) -> str:
     host, port = server_of(url)
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

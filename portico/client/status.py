@@ -140,6 +140,10 @@ class ClientStatus:
     queries: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     restarts: int = 0
+    level: str = ""
+    user: str = ""
+    user_since: float | None = None
+    user_until: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The form of the control socket and of `--json`."""

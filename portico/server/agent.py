@@ -36,6 +36,7 @@ from portico.server.roster import Roster
 from portico.server.transactions import ApplyFailed, Outcome, Transactions
 from portico.server.translation import Translation
 from portico.server.upkeep import Drift, Upkeep
+from portico.server.users.users import Users
 from portico.settings.effective import Effective
 from portico.settings.model import Settings
 from portico.settings.store import Revision
@@ -93,6 +94,8 @@ class Agent:
         self.access = Access(
             state, logs if logs is not None else state / "log", lambda: self.platform.settings, self._tell, now_utc
         )
+        self.users = Users(self)
+        self.enrolment.users = self.users.routes
         self.peers = Peers(self, self._spawn, store_door=store_door)
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
@@ -154,6 +157,7 @@ class Agent:
         self._spawn(self.inbox.run())
         self._spawn(self.health.run())
         self._spawn(self.location.run())
+        self._spawn(self.users.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""
@@ -216,6 +220,7 @@ class Agent:
                     self.inbox.problem(),
                     *self.credentials.warnings.values(),
                     *self.access.problems(),
+                    self.users.problem,
                 )
                 if error is not None
             ],
@@ -236,6 +241,7 @@ class Agent:
         self.translation.event(event)
         self.balancer.gateway_event(event)
         self.inbox.event(event)
+        self.users.event(event)
 
     async def _tell(self) -> None:
         await self.peers.changed()

@@ -310,6 +310,10 @@ class Credentials:
                 save_tickets(self.directory, keys)
             self.tickets = keys
 
+    def client_authorities(self, settings: Settings) -> str:
+        """PEM of the CAs whose certificates computers show. Raises PorticoError."""
+        return self._client_ca(settings)
+
     def _client_ca(self, settings: Settings) -> str:
         pems = []
         if settings.certificates.mode == "built-in":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal, TypeVar
 
 from portico.server.reconcile.wanted import (
@@ -16,6 +16,7 @@ from portico.server.reconcile.wanted import (
     DeviceAddress,
     Filter,
     HostAddresses,
+    LevelFilter,
     LocationFilter,
     Pool,
     Route,
@@ -111,6 +112,7 @@ def desired_kernel(
             openers=_openers(settings),
             dns64_interfaces=tuple(dict.fromkeys(settings.dns64.accept_interface)),
             location=_location(settings, values),
+            levels=_levels(settings),
         ),
         host_addresses=moved,
     )
@@ -122,6 +124,16 @@ def _location(settings: Settings, values: Effective) -> LocationFilter:
         all_servers=all_internal_addresses(settings, values.internal_addresses),
         nls_port=nls_port(settings) if serves_nls(settings) else None,
         web_probe_port=settings.web_probe.port if settings.web_probe.state == "enabled" else None,
+    )
+
+
+def _levels(settings: Settings) -> LevelFilter | None:
+    if settings.access.user_authentication == "none":
+        return None
+    addresses = {address for server in settings.management_servers for address in server.addresses}
+    return LevelFilter(
+        management=tuple(sorted(address for address in addresses if isinstance(address, IPv6Address))),
+        hosts=tuple(sorted(address for address in addresses if isinstance(address, IPv4Address))),
     )
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from portico.certificates.tokens import TokenRefused
-from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
+from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
 from portico.naming.nrpt import table
 from portico.server.credentials import Credentials
 from portico.server.gateway import Request, Response
@@ -22,7 +22,13 @@ from portico.settings.model import Settings
 log = logging.getLogger("portico.enrolment")
 
 _JSON = "application/json"
-_STATUS: Mapping[type[PorticoError], int] = {InvalidInput: 400, NotPermitted: 403, NotFound: 404}
+_STATUS: Mapping[type[PorticoError], int] = {
+    InvalidInput: 400,
+    NotPermitted: 403,
+    NotFound: 404,
+    Conflict: 409,
+    LimitReached: 429,
+}
 
 
 def client_settings(settings: Settings, values: Effective, revision: int) -> dict[str, Any]:
@@ -59,13 +65,16 @@ class Enrolment:
             ("POST", "/portico/v1/renew"): self._renew,
             ("GET", "/portico/v1/client-settings"): self._settings,
         }
+        self.users: Mapping[tuple[str, str], Callable[[Request, Settings], dict[str, Any]]] = {}
+        """Requests about the users of computers."""
 
     def answer(self, request: Request) -> Response:
         """The response to a request; errors become responses, never exceptions."""
-        handler = self._routes.get((request.method, request.path))
+        key = (request.method, request.path)
+        handler = self._user if key in self.users else self._routes.get(key)
         current = self._current()
         if handler is None:
-            known = any(path == request.path for _, path in self._routes)
+            known = any(path == request.path for _, path in (*self._routes, *self.users))
             return _problem(405 if known else 404, NotFound("There is nothing here", code="NO_SUCH_RESOURCE"))
         if current is None:
             return _problem(503, PorticoError("The server has no settings yet", code="NOT_CONFIGURED"))
@@ -121,6 +130,9 @@ class Enrolment:
         if settings.ip_https.authentication == "certificates":
             _identity(request)  # without authentication nobody has one, and everybody may be a client
         return _json(200, client_settings(settings, values, revision))
+
+    def _user(self, request: Request, settings: Settings, _values: Effective, _revision: int) -> Response:
+        return _json(200, self.users[request.method, request.path](request, settings))
 
     def _issued(self, name: str, chain: str, settings: Settings, values: Effective, revision: int) -> Response:
         return _json(

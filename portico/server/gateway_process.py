@@ -82,6 +82,7 @@ OPERATIONS: Mapping[str, native_process.Operation | native_process.Slow] = {
     "dns_sockets": _dns_sockets,
     "nat64_sessions": _asks("nat64_sessions", "filter"),
     "nat64_bindings": _asks("nat64_bindings", "filter"),
+    "nat64_open": _asks("nat64_open", "opened"),
     "dns64_flush": _asks("dns64_flush", "query"),
     "dns64_query": _asks("dns64_query", "query"),
 }

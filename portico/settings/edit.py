@@ -6,10 +6,11 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from portico.errors import InvalidInput
 from portico.settings.document import known_keys, load_value
+from portico.settings.model import Settings
 
 _FORM = re.compile(r"\s*([a-z0-9_.\[\]]+?)\s*([+-]?=)(.*)", flags=re.ASCII | re.DOTALL)
 _PART = re.compile(r"([a-z0-9_]+)((?:\[[0-9]{1,6}\])*)", flags=re.ASCII)
@@ -49,7 +50,8 @@ def assign(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
 def keys() -> Iterator[str]:
     """Every setting's path, sections left out, entries of lists not looked into."""
     for section in known_keys():
-        inner = known_keys((section,))
+        info = Settings.model_fields.get(section)
+        inner = [] if info is not None and get_origin(info.annotation) is list else known_keys((section,))
         yield from (f"{section}.{key}" for key in inner) if inner else (section,)
 
 

@@ -38,8 +38,9 @@ from portico.settings.kinds import (
 )
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.location import CorporateDns, NetworkLocationServer, WebProbe
-from portico.settings.management import Management
+from portico.settings.management import Management, Oidc
 from portico.settings.remote_access import Authentication, Isatap, RemoteClients, Teredo, Vpn
+from portico.settings.users import ManagementServer, UserAuthentication
 
 SCHEMA_VERSION: Final = 1
 
@@ -267,6 +268,25 @@ class Access(Section):
     )
     manage_out: bool | ManageOut = Field(default=True, description="true, false, or {from: [prefixes]}")
     client_to_client: bool = Field(default=False, description="whether clients reach each other through the server")
+    user_authentication: UserAuthentication = Field(
+        default="none",
+        description="none: a computer reaches all of `intranet` at once; otherwise it reaches `management_servers` "
+        "until its user has shown a certificate, or logged in at a provider: `portico client login`",
+    )
+    user_lifetime_hours: int = Field(
+        default=12, ge=1, le=168, description="what a user is allowed ends after this time, or earlier when revoked"
+    )
+    user_ca: list[FilePath] = Field(
+        default_factory=list,
+        max_length=16,
+        description="PEM files of CAs that issue certificates to users, and to users only",
+    )
+    user_crl: list[FilePath] = Field(
+        default_factory=list, max_length=16, description="files of revocation lists (PEM or DER) of these CAs"
+    )
+    user_oidc: Oidc | None = Field(
+        default=None, description="the OpenID Connect provider of the users; null: `management.oidc`"
+    )
 
 
 class Certificates(Section):
@@ -305,6 +325,11 @@ class Settings(Section):
     web_probe: WebProbe = Field(default_factory=WebProbe)
     corporate_dns: CorporateDns = Field(default_factory=CorporateDns)
     access: Access = Field(default_factory=Access)
+    management_servers: list[ManagementServer] = Field(
+        default_factory=list,
+        max_length=256,
+        description="servers that computers reach before their user has authenticated, see `access`",
+    )
     certificates: Certificates = Field(default_factory=Certificates)
     vpn: Vpn = Field(default_factory=Vpn)
     teredo: Teredo = Field(default_factory=Teredo)
@@ -319,6 +344,11 @@ class Settings(Section):
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )
+
+    @property
+    def user_oidc(self) -> Oidc | None:
+        """The provider that users log in at."""
+        return self.access.user_oidc or self.management.oidc
 
     def as_data(self) -> dict[str, Any]:
         """The document as plain JSON data, in the order of the model."""

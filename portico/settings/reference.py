@@ -20,6 +20,7 @@ from portico.settings import (
     management,
     model,
     remote_access,
+    users,
 )
 from portico.settings.document import dump, load
 from portico.settings.model import Settings
@@ -233,6 +234,8 @@ def reference_markdown() -> str:
         if name == "load_balancing":
             lines += _load_balancing()
     lines += ["## The document", "", *_rows(top, "")]
+    each = _rows(list(_fields(users.ManagementServer)), "management_servers[].")
+    lines += ["Each of `management_servers`:", "", *each]
     lines += ["## A full example", "", "```yaml", EXAMPLE.rstrip(), "```", "", *_smallest()]
     return "\n".join(lines)
 
@@ -346,7 +349,7 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "rule, see below"
     if annotation in (model.StaticBinding, model.ConditionalForwarding, load_balancing.ClusterServer):
         return "entry, see below"
-    if annotation is management.RoleMapping:
+    if annotation in (management.RoleMapping, users.ManagementServer):
         return "entry, see below"
     if annotation is management.Oidc:
         return "section, see below"

@@ -25,6 +25,7 @@ from portico.settings.rules import (
     nat64,
     order,
     remote_access,
+    users,
 )
 
 Rule = Callable[[Settings, Facts], Iterable[Problem]]
@@ -39,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     *machine.RULES,
     *management.RULES,
     *alerts.RULES,
+    *users.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Any
 
 from portico.errors import InvalidInput
@@ -93,7 +94,22 @@ def _nat64(settings: Settings, effective: Effective) -> dict[str, Any] | None:
             for binding in effective.static_bindings
         ],
         "log_bindings": nat64.log_bindings,
+        "open_hosts": _open_hosts(settings, effective),
     }
+
+
+def _open_hosts(settings: Settings, effective: Effective) -> list[dict[str, Any]] | None:
+    """What clients reach before their user has authenticated: management servers, and the web probe of this server."""
+    if settings.access.user_authentication == "none":
+        return None
+    servers = {address for server in settings.management_servers for address in server.addresses}
+    found: list[dict[str, Any]] = [
+        {"network": f"{address}/32"} for address in sorted(a for a in servers if isinstance(a, IPv4Address))
+    ]
+    if settings.web_probe.state == "enabled":
+        own = sorted(a for a in effective.internal_addresses if isinstance(a, IPv4Address))
+        found += [{"network": f"{address}/32", "port": settings.web_probe.port} for address in own]
+    return found
 
 
 def _incomplete(why: str, resolution: str) -> InvalidInput:

@@ -20,6 +20,10 @@ HTTP_PATHS: Final = (
     "/portico/v1/enrol",
     "/portico/v1/renew",
     "/portico/v1/client-settings",
+    "/portico/v1/user",
+    "/portico/v1/user/challenge",
+    "/portico/v1/user/login",
+    "/portico/v1/user/logout",
 )
 """Requests on the same listener that the gateway hands to the agent."""
 

@@ -171,6 +171,19 @@ pub struct Nat64 {
     pub static_bindings: Vec<StaticBinding>,
     #[serde(default)]
     pub log_bindings: bool,
+    /// What clients reach whose users have not authenticated; everything when it is not given.
+    #[serde(default)]
+    pub open_hosts: Option<Vec<OpenHosts>>,
+}
+
+/// Hosts for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenHosts {
+    pub network: Network,
+    /// Only this TCP port.
+    #[serde(default)]
+    pub port: Option<u16>,
 }
 
 /// Which packets from IPv4 may use a binding (RFC 6146 section 3.5).

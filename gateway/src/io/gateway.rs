@@ -394,6 +394,14 @@ impl Gateway {
         Ok(self.translator()?.list_bindings(question)?.to_string())
     }
 
+    /// Replaces the clients that reach everything through NAT64, as a JSON object.
+    ///
+    /// # Errors
+    /// When NAT64 is off or the question cannot be read.
+    pub fn nat64_open(&self, question: &str) -> Result<String, Refused> {
+        Ok(self.translator()?.open_for(self.shared.clock.now(), question)?.to_string())
+    }
+
     fn translator(&self) -> Result<Arc<Shards>, Refused> {
         self.shared.nat64().ok_or_else(|| Refused("nat64: it is switched off".to_owned()))
     }

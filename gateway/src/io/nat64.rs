@@ -3,18 +3,20 @@
 mod accounting;
 mod query;
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::{Filtering as FilteringSetting, Nat64 as Settings, Refused, StaticProtocol, TrafficClass};
 use crate::core::nat64::{
-    Config, Filtering, Mapping, Mappings, Nat64, PoolEntry, Prefix, Protocol, StaticBinding, Steering, Timeouts,
-    shard_of_v6,
+    Config, Filtering, Mapping, Mappings, Nat64, OpenHosts, PoolEntry, Prefix, Protocol, StaticBinding, Steering,
+    Timeouts, shard_of_client, shard_of_v6,
 };
 use crate::core::time::Now;
 
@@ -58,6 +60,13 @@ impl Plan {
     }
 }
 
+/// The question of [`Shards::open_for`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenFor {
+    clients: BTreeSet<Ipv6Addr>,
+}
+
 fn refused(error: &dyn std::fmt::Display) -> Refused {
     Refused(format!("nat64: {error}"))
 }
@@ -73,6 +82,15 @@ fn mappings(settings: &Settings) -> Result<Mappings, Refused> {
         Some(all) if list.is_empty() => Ok(prefix(all).map_err(|error| refused(&error))?.into()),
         _ => Mappings::new(list).map_err(|error| refused(&error)),
     }
+}
+
+fn open_hosts(settings: &Settings) -> Option<Vec<OpenHosts>> {
+    let hosts = settings.open_hosts.as_ref()?.iter().map(|entry| OpenHosts {
+        network: entry.network.address,
+        length: entry.network.len,
+        port: entry.port,
+    });
+    Some(hosts.collect())
 }
 
 fn static_bindings(settings: &Settings) -> Vec<StaticBinding> {
@@ -120,6 +138,7 @@ fn config(settings: &Settings, count: usize) -> Result<Config, Refused> {
         max_sessions_per_client: settings.max_sessions_per_client.unwrap_or(per_client * 4),
         errors_per_second: settings.errors_per_second.div_ceil(count as u32),
         log_bindings: settings.log_bindings,
+        open_hosts: open_hosts(settings),
         shards: count,
         ..Config::new(mappings(settings)?, pool.collect(), settings.address)
     };
@@ -173,6 +192,20 @@ impl Shards {
         *self.plan.write() = Arc::new(Plan::new(&config, count));
         *current = settings.clone();
         Ok(lost)
+    }
+
+    /// Replaces the clients that reach everything, `{"clients": [...]}`; the answer is `{"closed": n}`.
+    ///
+    /// # Errors
+    /// When the question cannot be read.
+    pub fn open_for(&self, now: Now, question: &str) -> Result<Value, Refused> {
+        let asked: OpenFor = serde_json::from_str(question).map_err(|error| refused(&error))?;
+        let mut closed = 0;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let own = asked.clients.iter().filter(|client| shard_of_client(**client, self.shards.len()) == number);
+            closed += shard.lock().open_for(now, own.copied().collect());
+        }
+        Ok(json!({"closed": closed}))
     }
 
     pub fn plan(&self) -> Arc<Plan> {

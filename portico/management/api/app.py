@@ -32,6 +32,7 @@ from portico.management.api import (
     peers,
     store,
     translation,
+    users,
 )
 from portico.management.api.limit import BoundedBody
 from portico.management.api.models import (
@@ -227,6 +228,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.include_router(health.router(agent_of, _FAULTS))
     app.include_router(accounting.router(agent_of, _FAULTS))
+    app.include_router(users.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -32,6 +32,8 @@ _GROUPS = (
     ("server", "The Remote Access server on this machine."),
     ("settings", "What the administrator decided: show, change, compare, restore."),
     ("clients", "Remote computers: who is connected, disconnect, revoke."),
+    ("users", "Users of remote computers: who has authenticated, revoke."),
+    ("management-servers", "Servers that computers reach before their user has authenticated."),
     ("ca", "Certificates: the built-in CA, enrolment tokens, revocation."),
     ("nat64", "Access to IPv4-only servers: who has which address and port, now and before."),
     ("dns64", "The DNS server of the clients: counters, cache, and why a name resolves as it does."),
@@ -104,7 +106,7 @@ def wanted(group: str) -> bool:
 
 def _add_groups() -> None:
     for name, text in _GROUPS:
-        module = f"{__package__}.{name}"
+        module = f"{__package__}.{name.replace('-', '_')}"
         if wanted(name) and find_spec(module) is not None:
             group = import_module(module).app
             add_script(group, name)

@@ -24,7 +24,7 @@ from portico.client.identity import ClientFiles, LocalSettings, Wish, not_enroll
 from portico.client.service import run as run_service
 from portico.errors import Conflict, InvalidInput, PorticoError, Unavailable
 from portico.files import read_file
-from portico.management.cli import windows
+from portico.management.cli import user_login, windows
 from portico.management.cli.output import (
     Json,
     Progress,
@@ -44,6 +44,8 @@ from portico.management.cli.output import (
 
 app = typer.Typer(help="This machine as a remote computer.", no_args_is_help=True)
 app.command("export")(windows.export)
+app.command("login")(user_login.login)
+app.command("logout")(user_login.logout)
 
 _CONNECTED = "ConnectedRemotely"
 
@@ -171,6 +173,7 @@ def status(json: Json = False) -> None:
 
     Example: `portico client status --json`
     """
+    user_login.refresh()
     found = ask("GET", "status")
     show(found, lambda out: _draw(out, found))
 
@@ -397,6 +400,7 @@ def _draw(out: Console, found: Mapping[str, Any]) -> None:
                 "Received / sent": f"{bytes_text(found['bytes_in'])} / {bytes_text(found['bytes_out'])}",
                 "Last error": f"{error['text']} ({error['hex']}) at {time_text(error['at'])}" if error else None,
                 "Next attempt": f"in {duration_text(upcoming - now)}" if upcoming else None,
+                **user_login.level_fields(dict(found)),
                 "Certificate until": time_text(found.get("certificate_expires")) or None,
                 "DNS": f"{found['dns_mode']}, resolver {found['resolver']}" if found.get("resolver") else None,
             }

@@ -92,7 +92,7 @@ def apply(
     Example: `portico settings apply settings.yaml -m "second DNS server"`
     """
     with server() as api:
-        _apply(api, read_document(file), expected, comment, yes=yes, dry_run=dry_run)
+        apply_document(api, read_document(file), expected, comment, yes=yes, dry_run=dry_run)
 
 
 @app.command()
@@ -119,7 +119,7 @@ def edit(
                 output.show({"changed": False}, lambda out: out.print("Nothing was changed."))
                 return
             try:
-                _apply(
+                apply_document(
                     api,
                     {"yaml": changed, "source": "the edited settings"},
                     found["revision"]["number"],
@@ -165,7 +165,7 @@ def set_command(
     with server() as api:
         found = api.get("/v1/settings")
         body = {"settings": assign(found["settings"], changes), "source": "the changed settings"}
-        _apply(api, body, found["revision"]["number"], comment, yes=yes, dry_run=dry_run)
+        apply_document(api, body, found["revision"]["number"], comment, yes=yes, dry_run=dry_run)
 
 
 @app.command()
@@ -261,9 +261,10 @@ def read_document(file: Path) -> dict[str, Any]:
         ) from None
 
 
-def _apply(
+def apply_document(
     api: ApiClient, document: dict[str, Any], expected: int | None, comment: str, *, yes: bool, dry_run: bool
 ) -> None:
+    """Shows what a document would change, asks, and applies it."""
     body = {**document, "expected_revision": expected, "comment": comment, "author": author()}
     planned = api.post("/v1/settings", {**body, "dry_run": True})
     if dry_run:

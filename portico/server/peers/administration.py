@@ -97,10 +97,11 @@ class Administration:
             number, digest = access.audit.head()
         except PorticoError:
             number, digest = 0, ""
-        return {"access": access.digest(), "audit": [number, digest]}
+        return {"access": access.digest(), "audit": [number, digest], "users": self._peers.host.users.digest()}
 
     async def pull(self, link: Link, said: dict[str, Any]) -> None:
         """Takes up another server's credentials when they differ. Raises PorticoError."""
+        await self._pull_users(link, said)
         access = self._peers.host.access
         theirs = said.get("access")
         if not isinstance(theirs, str) or not theirs or theirs == access.digest():
@@ -108,6 +109,15 @@ class Administration:
         async with self._one:
             data = await link.caller.get("/v1/access")
             await asyncio.to_thread(access.take_over, data)
+
+    async def _pull_users(self, link: Link, said: dict[str, Any]) -> None:
+        users = self._peers.host.users
+        theirs = said.get("users")
+        if not isinstance(theirs, str) or theirs == users.digest():
+            return
+        async with self._one:
+            data = await link.caller.get("/v1/users")
+            await asyncio.to_thread(users.take_over, data)
 
     def witnesses(self) -> dict[str, list[Any]]:
         """Where this server last heard that each other one's audit log ends: name to [number, hash]."""

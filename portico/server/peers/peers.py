@@ -33,6 +33,7 @@ from portico.server.peers.quorum import has_quorum, leader, require_quorum
 from portico.server.peers.records import Records, keep_tickets, merge_states
 from portico.server.peers.routes import Routes
 from portico.server.peers.tls import caller_context, listener_context, own_member
+from portico.server.users.users import Users
 from portico.settings.load_balancing import LoadBalancing
 from portico.settings.model import Settings
 from portico.settings.problems import Problem
@@ -49,6 +50,7 @@ class Host(Protocol):
     """What the agent gives: its parts, and what only it can do. The agent's lock is held in `take_over_settings`."""
 
     access: Access
+    users: Users
     credentials: Credentials
     enrolment: Enrolment
     state: Any

@@ -91,6 +91,7 @@ class Routes:
             ("POST", "/v1/clients/disconnect"): self._disconnect,
             ("POST", "/v1/cluster/command"): self._command,
             ("GET", "/v1/access"): self._access,
+            ("GET", "/v1/users"): self._users,
             ("GET", "/v1/audit/witness"): self._witness,
             ("POST", "/v1/api"): self._api,
             ("POST", "/v1/examination"): self._examination,
@@ -206,6 +207,9 @@ class Routes:
 
     async def _access(self, _asked: Asked) -> Any:
         return await asyncio.to_thread(self._peers.host.access.share)
+
+    async def _users(self, _asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.host.users.share)
 
     async def _witness(self, _asked: Asked) -> Any:
         return self._peers.administration.witnesses()

@@ -6,7 +6,7 @@ Everything here blocks (netlink, nft, files) and runs in one worker thread at a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 from portico.errors import PorticoError, Unavailable
 from portico.server.reconcile import addresses, host_addresses, nftables, routes, rules, sysctls, tun
 from portico.server.reconcile.ledger import Ledger
+from portico.server.reconcile.level_rules import Member
 from portico.server.reconcile.wanted import (
     TRANSLATOR,
     TUNNEL,
     Change,
     DeviceAddress,
+    Filter,
     HostAddress,
     HostAddresses,
     Wanted,
@@ -56,8 +58,10 @@ class Kernel:
         self.ledger = Ledger(ledger_path)
         self.devices: dict[str, tun.Queues] = {}
         self.generation = 0
+        self.users: Callable[[], Sequence[Member]] = tuple
+        """Clients whose users have authenticated, now."""
         self._installed: list[str] | None = None
-        self._filter: object = None
+        self._filter: Filter | None = None
         self._lock = threading.Lock()
 
     def observe(self, wanted: Wanted) -> State:
@@ -111,7 +115,7 @@ class Kernel:
             with _netlink() as ip:
                 # Before forwarding is switched on the filter must stand.
                 if by_part.get("nftables"):
-                    self._installed = nftables.apply(wanted.filter)
+                    self._installed = nftables.apply(wanted.filter, self.users())
                     self._filter = wanted.filter
                 sysctls.apply(by_part.get("sysctls", []), self.ledger)
                 if by_part.get("host_addresses"):
@@ -127,6 +131,18 @@ class Kernel:
             if stale:
                 raise Unavailable("Cannot put former kernel settings back", why="; ".join(stale))
             return [*done, *(c for c in changes if c not in done)]
+
+    def refresh_users(self) -> bool:
+        """Gives the packet filter the clients whose users have authenticated; False when it has no place for them.
+
+        Raises:
+            Unavailable: nft refuses.
+        """
+        with self._lock:
+            if self._filter is None or self._filter.levels is None:
+                return False
+            nftables.set_users(self.users())
+            return True
 
     def administrators(self) -> dict[str, tuple[HostAddress, ...]]:
         """The addresses that the administrator has on the interfaces where load balancing changed something.

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from portico.errors import Unavailable
-from portico.server.reconcile import location_rules
+from portico.server.reconcile import level_rules, location_rules
 from portico.server.reconcile.wanted import NAT64_MARK, TRANSLATOR, TUNNEL, Change, Filter, Pool, StaticPort
 
 FAMILY = "inet"
@@ -138,11 +138,15 @@ def _from_clients(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]
     chain = "from_clients"
     yield chain, _drop(_meta("nfproto", "ipv4")), "the tunnel carries IPv6 only"
     yield chain, _drop(_header("ip6", "saddr", _networks([wanted.client_prefix]), "!=")), "not a client's address"
+    if wanted.client_to_client and wanted.levels is not None:
+        yield from level_rules.among_clients()
     verdict = _accept if wanted.client_to_client else _drop
     yield chain, verdict(_meta("oifname", TUNNEL)), "client to client"
     yield chain, _drop(_meta("oifname", TRANSLATOR)), "the translator takes nothing from the kernel's IPv6"
     if not wanted.single_interface:
         yield chain, _drop(_meta("oifname", wanted.internet_interface)), "never out to the Internet"
+    if wanted.levels is not None:
+        yield from level_rules.from_clients(wanted.levels)
     if wanted.destinations is None:
         yield chain, _accept(), "all of the intranet"
         return
@@ -227,6 +231,8 @@ def _from_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], st
     if not wanted.single_interface:
         yield chain, _drop(_meta("oifname", wanted.internet_interface)), "never out to the Internet"
     yield chain, _drop(_header("ip", "daddr", _networks(_NEVER_FROM_CLIENTS))), "no intranet destination"
+    if wanted.levels is not None:
+        yield from level_rules.from_translator(wanted.levels)
     if wanted.destinations is None:
         yield chain, _accept(), "all of the intranet"
         return
@@ -256,8 +262,12 @@ def _to_translator(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]
     yield chain, _accept(), "answers to NAT64"
 
 
-def render(wanted: Filter) -> dict[str, Any]:
-    """The transaction for `nft -j -f -`: the table goes and comes back whole, between two packets. Pure."""
+def render(wanted: Filter, users: Sequence[level_rules.Member] = ()) -> dict[str, Any]:
+    """The transaction for `nft -j -f -`: the table goes and comes back whole, between two packets. Pure.
+
+    Args:
+        users: clients whose users have authenticated; they stay in while the table is replaced.
+    """
     table = {"family": FAMILY, "name": TABLE}
     commands: list[dict[str, Any]] = [
         {"add": {"table": table}},
@@ -284,6 +294,8 @@ def render(wanted: Filter) -> dict[str, Any]:
         if hook is not None:
             chain |= {"type": hook[0], "hook": hook[1], "prio": hook[2], "policy": "accept"}
         commands.append({"add": {"chain": chain}})
+    if wanted.levels is not None:
+        commands += level_rules.make_set(FAMILY, TABLE, users)
     for name, expressions, comment in rules(wanted):
         rule = {"family": FAMILY, "table": TABLE, "chain": name, "expr": expressions, "comment": comment}
         commands.append({"add": {"rule": rule}})
@@ -292,7 +304,11 @@ def render(wanted: Filter) -> dict[str, Any]:
 
 def normalise(listing: dict[str, Any]) -> list[str]:
     """A listing without handles and counter values, one text per object, comparable with another one."""
-    return [json.dumps(_bare(item), sort_keys=True) for item in listing.get("nftables", []) if "metainfo" not in item]
+    return [
+        json.dumps(_bare(level_rules.without_members(item)), sort_keys=True)
+        for item in listing.get("nftables", [])
+        if "metainfo" not in item
+    ]
 
 
 def _bare(value: Any) -> Any:
@@ -339,16 +355,27 @@ def plan(installed: list[str] | None, state: list[str] | None) -> list[Change]:
     return changes
 
 
-def apply(wanted: Filter) -> list[str]:
+def apply(wanted: Filter, users: Sequence[level_rules.Member] = ()) -> list[str]:
     """Replaces the table and returns what the kernel shows then.
 
     Raises:
         Unavailable: nft refuses; the table is as it was.
     """
-    done = _nft(["-j", "-f", "-"], json.dumps(render(wanted)))
+    done = _nft(["-j", "-f", "-"], json.dumps(render(wanted, users)))
     if done.returncode != 0:
         raise _failed("install the table", done.stderr)
     return observe() or []
+
+
+def set_users(users: Sequence[level_rules.Member]) -> None:
+    """Makes these the clients whose users have authenticated, in one transaction.
+
+    Raises:
+        Unavailable: nft refuses, for one because there is no such set; it is as it was.
+    """
+    done = _nft(["-j", "-f", "-"], json.dumps({"nftables": level_rules.replace(FAMILY, TABLE, users)}))
+    if done.returncode != 0:
+        raise _failed("change the users of", done.stderr)
 
 
 def undo() -> None:

@@ -160,6 +160,19 @@ class LocationFilter:
 
 
 @dataclass(frozen=True)
+class LevelFilter:
+    """What clients reach before their user has authenticated; everything else waits for it.
+
+    Attributes:
+        management: IPv6 addresses of management servers.
+        hosts: their IPv4 addresses, reached through NAT64.
+    """
+
+    management: tuple[IPv6Address, ...] = ()
+    hosts: tuple[IPv4Address, ...] = ()
+
+
+@dataclass(frozen=True)
 class Filter:
     """Who may talk to whom through the tunnel device.
 
@@ -173,6 +186,7 @@ class Filter:
             nobody.
         dns64_interfaces: whose hosts may ask DNS64, besides clients and the server itself.
         other_clients: the prefix of all servers' clients, when only a part of it is this server's.
+        levels: None when a client reaches everything at once.
         closed: families the machine did not forward before Portico turned it on for its own devices (IPv6: at all,
             IPv4: from the internal interface); nothing but Portico's own traffic is forwarded in them.
     """
@@ -192,6 +206,7 @@ class Filter:
     dns64_interfaces: tuple[str, ...] = ()
     other_clients: IPv6Network | None = None
     location: LocationFilter = LocationFilter()
+    levels: LevelFilter | None = None
 
     @property
     def single_interface(self) -> bool:

@@ -69,7 +69,7 @@ def provider(settings: Settings, _facts: Facts) -> Iterator[Problem]:
             if mapping.source.startswith("oidc_"):
                 yield UNUSED.problem(f"management.roles[{number}]", name=mapping.name, system=mapping.source)
         return
-    if not _secure(oidc.issuer):
+    if not secure_url(oidc.issuer):
         yield NOT_SECURE.problem("management.oidc.issuer", issuer=oidc.issuer)
     if "openid" not in oidc.scopes:
         yield NO_OPENID.problem("management.oidc.scopes")
@@ -92,7 +92,8 @@ def exposed(settings: Settings, facts: Facts) -> Iterator[Problem]:
         yield INTERNET.problem(f"management.listen[{number}]", address=address, why=why)
 
 
-def _secure(url: str) -> bool:
+def secure_url(url: str) -> bool:
+    """Whether a URL of a provider protects what goes there."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

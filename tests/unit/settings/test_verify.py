@@ -19,6 +19,7 @@ from portico.settings.document import dump, load, load_data, load_file
 from portico.settings.facts import CertificateFile, Facts, Interface, Kernel, Listener, SecretFile
 from portico.settings.problems import CATALOGUE, SettingsRefused
 from portico.settings.verify import catalogue_markdown, require, verify
+from tests.unit.settings.user_examples import USER_EXAMPLES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PLAIN: dict[str, Any] = {
@@ -158,6 +159,7 @@ def with_nls_file(**changes: Any) -> Facts:
 
 
 EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
+    **USER_EXAMPLES,
     "ORGANISATION_PREFIX_LENGTH": ({ORGANISATION: "fd00::/56"}, MACHINE),
     "ORGANISATION_PREFIX_KIND": ({ORGANISATION: "fe80::/48"}, MACHINE),
     "CLIENT_PREFIX_LENGTH": ({CLIENT: "fd7c:1a2b:3c4d:1000::/56"}, MACHINE),

@@ -1,6 +1,7 @@
 //! What the translator is told, and the rules that spread work over shards.
 
 use super::Protocol;
+use super::access::OpenHosts;
 use super::mappings::Mappings;
 use super::shards::shard_of_client;
 use std::collections::BTreeSet;
@@ -102,6 +103,8 @@ pub struct Config {
     pub errors_per_second: u32,
     /// Whether the beginning and the end of each dynamic binding is noted for [`super::Nat64::take_log`].
     pub log_bindings: bool,
+    /// What clients reach that [`super::Nat64::open_for`] does not name; none: everything.
+    pub open_hosts: Option<Vec<OpenHosts>>,
     /// Secret of hash tables and port choice: whoever knows it can provoke collisions.
     pub seed: u64,
     /// This instance among `shards`.
@@ -187,6 +190,7 @@ impl Config {
             max_fragment_bytes: 1 << 20,
             errors_per_second: 1000,
             log_bindings: false,
+            open_hosts: None,
             seed: 0x9e37_79b9_7f4a_7c15,
             shard: 0,
             shards: 1,

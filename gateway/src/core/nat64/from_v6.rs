@@ -88,6 +88,10 @@ impl Nat64 {
             let error = icmpv6::ErrorMessage::packet_too_big(self.config.mtu as u32 + 20);
             return Err(Refusal::ToV6(Reason::TooBig, error));
         }
+        if !self.may_send(now, &transport, header.source, remote) {
+            let error = icmpv6::ErrorMessage::unreachable(icmpv6::ADMINISTRATIVELY_PROHIBITED);
+            return Err(Refusal::ToV6(Reason::Unauthenticated, error));
+        }
         let binding = self.outbound(now, &transport, header.source, remote)?;
         let mapped = self.tables.binding(binding).mapped;
         let source = self.tables.pool.address(mapped.address);

@@ -6,6 +6,7 @@
 //! Reading order: `from_v6` and `from_v4` (the rules in the order of the RFC), `sessions` (which binding, what happens
 //! to the session), `bindings`, `storage` and `ports` (the tables), `icmp` and `quote` (errors), `output` (headers, fragments).
 
+mod access;
 mod bindings;
 mod config;
 mod fragments;
@@ -33,6 +34,7 @@ mod tests;
 mod timers;
 mod transport;
 
+pub use access::OpenHosts;
 pub use config::{Config, ConfigError, Filtering, PoolEntry, StaticBinding, Timeouts};
 pub use listing::{BindingInfo, Filter, SessionInfo, Step};
 pub use log::LogRow;
@@ -50,6 +52,8 @@ use bindings::Tables;
 use fragments::Fragments;
 use held::HeldSyns;
 use limiter::Limiter;
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 
 /// Takes packets that do not fit in the frame of a call: fragments, and errors that a timeout causes.
 pub trait Sink {
@@ -163,6 +167,8 @@ pub struct Nat64 {
     limiter: Limiter,
     stats: Stats,
     held_syns: HeldSyns,
+    /// Clients that reach everything although `open_hosts` restricts the others.
+    opened: BTreeSet<Ipv6Addr>,
     identification: u32,
     /// Where ICMP errors are put together; their size is at most the minimum MTU of IPv6.
     scratch: Box<[u8; ipv6::MIN_MTU]>,
@@ -183,6 +189,7 @@ impl Nat64 {
             limiter: Limiter::new(config.errors_per_second),
             stats: Stats::default(),
             held_syns: HeldSyns::default(),
+            opened: BTreeSet::new(),
             // Shards have addresses in common, so each begins elsewhere in the 16 bits of IPv4 (RFC 7857 section 11).
             identification: (config.seed as u32).wrapping_add((config.shard * 65_536 / config.shards) as u32),
             scratch: Box::new([0; ipv6::MIN_MTU]),

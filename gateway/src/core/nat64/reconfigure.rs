@@ -31,7 +31,11 @@ impl Nat64 {
         if config.errors_per_second != self.config.errors_per_second {
             self.limiter = Limiter::new(config.errors_per_second);
         }
+        let stricter = config.open_hosts != self.config.open_hosts;
         self.config = config;
+        if stricter {
+            self.close_refused(now, |_| true);
+        }
         Ok(lost)
     }
 }

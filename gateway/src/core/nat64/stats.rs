@@ -60,6 +60,8 @@ reasons! {
     NoSession => "no_session",
     /// From an IPv4 host that the address-dependent filter keeps out.
     Filtered => "filtered",
+    /// From a client whose user has not authenticated, to a host that is not for everybody.
+    Unauthenticated => "unauthenticated",
     /// All bindings are in use.
     BindingsFull => "bindings_full",
     /// All sessions are in use.

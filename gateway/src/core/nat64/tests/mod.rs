@@ -1,5 +1,6 @@
 //! Packets in, packets out: written from the RFC texts with builders and a checksum of their own.
 
+mod access;
 mod fixed;
 mod icmp_errors;
 mod listing;

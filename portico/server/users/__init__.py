@@ -1,0 +1,1 @@
+"""Users of remote computers: who has authenticated where, until when, and what that opens."""
