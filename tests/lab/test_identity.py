@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
+from portico.certificates.ca import CertificateAuthority
 from portico.lab import deployment, wait
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
@@ -101,7 +101,7 @@ def test_foreign_certificate_gets_nothing(client: Host, identity: Identity, tmp_
 
 def test_expired_certificate_gets_nothing(client: Host, server: Host, identity: Identity, tmp_path: Path) -> None:
     """Signed by the server's own authority: one that is valid gets a tunnel, one of yesterday does not."""
-    [directory] = {path.parent for path in (server.disk / "var/lib/portico").rglob(AUTHORITY_NAME)}
+    directory = server.disk / "var/lib/portico/server/certificates"
     authority = CertificateAuthority.load(directory)
     enrolled = x509.load_pem_x509_certificate(Path(identity.certificate).read_bytes())
     now = datetime.now(UTC)

@@ -95,7 +95,8 @@ def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Ho
     finally:
         server.stop_service(SERVER)
         for path in state.iterdir():
-            path.unlink()
+            if path.is_file():
+                path.unlink()
         for path, content in saved.items():
             path.write_bytes(content)
             path.chmod(0o600)
