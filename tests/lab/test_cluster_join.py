@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from portico.lab import wait
-from portico.lab.deployment import install_server, start_server
+from portico.lab.deployment import give_dns_key, install_server, start_server
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 
@@ -42,6 +42,8 @@ def test_a_second_server_joins_with_one_token(three_servers: Lab) -> None:
     install_server(three_servers, "da1")
     first.run("portico", "lb", "enable", *dedicated(1), "--yes", timeout=60.0)
     made = first.json("portico", "lb", "add", "da2", *dedicated(2), "--yes", "--json", timeout=60.0)
+    # A file that the settings name is on every server: the administrator brings it.
+    give_dns_key(three_servers, "da2")
     interfaces = ["--internet-interface", INTERNET, "--internal-interface", INTERNAL]
     second.run("portico", "server", "join", made["token"], *interfaces, "--yes", timeout=60.0)
     start_server(second)
