@@ -16,7 +16,7 @@ from tests.peers.user_ca import UserCa
 
 MGMT4, MGMT6 = "10.0.0.9", "fd7c:1a2b:3c4d:1::9"
 WEB4, WEB6 = "10.0.0.4", "fd7c:1a2b:3c4d:1::6"
-SECONDS = 30.0
+SECONDS = 60.0
 """Bounds of waits; what happens takes a second or two."""
 
 

@@ -233,13 +233,14 @@ class Distribution:
             self._gave_way = sender
         if pending is not None and pending.transaction != transaction:
             raise _in_flight(pending.coordinator)
-        store = self._peers.store()
-        newest = await asyncio.to_thread(store.latest)
-        base, digest = messages.number(body, "base"), messages.text(body, "base_sha256")
-        if newest is not None and (newest.number > base or (newest.number == base and newest.sha256 != digest)):
-            raise _newer(newest)
-        self._pending = _Pending(transaction, sender, time.monotonic() + LEASE)
+        # Before anything is waited for: two coordinators may ask at the same moment.
+        self._pending = own = _Pending(transaction, sender, time.monotonic() + LEASE)
         try:
+            store = self._peers.store()
+            newest = await asyncio.to_thread(store.latest)
+            base, digest = messages.number(body, "base"), messages.text(body, "base_sha256")
+            if newest is not None and (newest.number > base or (newest.number == base and newest.sha256 != digest)):
+                raise _newer(newest)
             if body.get("removed") is not True:
                 settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
                 self._peers.keeper.require_program(settings)
@@ -247,7 +248,8 @@ class Distribution:
                 if errors(problems):
                     raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)
         except BaseException:
-            self._pending = None
+            if self._pending is own:
+                self._pending = None
             raise
         return {"newest": newest.number if newest is not None else 0}
 

@@ -30,7 +30,7 @@ async def both(one: Server, other: Server, number: int) -> tuple[int, SettingsCh
     )
     stored = [result for result in results if not isinstance(result, BaseException)]
     lost = [result for result in results if isinstance(result, SettingsChanged)]
-    assert len(stored) == 1 and len(lost) == 1, results
+    assert len(stored) == 1 and len(lost) == 1, [getattr(result, "why", result) for result in results]
     revision = stored[0].revision
     assert revision is not None and revision.number == number + 1
     return revision.settings.ip_https.max_clients, lost[0]
