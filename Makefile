@@ -60,7 +60,7 @@ down: | sudo
 # deployment on processors that the others share, and a moment without time can end it; so one that fails has a second
 # try, and the summary names it (RERUN). One that needs it more than now and then has a defect.
 TEST_WORKERS ?= 2
-LAB_WORKERS ?= 3
+LAB_WORKERS ?= 2
 RERUN ?= --reruns 1 -r fEsxXR
 # What PYTEST_ARGS choose need not be in both passes.
 MAYBE_NONE := $(if $(PYTEST_ARGS), || test $$? -eq 5)
