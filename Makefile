@@ -57,8 +57,9 @@ down: | sudo
 	 else echo "There is no lab: this directory has never built one."; fi
 
 # Modules of tests run side by side: those of the lab wait for daemons more than they compute. A scenario is a whole
-# deployment on processors that the others share, and a moment without time can end it; so one that fails has a second
-# try, and the summary names it (RERUN). One that needs it more than now and then has a defect.
+# deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
+# and a moment without time can end it; so one that fails has a second try, and the summary names it (RERUN). One that
+# needs it more than now and then has a defect.
 TEST_WORKERS ?= 2
 LAB_WORKERS ?= 2
 RERUN ?= --reruns 1 -r fEsxXR
@@ -73,7 +74,7 @@ test-rust: $(STAMPS)/cargo $(STAMPS)/test
 
 test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
 	$(call say,Python tests without privileges)
-	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 	$(call say,Scenarios in the lab whose requirement is a time$(comma) one after the other)
