@@ -45,7 +45,16 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "queue_bytes": 1048576,
         },
         "http": {
-            "paths": ["/portico/v1/trust", "/portico/v1/enrol", "/portico/v1/renew", "/portico/v1/client-settings"],
+            "paths": [
+                "/portico/v1/trust",
+                "/portico/v1/enrol",
+                "/portico/v1/renew",
+                "/portico/v1/client-settings",
+                "/portico/v1/user",
+                "/portico/v1/user/challenge",
+                "/portico/v1/user/login",
+                "/portico/v1/user/logout",
+            ],
             "max_body": 32768,
             "max_pending": 64,
             "timeout": 15.0,
@@ -77,6 +86,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "errors_per_second": 100,
             "static_bindings": [],
             "log_bindings": False,
+            "open_hosts": None,
         },
         "dns64": {
             "prefix_mappings": [{"prefix": "fd7c:1a2b:3c4d:7777::/96", "network": "0.0.0.0/0"}],
