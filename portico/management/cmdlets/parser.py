@@ -11,6 +11,7 @@ What a script could do besides (functions, loops, conditions, redirection) is re
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from portico.management.cmdlets.errors import CmdletError, IncompleteScript, Place
@@ -334,8 +335,12 @@ class _Parser:
 
     def value(self) -> Expression:
         """One argument: a term, or several with commas between them."""
+        return self.separated(self.argument_term, "Missing argument in parameter list", "MissingArgument")
+
+    def separated(self, item: Callable[[], Expression], missing: str, identifier: str) -> Expression:
+        """One item, or several with commas between them. `missing` and `identifier`: when nothing follows a comma."""
         start = self.at
-        items = [self.argument_term()]
+        items = [item()]
         while True:
             here = self.at
             self.blanks()
@@ -346,10 +351,10 @@ class _Parser:
             self.at += 1
             self.blanks(lines=True)
             if not self.peek():
-                self.incomplete("Missing argument in parameter list", "MissingArgument", comma)
+                self.incomplete(missing, identifier, comma)
             if self.peek() in "|;),}":
-                self.fail("Missing argument in parameter list", "MissingArgument", comma)
-            items.append(self.argument_term())
+                self.fail(missing, identifier, comma)
+            items.append(item())
         return items[0] if len(items) == 1 else ArrayOf(self.place(start), tuple(items))
 
     def argument_term(self) -> Expression:
@@ -448,23 +453,7 @@ class _Parser:
         return f"-{match[0].lower()}"
 
     def comma_list(self) -> Expression:
-        start = self.at
-        items = [self.unary()]
-        while True:
-            here = self.at
-            self.blanks()
-            if self.peek() != ",":
-                self.at = here
-                break
-            comma = self.at
-            self.at += 1
-            self.blanks(lines=True)
-            if not self.peek():
-                self.incomplete("Missing expression after ','", "MissingExpressionAfterToken", comma)
-            if self.peek() in "|;),}":
-                self.fail("Missing expression after ','", "MissingExpressionAfterToken", comma)
-            items.append(self.unary())
-        return items[0] if len(items) == 1 else ArrayOf(self.place(start), tuple(items))
+        return self.separated(self.unary, "Missing expression after ','", "MissingExpressionAfterToken")
 
     def unary(self) -> Expression:
         self.enter()
