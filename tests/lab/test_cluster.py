@@ -30,7 +30,6 @@ HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
 LOAD_SECONDS = 10.0
 
-pytestmark = pytest.mark.alone
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
