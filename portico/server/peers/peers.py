@@ -319,6 +319,18 @@ class Peers:
                 await asyncio.to_thread(self.files.remove)
             raise
 
+    async def found(self, name: str) -> None:
+        """Makes the secrets of a new cluster before a document has it; `disband` forgets them. Raises PorticoError."""
+        await asyncio.to_thread(self._found, name)
+        self.state = await asyncio.to_thread(self.files.load)
+        self.own_name, self.trust = name, self.files.authority().pem
+
+    async def disband(self) -> None:
+        """Forgets the secrets of a cluster that no document has. Raises PorticoError."""
+        await self._close()
+        self.state = None
+        await asyncio.to_thread(self.files.remove)
+
     async def changed(self) -> None:
         """Spreads what is newest here. Never fails."""
         if self.state is not None:
