@@ -104,7 +104,7 @@ class Agent:
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
         self.rollback, self.follow, self.leave = transactions.rollback, transactions.follow, transactions.leave
-        self.clients, self.client = roster.clients, roster.client
+        self.clients, self.client, self.clients_page = roster.clients, roster.client, roster.page
         self.disconnect, self.disconnect_here = roster.disconnect, roster.disconnect_here
         self.revoke, self.refresh_revoked = roster.revoke, roster.refresh_revoked
         self.own_sessions = roster.sessions
