@@ -27,6 +27,7 @@ READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "
     "log",
     "query",
     "servers",
+    "progress",
 }
 
 
