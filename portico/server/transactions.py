@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class Transactions:
         self.unwritten: PorticoError | None = None
         self.interrupted = Interrupted(agent.state)
         self._opened: SettingsStore | None = None
+        self._opening = threading.Lock()
 
     @property
     def opened(self) -> SettingsStore | None:
@@ -82,18 +84,22 @@ class Transactions:
 
     def store(self) -> SettingsStore:
         """The settings store. Raises the PorticoError that keeps it closed."""
-        if self._opened is None or self._opened.read_only:
-            try:
-                fresh = SettingsStore.open(self._agent.state)
-            except PorticoError:
-                if self._opened is None:
-                    raise
-            else:
-                if self._opened is not None:
-                    self._opened.close()
-                self._opened = fresh
-                fresh.decider = self._agent.peers.keeper.decider
-        return self._opened
+        found = self._opened
+        if found is not None and not found.read_only:
+            return found
+        with self._opening:
+            if self._opened is None or self._opened.read_only:
+                try:
+                    fresh = SettingsStore.open(self._agent.state)
+                except PorticoError:
+                    if self._opened is None:
+                        raise
+                else:
+                    if self._opened is not None:
+                        self._opened.close()
+                    self._opened = fresh
+                    fresh.decider = self._agent.peers.keeper.decider
+            return self._opened
 
     def close(self) -> None:
         """Closes the store until it is asked for again."""
@@ -117,12 +123,13 @@ class Transactions:
             self.trouble(error)
             return
         if (
-            self._agent.peers.state is not None
-            and latest is not None
+            latest is not None
             and applied is not None
             and latest.number > applied.number
+            and (self._agent.peers.state is not None or self._agent.peers.farewell.outstanding())
         ):
             # The other servers have it in force: going through the former one would only show clients two clusters.
+            # Of a cluster that ended they are being told so, and nothing of it can serve here any more.
             try:
                 await self._enforce(latest)
                 return
@@ -339,10 +346,11 @@ class Transactions:
             for failure in await self._agent.platform.stop():
                 log.error("left behind: %s", failure)
             self._agent.platform.settings = self._agent.platform.values = self.revision = None
-            self.close()
             (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
-            for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
-                path.unlink(missing_ok=True)
+            with self._opening:  # somebody who opened it meanwhile would go on with what is deleted
+                self.close()
+                for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
+                    path.unlink(missing_ok=True)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
             self._agent.access.forget()

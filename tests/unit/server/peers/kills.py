@@ -143,6 +143,13 @@ def prepare(server: Server, blade: Blade) -> Server:
             raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
         blade.step(server.name, "balance")
 
+    async def rests() -> None:
+        await asyncio.Event().wait()
+
+    # What has no part in the operations would take most of the time.
+    agent = server.agent
+    for part in (agent.health, agent.location, agent.inbox, agent.translation.accounting):
+        patch.setattr(part, "run", rests)
     patch.setattr(platform, "apply", applies)
     patch.setattr(balancer, "apply", balances)
     return server

@@ -1,7 +1,7 @@
 """A process dies at each step of each operation on the cluster: the old document or the new one, and it says which.
 
-Steps are writes of files and commits of the store, messages to other servers (before they go, and before their answer is
-used), and what is done to the kernel. The operation is repeated with the victim dying one step later, until it ends
+Steps are writes of files and commits of the store, messages to other servers (before they go, and before their answer
+is used), and what is done to the kernel. The operation is repeated with the victim dying one step later, until it ends
 before that step comes.
 """
 
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from portico.errors import PorticoError
+from portico.errors import Conflict
+from portico.server.install import refuse_second_installation
 from portico.server.peers.joining import Joining
 from portico.settings import cluster as edits
 from portico.settings.document import dump, load_data
 from portico.settings.model import Settings
 from portico.settings.store import digest
 from tests.unit.server.peers.conftest import DATA, Cluster, Scenario, Server, balanced, until
-from tests.unit.server.peers.kills import Blade, Killed, in_force, prepare, settled, strike
+from tests.unit.server.peers.kills import Blade, in_force, prepare, settled, strike
 
 Play = Callable[[Scenario], None]
 MOST_STEPS = 60
@@ -98,7 +101,7 @@ def test_a_process_that_dies_at_any_step_of_a_change_of_mode(play: Play, victim:
             else:
                 assert got == (new if error is None else old), (blade.steps, error)
             if step % 5 == 0:  # nobody waits for the change any more: the next one goes through at once
-                await until(lambda: "da1" in cluster.servers["da2"].agent.peers.present())
+                await until(partial(sees, cluster.servers["da2"], "da1"))
                 await cluster.servers["da2"].change("report" if newest(first).drift == "repair" else "repair")
                 await settled(*cluster.servers.values())
         assert step > (8 if victim == "da1" else 3), blade.steps
@@ -116,12 +119,12 @@ def test_a_process_that_dies_at_any_step_of_taking_a_server_out(play: Play, vict
             settings = newest(first)
             wanted = edits.remove_server(settings, "da2")
             old, new = digest(dump(settings)), digest(dump(wanted))
-            died, _ = await strike(cluster, blade, victim, step, change(first, wanted))
+            died, _ = await strike(cluster, blade, victim, step, followed(cluster, blade, change(first, wanted)))
             if not died:
                 break
             restarted = await restart(cluster, victim)
             first = cluster.servers["da1"]
-            await until(lambda: in_force(first) in (old, new), 10.0)
+            await until(partial(holds, first, old, new))
             if victim == "da1":
                 says_which(restarted, old, new)
             if in_force(first) == old:
@@ -130,7 +133,7 @@ def test_a_process_that_dies_at_any_step_of_taking_a_server_out(play: Play, vict
             await gone(cluster, "da2")
             await cluster.servers["da2"].stop()
             await cluster.join(first, "da2")
-        assert step > 4, blade.steps
+        assert step > 3, blade.steps
 
     play(scenario)
 
@@ -145,24 +148,24 @@ def test_a_process_that_dies_at_any_step_of_ending_load_balancing(play: Play, vi
         for step in range(1, MOST_STEPS):
             first = cluster.servers["da1"]
             old = digest(dump(newest(first)))
-            died, _ = await strike(cluster, blade, victim, step, change(first, alone))
+            died, _ = await strike(cluster, blade, victim, step, followed(cluster, blade, change(first, alone)))
             if not died:
                 break
             restarted = await restart(cluster, victim)
             first = cluster.servers["da1"]
-            await until(lambda: in_force(first) in (old, new), 10.0)
+            await until(partial(holds, first, old, new))
             if victim == "da1":
                 says_which(restarted, old, new)
             if in_force(first) == old:
                 assert await settled(*cluster.servers.values()) == old
                 continue
             await gone(cluster, "da2")
-            await until(lambda: not first.agent.peers.files.exists())
+            await until(partial(ended, first))
             assert first.agent.peers.farewell.problem() is None
             await cluster.servers["da2"].stop()
             await change(first, balanced())
             await cluster.join(first, "da2")
-        assert step > 4, blade.steps
+        assert step > 3, blade.steps
 
     play(scenario)
 
@@ -215,19 +218,46 @@ def test_a_process_that_dies_at_any_step_of_a_join(play: Play, victim: str) -> N
             balancing = newest(first).load_balancing
             assert balancing is not None
             assert (balancing.server("da2") is None) == (in_force(first) == old)
-            if error is not None and not (cluster.root / "da2" / "settings.sqlite").exists():
+            if error is not None and not installed(cluster.root / "da2"):
                 await join(token)  # what is interrupted is repeated, with the same token
             second = cluster.add("da2")
             await second.start()
-            await until(lambda: second.agent.peers.present() == {"da1", "da2"})
+            await until(partial(sees, second, "da1"))
             assert await settled(first, second) == in_force(first)
             await change(first, edits.remove_server(newest(first), "da2"))
             await gone(cluster, "da2")
             await second.stop()
             cluster.servers.pop("da2")
-        assert step > 4, blade.steps
+        assert step > 3, blade.steps
 
     play(scenario)
+
+
+def holds(server: Server, *digests: str) -> bool:
+    return in_force(server) in digests
+
+
+def ended(server: Server) -> bool:
+    return not server.agent.peers.files.exists()
+
+
+def sees(server: Server, name: str) -> bool:
+    return name in server.agent.peers.present()
+
+
+def installed(state: Path) -> bool:
+    """Whether the command that joins a machine would be refused on it."""
+    try:
+        refuse_second_installation(state)
+    except Conflict:
+        return True
+    return False
+
+
+async def followed(cluster: Cluster, blade: Blade, work: Any) -> None:
+    """A change that takes da2 out, and what da2 does about it afterwards."""
+    await work
+    await until(lambda: blade.dead or not (cluster.root / "da2" / "certificates").exists())
 
 
 async def gone(cluster: Cluster, name: str) -> None:
