@@ -89,9 +89,10 @@ class Farewell:
             return None
         return Unavailable(
             f"{', '.join(names)} could not be told that load balancing ended",
-            why="no answer yet; such a server may still have the virtual addresses, which are this server's own now",
-            resolution="Take the role off there (portico server uninstall) or start it in reach of this server, which "
-            "goes on asking",
+            why="they did not answer: they have left and the answer was lost, or they still have the virtual "
+            "addresses, which are this server's own now",
+            resolution="Look there: portico server status. One that still serves: portico server uninstall. This "
+            "server goes on asking for a week",
             code="SERVERS_NOT_TOLD",
         )
 
