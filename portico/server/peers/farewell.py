@@ -8,6 +8,7 @@ answered, or until `PATIENCE` has passed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -67,6 +68,7 @@ class Farewell:
         self._peers = peers
         self._path = peers.files.directory / LEAVING_NAME
         self._next = 0.0
+        self._one = asyncio.Lock()
 
     def intend(self, servers: Sequence[ClusterServer], own_name: str) -> None:
         """Before the document without load balancing is stored. Raises Unavailable."""
@@ -96,8 +98,14 @@ class Farewell:
             code="SERVERS_NOT_TOLD",
         )
 
-    def told(self, names: Collection[str]) -> None:
+    async def told(self, names: Collection[str]) -> None:
         """These know it. Removes everything of the cluster once all do. Raises Unavailable."""
+        async with self._one:
+            await asyncio.to_thread(self._told, names)
+
+    def _told(self, names: Collection[str]) -> None:
+        if not self._path.exists():
+            return  # all of them were told meanwhile, by the attempt that comes with time
         own_name, since, servers = self._read()
         left = [server for server in servers if server.name not in names]
         if left and time.time() - since < PATIENCE:
@@ -112,9 +120,11 @@ class Farewell:
         """Tells those that are left, every `AGAIN` seconds. Never fails because of them. Raises Unavailable."""
         if time.monotonic() < self._next or not self._path.exists():
             return
-        self._next = time.monotonic() + AGAIN
-        own_name, _, servers = self._read()
-        self.told(await tell(self._peers, servers, own_name))
+        async with self._one:
+            self._next = time.monotonic() + AGAIN
+            own_name, _, servers = await asyncio.to_thread(self._read)
+            told = await tell(self._peers, servers, own_name) if self._path.exists() else []
+            await asyncio.to_thread(self._told, told)
 
     def _read(self) -> tuple[str, float, list[ClusterServer]]:
         try:

@@ -129,6 +129,7 @@ class Peers:
         self.document: Settings | None = None
         self._state_lock = asyncio.Lock()
         self._running = False
+        self._ending = False
         host.credentials.leads = self.leads
 
     @property
@@ -237,7 +238,7 @@ class Peers:
                     await self.catching_up.retry()
                     await self._lead()
                     await self.admission.tick()
-                else:
+                elif not self._ending:
                     await self.farewell.tell()
             except PorticoError as error:
                 log.warning("peers=%s", error)
@@ -333,6 +334,7 @@ class Peers:
         ends = was is not None and was.load_balancing is not None and settings.load_balancing is None
         if ends and was is not None and was.load_balancing is not None and self.state is not None:
             await asyncio.to_thread(self.farewell.intend, was.load_balancing.servers, self.own_name)
+            self._ending = True  # nobody is told before it is certain
         if founded:
             await asyncio.to_thread(self._found, settings.server.name)
         held = False
@@ -352,6 +354,8 @@ class Peers:
             elif ends and not held:
                 self.farewell.cancel()
             raise
+        finally:
+            self._ending = False
 
     async def changed(self) -> None:
         """Spreads what is newest here. Never fails."""
@@ -380,7 +384,7 @@ class Peers:
         if settings.load_balancing is None:
             await self._close()
             self.state = None
-            await asyncio.to_thread(self.farewell.told, told)
+            await self.farewell.told(told)
 
     def dismissed(self, by: str) -> None:
         """Another server says that this one was taken out. It stops serving and forgets what it was given."""

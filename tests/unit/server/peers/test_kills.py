@@ -23,7 +23,7 @@ from portico.settings.document import dump, load_data
 from portico.settings.model import Settings
 from portico.settings.store import digest
 from tests.unit.server.peers.conftest import DATA, Cluster, Scenario, Server, balanced, until
-from tests.unit.server.peers.kills import Blade, in_force, prepare, settled, strike
+from tests.unit.server.peers.kills import Blade, in_force, kept, prepare, put_back, settled, strike
 
 Play = Callable[[Scenario], None]
 MOST_STEPS = 60
@@ -32,7 +32,7 @@ MOST_STEPS = 60
 async def found(cluster: Cluster, *more: str) -> Blade:
     """A cluster of these servers, each of which can be ended at a step."""
     blade = Blade(cluster.root, cluster.patch)
-    cluster.patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.03)
+    cluster.patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.05)
     add = cluster.add
 
     def prepared(name: str) -> Server:
@@ -115,11 +115,12 @@ def test_a_process_that_dies_at_any_step_of_a_change_of_mode(play: Play, victim:
 def test_a_process_that_dies_at_any_step_of_taking_a_server_out(play: Play, victim: str) -> None:
     async def scenario(cluster: Cluster) -> None:
         blade = await found(cluster, "da2")
+        before = await kept(cluster)
+        settings = newest(cluster.servers["da1"])
+        wanted = edits.remove_server(settings, "da2")
+        old, new = digest(dump(settings)), digest(dump(wanted))
         for step in range(1, MOST_STEPS):
             first = cluster.servers["da1"]
-            settings = newest(first)
-            wanted = edits.remove_server(settings, "da2")
-            old, new = digest(dump(settings)), digest(dump(wanted))
             died, _ = await strike(cluster, blade, victim, step, followed(cluster, blade, change(first, wanted)))
             if not died:
                 break
@@ -132,8 +133,7 @@ def test_a_process_that_dies_at_any_step_of_taking_a_server_out(play: Play, vict
                 assert await settled(*cluster.servers.values()) == old
                 continue
             await gone(cluster, "da2")
-            await cluster.servers["da2"].stop()
-            await cluster.join(first, "da2")
+            await put_back(cluster, before)
         assert step > 3, blade.steps
 
     play(scenario)
@@ -144,11 +144,11 @@ def test_a_process_that_dies_at_any_step_of_ending_load_balancing(play: Play, vi
     async def scenario(cluster: Cluster) -> None:
         cluster.patch.setattr("portico.server.peers.farewell.AGAIN", 0.1)
         blade = await found(cluster, "da2")
+        before = await kept(cluster)
         alone = load_data(DATA)
-        new = digest(dump(alone))
+        old, new = digest(dump(newest(cluster.servers["da1"]))), digest(dump(alone))
         for step in range(1, MOST_STEPS):
             first = cluster.servers["da1"]
-            old = digest(dump(newest(first)))
             died, _ = await strike(cluster, blade, victim, step, followed(cluster, blade, change(first, alone)))
             if not died:
                 break
@@ -167,9 +167,7 @@ def test_a_process_that_dies_at_any_step_of_ending_load_balancing(play: Play, vi
                 assert told is not None and told.code == "SERVERS_NOT_TOLD"
             else:
                 await until(partial(ended, first))
-            await cluster.servers["da2"].stop()
-            await change(first, balanced())
-            await cluster.join(first, "da2")
+            await put_back(cluster, before)
         assert step > 3, blade.steps
 
     play(scenario)
@@ -210,9 +208,10 @@ def test_a_process_that_dies_at_any_step_of_a_join(play: Play, victim: str) -> N
 
             await asyncio.to_thread(steps)
 
+        before = await kept(cluster)
+        old = digest(dump(newest(cluster.servers["da1"])))
         for step in range(1, MOST_STEPS):
             first = cluster.servers["da1"]
-            old = digest(dump(newest(first)))
             token = await cluster.token(first, "da2")
             died, error = await strike(cluster, blade, victim, step, join(token))
             if not died:
@@ -229,10 +228,7 @@ def test_a_process_that_dies_at_any_step_of_a_join(play: Play, victim: str) -> N
             await second.start()
             await until(partial(sees, second, "da1"))
             assert await settled(first, second) == in_force(first)
-            await change(first, edits.remove_server(newest(first), "da2"))
-            await gone(cluster, "da2")
-            await second.stop()
-            cluster.servers.pop("da2")
+            await put_back(cluster, before)
         assert step > 3, blade.steps
 
     play(scenario)
