@@ -27,7 +27,7 @@ from portico.certificates.ca import AUTHORITY_NAME, PUBLIC_NAME, CertificateAuth
 from portico.certificates.issue import client_name, parse_request, signature_only
 from portico.certificates.trust import parse_certificates, pin, private_pem, serial_hex, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 
 SERVER_NAME: Final = "server.pem"
 SERVER_DAYS: Final = 90
@@ -86,7 +86,7 @@ class ManagementAuthority:
         if own is not None and _age(own) <= _age(other):
             return False
         private_directory(self.directory)
-        (self.directory / SERVER_NAME).unlink(missing_ok=True)
+        remove_file(self.directory / SERVER_NAME)
         write_file(self.directory / AUTHORITY_NAME, pem.encode())
         write_file(self.directory / PUBLIC_NAME, other.pem.encode(), mode=0o644)
         self._authority = other
@@ -169,7 +169,7 @@ class ManagementAuthority:
     def forget(self) -> None:
         """Removes everything. Raises OSError."""
         for name in (AUTHORITY_NAME, PUBLIC_NAME, SERVER_NAME):
-            (self.directory / name).unlink(missing_ok=True)
+            remove_file(self.directory / name)
         self._authority = None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
+from portico.files import remove_file
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
 from portico.server.peers.conflicts import told_what_others_changed
@@ -332,8 +333,8 @@ class Transactions:
             self._agent.platform.settings = self._agent.platform.values = self.revision = None
             self.close()
             for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
-                path.unlink(missing_ok=True)
-            (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
+                remove_file(path)
+            remove_file(self._agent.state / APPLIED_NAME)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
             self._agent.access.forget()

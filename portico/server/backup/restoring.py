@@ -25,7 +25,7 @@ from portico.files import not_written, private_directory, read_file, write_file
 from portico.server.backup.archive import Manifest, read
 from portico.server.balancer.boots import BOOT_NAME
 from portico.server.credentials import DIRECTORY as CERTIFICATES
-from portico.server.install import MADE_NAME
+from portico.server.kept_files import MADE_NAME
 from portico.server.platform import LEDGER_NAME
 from portico.settings.store import DATABASE_NAME, SettingsStore
 
