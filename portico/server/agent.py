@@ -97,6 +97,7 @@ class Agent:
         self.users = Users(self)
         self.enrolment.users = self.users.routes
         self.peers = Peers(self, self._spawn, store_door=store_door)
+        self.balancer.heard = self.peers.heard
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
         self.location = Location(self, state, self.peers.leads, location_door)
@@ -216,6 +217,8 @@ class Agent:
                 error.as_dict()
                 for error in (
                     self.transactions.unwritten,
+                    self.transactions.interrupted.problem,
+                    self.peers.farewell.problem(),
                     self.translation.accounting.problem(),
                     self.inbox.problem(),
                     *self.credentials.warnings.values(),

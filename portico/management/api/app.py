@@ -23,6 +23,7 @@ from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.management.api import (
     access,
     accounting,
+    additions,
     ca,
     check,
     cluster,
@@ -222,6 +223,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(load_balancing.router(agent_of, _FAULTS, _outcome))
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
+    app.include_router(additions.router(agent_of, _FAULTS))
     app.include_router(access.router(agent_of, _FAULTS))
     app.include_router(store.router(agent_of, _FAULTS, _outcome))
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
