@@ -31,6 +31,9 @@ MADE_NAME: Final = "installed.json"
 MAXIMUM: Final = 1000
 """Files looked at."""
 
+OF_THE_ROOT: Final = frozenset({"applied.yaml", "kernel.json", "cluster-name.json"})
+"""What is kept of the state's own directory. The rest there are notes that come and go: mode and owner of them count."""
+
 OTHERS: Final = frozenset({MADE_NAME})
 """Files in these directories that commands write too."""
 
@@ -115,7 +118,7 @@ class KeptFiles:
             path.parent in self._rooms and path.name not in OTHERS and (path in self._kept or len(self._kept) < MAXIMUM)
         ):
             data, mode = content
-            self._kept[path] = _kept(data, mode)
+            self._kept[path] = _Kept(mode) if self._living(path) else _kept(data, mode)
             self._keep_directory(path.parent)
 
     def _adopt(self, room: Path) -> None:
@@ -132,12 +135,17 @@ class KeptFiles:
                 if path in self._kept or path.name in OTHERS:
                     continue
                 mode = stat.S_IMODE(found.st_mode)
-                living = path.name.endswith(_LIVING) or not path.name.endswith((".json", ".pem", ".yaml"))
-                kept = _Kept(mode) if living else _kept(read_file(path, limit=_LARGEST), mode)
+                kept = _Kept(mode) if self._living(path) else _kept(read_file(path, limit=_LARGEST), mode)
             except (OSError, PorticoError):
                 continue  # whoever needs it says what is wrong with it
             if len(self._kept) < MAXIMUM:
                 self._kept[path] = kept
+
+    def _living(self, path: Path) -> bool:
+        """Whether the content changes all the time."""
+        if path.parent == self._rooms[0]:
+            return path.name not in OF_THE_ROOT
+        return path.name.endswith(_LIVING) or not path.name.endswith((".json", ".pem"))
 
     def _keep_directory(self, path: Path) -> None:
         if path not in self._kept:

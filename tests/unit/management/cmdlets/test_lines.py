@@ -92,7 +92,7 @@ LINES: tuple[tuple[str, Any], ...] = (
         "Get-RemoteAccessLoadBalancer -Brief | fl ThirdPartyLoadBalancer, InternetVirtualIPAddress",
         {"ThirdPartyLoadBalancer": "Disabled", "InternetVirtualIPAddress": ["10.244.4.21/255.255.255.0"]},
     ),
-    ("Get-RemoteAccess | Select-Object LoadBalancing", {"LoadBalancing": "Configured"}),
+    ("Get-RemoteAccess | Select-Object LoadBalancing", {"LoadBalancing": "Nlb"}),
     ("Set-RemoteAccessLoadBalancer -ThirdPartyLoadBalancer Disabled -WhatIf", None),
     ("Set-RemoteAccessLoadBalancer -Disable -Force", None),
     ("Get-RemoteAccess | Select-Object LoadBalancing", {"LoadBalancing": "NotConfigured"}),
@@ -113,8 +113,9 @@ def test_every_line_runs_as_it_is_written(scene: Scene, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(scene.agent.translation, "table", table)
     monkeypatch.setattr(command, "server", lambda: scene.session.context.connect().api)
-    facts = dataclasses.replace(scene.agent.machine.facts(), SYSDNS)
+    facts = scene.agent.machine.facts()
     monkeypatch.setattr(local, "read_facts", lambda *_, **__: facts)
+    monkeypatch.setattr(local, "_dns_servers", lambda: ["10.0.0.53"])
     monkeypatch.setattr(local, "_domain", lambda: "corp.example.net")
     monkeypatch.setenv("PORTICO_STATE_DIR", str(tmp_path / "nothing"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
