@@ -32,7 +32,7 @@ MAXIMUM: Final = 1000
 """Files looked at."""
 
 OF_THE_ROOT: Final = frozenset({"applied.yaml", "kernel.json", "cluster-name.json"})
-"""What is kept of the state's own directory. The rest there are notes that come and go: mode and owner of them count."""
+"""Kept of the state's own directory. The rest there are notes that come and go: their mode and owner count."""
 
 OTHERS: Final = frozenset({MADE_NAME})
 """Files in these directories that commands write too."""

@@ -53,7 +53,7 @@ CALLS = {
     "admin revoke": "ab",
     "admin revoke-user": "alice",
     "admin token create": "--name ci --role viewer",
-    "admin certificate issue": "alice",
+    "admin certificate issue": "alice --out alice.pem",
 }
 
 HERE_ONLY = {"import", "restore", "connect", "cmdlet", "settings edit"}

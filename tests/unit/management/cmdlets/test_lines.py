@@ -108,7 +108,12 @@ OF_A_CLUSTER = {
 
 def test_every_line_runs_as_it_is_written(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def table(kind: str, **_: Any) -> dict[str, Any]:
-        row = {"destination": "10.0.0.4", "destination_port": 443, "protocol": "tcp", "client": SESSION["addresses"][1]}
+        row = {
+            "destination": "10.0.0.4",
+            "destination_port": 443,
+            "protocol": "tcp",
+            "client": "fd7c:1a2b:3c4d:1000::c",
+        }
         return {kind: [row], "next": None, "total": 1}
 
     monkeypatch.setattr(scene.agent.translation, "table", table)
