@@ -134,8 +134,12 @@ class ManagementAuthority:
         )
         return to_pem(made) + authority.pem, serial_hex(made.serial_number), end
 
-    def context(self, server: Path) -> ssl.SSLContext:
-        """Of the API's listener: a certificate of another CA ends the handshake, none at all does not.
+    def context(self, server: Path, key: Path | None = None) -> ssl.SSLContext:
+        """Of the API's listener: a client certificate of another CA ends the handshake, none at all does not.
+
+        Args:
+            server: the listener's own certificate with its chain.
+            key: its key; None: it is in the same file.
 
         Raises:
             PorticoError: a file cannot be used.
@@ -149,10 +153,13 @@ class ManagementAuthority:
         try:
             known = self.known()
             context.load_verify_locations(cadata=known.pem if known is not None else "")
-            context.load_cert_chain(server)
+            context.load_cert_chain(server, key)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise PorticoError(
-                f"The API's certificate {server} cannot be used", why=str(error), code="MANAGEMENT_CERTIFICATE"
+                f"The API's certificate {server} cannot be used",
+                why=str(error),
+                resolution=f"Look at it and its key: openssl x509 -in {server} -noout -dates -ext subjectAltName",
+                code="MANAGEMENT_CERTIFICATE",
             ) from None
         return context
 
