@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
@@ -55,6 +56,7 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
+    (backup.TimeOfDay, "time as `02:30`"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
     (location.HttpsUrl, "https URL"),

@@ -10,6 +10,7 @@ import pytest
 from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
+from portico.health.heuristics.backup import BackupSeen
 from portico.health.observations import (
     Card,
     Certificate,
@@ -206,6 +207,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
         W,
         seen(cluster=replace(CLUSTER, neighbours=(replace(NEIGHBOURS[0], clock_ahead=-6.0), NEIGHBOURS[1]))),
     ),
+    ("BACKUP_FAILED", W, seen(extras={BackupSeen: BackupSeen("the disk is full", "Make room")})),
     ("NLS_FAILS", E, seen(location=Location((replace(TROUBLE, code="NLS_UNREACHABLE"),)))),
     ("NLS_CERTIFICATE_ENDS", W, seen(location=Location((replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),)))),
     ("NLS_NOT_ASKED", U, seen(location=Location(None))),
