@@ -17,6 +17,7 @@ from portico.server.handover import Handover
 from portico.server.reconcile import sysctls
 from portico.server.reconcile.kernel import FORWARD_IPV6, Kernel
 from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, Wanted
+from portico.server.returned import Returned
 from portico.server.sockets import DnsSockets, SocketPlan, Sockets, open_sockets
 from portico.settings.effective import Effective
 from portico.settings.model import Settings
@@ -47,6 +48,7 @@ class Platform:
     ) -> None:
         self.credentials = credentials
         self.kernel = Kernel(state / LEDGER_NAME)
+        self.returned = Returned(state)
         self.sockets: Sockets | None = None
         self.dns_sockets: DnsSockets | None = None
         self.handover: Handover | None = None
@@ -78,6 +80,8 @@ class Platform:
         config = build_gateway_config(settings, values, secrets)
         wanted = await asyncio.to_thread(self.wanted, settings, values)
         changes = await asyncio.to_thread(self.kernel.reconcile, wanted)
+        if self.settings is None:
+            await asyncio.to_thread(self.returned.note, settings, changes)
         self._open_sockets(settings, values)
         self.settings, self.values = settings, values
         await self._serve(config)
