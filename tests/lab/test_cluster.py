@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Any
 
-import pytest
-
 from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
@@ -36,8 +34,6 @@ HEARTBEATS = 2504
 STRANGERS = 10_000
 ATTEMPTS = 5
 """At a packet from each of them."""
-
-pytestmark = pytest.mark.alone
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:

@@ -49,8 +49,10 @@ class CatchingUp:
                 "created": newest.created.isoformat() if newest is not None else "-",
                 "applied": self._peers.host.revision.number if self._peers.host.revision is not None else 0,
                 "state": self._peers.state.version if self._peers.state is not None else 0,
+                "transaction": self._peers.distribution.transaction,
                 **self._peers.records.greeting(),
                 **self._peers.administration.greeting(),
+                **self._peers.following.greeting(),
             }
 
         return await asyncio.to_thread(look)
@@ -58,6 +60,7 @@ class CatchingUp:
     async def greet(self, *, apply: bool = True) -> None:
         """Asks every other server what it has, and takes up what is new. Raises nothing about other servers."""
         mine = await self.greeting()
+        asked = time.monotonic()
         found = await self._peers.links.each(
             self._peers.links.all(), lambda link: link.caller.post("/v1/greeting", mine, seconds=GREETING_SECONDS)
         )
@@ -72,6 +75,8 @@ class CatchingUp:
         for name, said in found.items():
             if isinstance(said, PorticoError):
                 continue
+            if isinstance(said, dict):
+                self._peers.distribution.heard(name, said.get("transaction"), asked)
             try:
                 await self.catch_up(name, said, apply=apply)
             except PorticoError as error:
@@ -96,6 +101,7 @@ class CatchingUp:
             await self._peers.take_state(ClusterState.from_data(await link.caller.get("/v1/state")))
         if await self.newer(said) and not self._peers.distribution.busy:
             await self.pull_settings(name, apply=apply)
+        await self._peers.following.pull(link, said)
 
     async def newer(self, said: dict[str, Any]) -> bool:
         newest = await asyncio.to_thread(self._peers.store().latest)
@@ -129,6 +135,7 @@ class CatchingUp:
                     break
                 page = await link.caller.get("/v1/settings", after=revisions[-1].number)
             if pulled:
+                await self._peers.following.prepare(link, pulled[-1].settings)
                 await (self.take_up(pulled, name) if apply else self._only_store(pulled, name))
 
     def fetch_later(self, name: str) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portico.errors import Conflict, PorticoError, Unavailable
+from portico.server import bringing
 from portico.server.peers import messages
 from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
@@ -118,6 +119,8 @@ class _Pending:
     transaction: str
     coordinator: str
     until: float
+    since: float = field(default_factory=time.monotonic)
+    brought: dict[str, str] = field(default_factory=dict)
 
 
 class Distribution:
@@ -127,6 +130,7 @@ class Distribution:
         self._peers = peers
         self._pending: _Pending | None = None
         self._coordinating = False
+        self._transaction = ""
         self._preparing = False
         self._gave_way: str | None = None
 
@@ -151,6 +155,7 @@ class Distribution:
             raise _in_flight(pending.coordinator)
         change = Change(self._peers, former, settings, lost=lost)
         self._coordinating, self._gave_way = True, None
+        self._transaction = change.number
         try:
             self._preparing = True
             try:
@@ -159,7 +164,7 @@ class Distribution:
                 self._preparing = False
             yield change
         finally:
-            self._coordinating = False
+            self._coordinating, self._transaction = False, ""
             await self._release(change)
 
     async def _prepare_in_turn(self, change: Change, base: Revision) -> None:
@@ -187,8 +192,13 @@ class Distribution:
                 "base_sha256": base.sha256,
                 "settings": _text(change.settings),
                 "removed": balancing is None or balancing.server(link.name) is None,
+                "files": files,
             }
 
+        state = self._peers.host.state
+        known = bringing.carried(change.former, state)
+        fresh = [named for path, named in bringing.carried(change.settings, state).items() if path not in known]
+        files = await asyncio.to_thread(bringing.offer, fresh)
         await self._peers.require_writable(change.former, change.settings)
         links = [link for link in self._peers.links.all() if link.name not in change.lost]
         found = await self._peers.links.each(
@@ -244,10 +254,15 @@ class Distribution:
             if body.get("removed") is not True:
                 settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
                 self._peers.keeper.require_program(settings)
+                own.brought = await asyncio.to_thread(
+                    bringing.take, settings, self._peers.host.state, body.get("files") or []
+                )
+                await asyncio.to_thread(bringing.note, self._peers.files.directory, own.brought)
                 problems = await self._peers.check(settings)
                 if errors(problems):
                     raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)
         except BaseException:
+            bringing.remove(own.brought)
             if self._pending is own:
                 self._pending = None
             raise
@@ -281,6 +296,9 @@ class Distribution:
             )
         try:
             await self._peers.catching_up.take_up(revisions, sender)
+        except BaseException:
+            bringing.remove(pending.brought)
+            raise
         finally:
             self._pending = None
         return {"applied": revisions[-1].number}
@@ -288,8 +306,31 @@ class Distribution:
     def release(self, body: dict[str, Any]) -> dict[str, Any]:
         """The change with that number is over."""
         if self._pending is not None and self._pending.transaction == messages.text(body, "transaction"):
+            bringing.remove(self._pending.brought)
             self._pending = None
         return {}
+
+    @property
+    def transaction(self) -> str:
+        """The change that this server coordinates; empty when there is none."""
+        return self._transaction
+
+    def heard(self, name: str, transaction: Any, asked: float) -> None:
+        """A coordinator said which change it makes: nobody waits for one that it does not know any more.
+
+        It has died meanwhile, or its word that the change is over was lost. Waiting out the lease would keep this
+        server from what the coordinator has stored.
+
+        Args:
+            transaction: what it said; empty for none. None: its version does not say.
+            asked: monotonic time of the question; a change that was prepared since is none of its business.
+        """
+        pending = self._pending
+        if pending is None or pending.coordinator != name or not isinstance(transaction, str):
+            return
+        if transaction != pending.transaction and pending.since < asked:
+            log.warning("coordinator=%s gave its change up", name)
+            self._pending = None
 
     def _pending_now(self) -> _Pending | None:
         if self._pending is not None and time.monotonic() > self._pending.until:
