@@ -108,9 +108,15 @@ def test_a_bridge_hears_nothing() -> None:
     assert "NLB_BRIDGE_FILTER" not in [advice.code for advice in advise(promiscuous, detect(Facts()), bridge=True)]
 
 
+def test_a_router_that_sends_unicast_to_one_server_is_told_to_flood() -> None:
+    found = {advice.code: advice for advice in advise(NIC, Platform("hardware", "hardware", True, ""))}
+    assert NIC.mode == "unicast"
+    assert found["NLB_UNICAST_ROUTER"].commands[0].lines == ("ip vlan-flooding",)
+
+
 def test_static_entries_name_every_vip_and_the_mac() -> None:
     entries = static_entries(VIPS, NIC.cluster_mac)
-    assert len(entries) == 10
+    assert len(entries) == 11
     digits = NIC.cluster_mac.hex()
     for entry in entries:
         text = "\n".join(entry.commands)
