@@ -80,6 +80,7 @@ def test_facts_come_from_the_machine(tmp_path: Path) -> None:
         (Facts(), {"mode": "igmp"}, "NLB_IGMP_SNOOPING", "note", "ip igmp snooping querier"),
         (Facts(), {"mode": "multicast"}, "NLB_STATIC_NEIGHBOUR", "note", "arp 203.0.113.10 03bf.cb00.710a ARPA"),
         (Facts(), {}, "NLB_UNICAST_FLOODS", "note", "no switchport block unicast"),
+        (Facts(), {}, "NLB_UNICAST_ROUTER", "note", "ip vlan-flooding"),
         (dmi(product_name="OpenStack Nova"), {}, "NLB_OPENSTACK_PORT_SECURITY", "warning", "ip-address=2001:db8::10"),
     ],
 )
@@ -106,12 +107,6 @@ def test_a_bridge_hears_nothing() -> None:
     assert "ip link set portico-nlb-port master eth0 up" in found[0].commands[0].lines
     promiscuous = replace(NIC, acceptance="promiscuous")
     assert "NLB_BRIDGE_FILTER" not in [advice.code for advice in advise(promiscuous, detect(Facts()), bridge=True)]
-
-
-def test_a_router_that_sends_unicast_to_one_server_is_told_to_flood() -> None:
-    found = {advice.code: advice for advice in advise(NIC, Platform("hardware", "hardware", True, ""))}
-    assert NIC.mode == "unicast"
-    assert found["NLB_UNICAST_ROUTER"].commands[0].lines == ("ip vlan-flooding",)
 
 
 def test_static_entries_name_every_vip_and_the_mac() -> None:
