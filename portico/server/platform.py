@@ -18,6 +18,7 @@ from portico.server.kept_files import KeptFiles
 from portico.server.reconcile import sysctls
 from portico.server.reconcile.kernel import FORWARD_IPV6, Kernel
 from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, Wanted
+from portico.server.returned import Returned
 from portico.server.sockets import DnsSockets, SocketPlan, Sockets, open_sockets
 from portico.settings.effective import Effective
 from portico.settings.model import Settings
@@ -49,6 +50,7 @@ class Platform:
         self.credentials = credentials
         self.kernel = Kernel(state / LEDGER_NAME)
         self.files = KeptFiles(state)
+        self.returned = Returned(state)
         self.sockets: Sockets | None = None
         self.dns_sockets: DnsSockets | None = None
         self.handover: Handover | None = None
@@ -81,6 +83,8 @@ class Platform:
         wanted = await asyncio.to_thread(self.wanted, settings, values)
         changes = await asyncio.to_thread(self.kernel.reconcile, wanted)
         await asyncio.to_thread(self.files.adopt)
+        if self.settings is None:
+            await asyncio.to_thread(self.returned.note, settings, changes)
         self._open_sockets(settings, values)
         self.settings, self.values = settings, values
         await self._serve(config)

@@ -1,4 +1,4 @@
-"""The heuristics of each component. `MODULES` are all modules that have some."""
+"""The heuristics of each component. `MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup", "boot")
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Final
 
 MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup")
+MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "boot")
 
 
 def load() -> None:

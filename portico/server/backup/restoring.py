@@ -28,13 +28,14 @@ from portico.server.balancer.boots import BOOT_NAME
 from portico.server.credentials import DIRECTORY as CERTIFICATES
 from portico.server.kept_files import MADE_NAME
 from portico.server.platform import LEDGER_NAME
+from portico.server.returned import FILE_NAME as RETURNED_NAME
 from portico.settings.document import load_data
 from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import DATABASE_NAME, SettingsStore
 from portico.settings.verify import verify
 
 RESTORED_NAME = "restored.json"
-_OF_THE_MACHINE = (MADE_NAME, LEDGER_NAME, BOOT_NAME)
+_OF_THE_MACHINE = (MADE_NAME, LEDGER_NAME, BOOT_NAME, RETURNED_NAME)
 """Files about this machine and not about the service: what was installed, what the kernel holds, how often it began."""
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100

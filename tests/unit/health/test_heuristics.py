@@ -11,6 +11,7 @@ from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
 from portico.health.heuristics.backup import BackupSeen
+from portico.health.heuristics.boot import Configured, NetworkConfiguration
 from portico.health.observations import (
     Card,
     Certificate,
@@ -112,6 +113,10 @@ def down(name: str) -> tuple[Process, ...]:
         replace(process, state="waiting", reason="killed") if process.name == name else process
         for process in FINE.processes
     )
+
+
+def configured(place: str, dedicated: str) -> dict[type[Any], Any]:
+    return {NetworkConfiguration: NetworkConfiguration((Configured("203.0.113.11", place, dedicated),))}
 
 
 def silent(*addresses: str) -> tuple[DnsServer, ...]:
@@ -219,6 +224,8 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("ADAPTER_ERRORS", W, seen(cards=(Card("eth1", "internal", errors_lately=100),))),
     ("ADDRESS_MISSING", E, seen(drifting=("add address 10.0.0.21/24 on eth1",))),
     ("ADAPTERS_UNKNOWN", U, seen(cards=None)),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("/etc/netplan/01.yaml", "203.0.113.12/24"))),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("", ""))),
     ("SERVICE_NOT_RUNNING", E, seen(processes=down("gateway"))),
     ("SERVICE_RESTARTS", W, seen(processes=(Process("gateway", True, "running", restarts_lately=3),))),
     ("LOG_OF_BINDINGS_TROUBLE", W, seen(warnings={"accounting": TROUBLE})),
