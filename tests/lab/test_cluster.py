@@ -36,7 +36,6 @@ ATTEMPTS = 5
 """At a packet from each of them."""
 
 
-
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
     assert len(set(crowd.addresses())) == TUNNELS
     found = one_tunnel_each(cluster)
