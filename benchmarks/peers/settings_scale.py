@@ -2,8 +2,8 @@
 
 The servers are agents with everything but a kernel and a gateway: stores on disk with 1,000 revisions, TLS between
 them, the transaction of `portico.server.peers.distribution`. 31 are in one process, on cores that they share, where
-each server has a machine of its own; so only the one that makes the changes greets the others, and only two of them
-verify the document. The server whose start is measured is a process of its own, which greets all others as it starts.
+each server has a machine of its own; so a document is parsed once for all of them, and only the one that makes the
+changes verifies it and greets the others. The server whose start is measured is a process of its own that does it all.
 
 python -m benchmarks.peers.settings_scale DIRECTORY NAME    starts one server, says so, and ends with its input
 """
@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +29,7 @@ from portico.server.cluster_secrets import ClusterFiles
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
 from portico.server.peers.tls import own_member
-from portico.settings.document import load_data
+from portico.settings.document import load, load_data
 from portico.settings.facts import Facts
 from portico.settings.model import Settings
 from portico.settings.store import SettingsStore
@@ -63,6 +64,7 @@ class Scale(Cluster):
     def __init__(self, root: Path, patch: pytest.MonkeyPatch, network: str = "") -> None:
         super().__init__(root, patch)
         self.network = network or self.network
+        patch.setattr("portico.server.peers.distribution.load", lru_cache(maxsize=4)(load))
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 1.0)
         patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 1.0)
 
@@ -81,12 +83,14 @@ class Scale(Cluster):
             return []
 
         agent = server.agent
-        for part in (agent.health, agent.location, agent.inbox, agent.translation.accounting):
+        for part in (agent.health, agent.location, agent.inbox, agent.translation.accounting, agent.users):
             self.patch.setattr(part, "run", rests)
+        for name_of_loop in ("watch", "refresh", "watch_health"):
+            self.patch.setattr(agent.upkeep, name_of_loop, rests)
         self.patch.setattr(agent.balancer, "apply", nothing)
-        if name in ("da1", "da2"):
+        if name in ("da1", f"da{SERVERS}"):
             self.patch.setattr(agent, "check", checks)
-        if name not in ("da1", f"da{SERVERS}"):
+        else:
             self.patch.setattr(agent.peers.catching_up, "greet", nothing)
         return server
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from portico.server.etcd import keeper
 from portico.settings.etcd.store import EtcdStore
 from portico.settings.store import Revision
@@ -17,6 +19,8 @@ from tests.unit.server.peers.kills import Blade, in_force, strike
 from tests.unit.server.peers.test_kills import MOST_STEPS, found, restart
 
 Play = Callable[[Scenario], None]
+
+pytestmark = pytest.mark.usefixtures("etcd_program")
 
 
 def sharpen(cluster: Cluster, blade: Blade) -> None:

@@ -32,6 +32,8 @@ from tests.unit.server.peers.test_store import voting
 from tests.unit.server.peers.test_store_enable import alone, enable
 
 Play = Callable[[Scenario], None]
+
+pytestmark = pytest.mark.usefixtures("etcd_program")
 NAME = "da9"
 ROOT = Path(__file__).resolve().parents[4]
 
