@@ -108,7 +108,9 @@ class Scale(Cluster):
         newest = store.latest()
         assert newest is not None
         for number in range(newest.number, REVISIONS):
-            newest = store.commit(document(number), expected=number, author="bench", now=now_utc())
+            store.commit(document(number), expected=number, author="bench", now=now_utc())
+        newest = store.latest()
+        assert newest is not None
         store.mark_applied(newest)
         store.close()
         state = ClusterFiles(source).load()

@@ -17,6 +17,7 @@ from rich.markup import escape
 from portico import paths
 from portico.errors import Conflict, PorticoError
 from portico.management.cli import output
+from portico.server.install import systemd_runs
 from portico.server.peers.tokens import JoinToken
 from portico.server.witness import joining
 from portico.server.witness.witness import Witness, read_status
@@ -131,7 +132,7 @@ def uninstall(yes: output.Yes = False, dry_run: output.DryRun = False, json: out
 
 def _refuse_running() -> None:
     """One that systemd runs is stopped by a step; another one must be ended first."""
-    if joining.systemd_runs():
+    if systemd_runs():
         return
     try:
         found = read_status(paths.witness_state(), _alive)

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from portico.certificates.ca import CertificateAuthority
@@ -45,7 +46,7 @@ def store_certificate(authority: CertificateAuthority, name: str, addresses: Ite
 
 def sign_store(
     authority: CertificateAuthority,
-    key: ec.EllipticCurvePublicKey,
+    key: CertificatePublicKeyTypes,
     name: str,
     addresses: Iterable[Address],
     now: datetime,

@@ -190,6 +190,7 @@ def test_tokens_make_one_witness_of_one_machine_and_no_server(play: Play, tmp_pa
             joining.refuse_second(state(cluster))
         # What is wrong with the section is refused like anything else.
         settings = first.agent.store().latest().settings  # type: ignore[union-attr]
+        assert settings.store.witness is not None
         wrong = settings.store.witness.model_copy(update={"name": "da1"})
         section = settings.store.model_copy(update={"witness": wrong})
         facts = Facts()
