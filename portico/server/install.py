@@ -90,7 +90,7 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
 
 def join_steps(joining: Joining, state: Path) -> list[Step]:
     """What joining a cluster does, in order; the settings, which make this machine a server, come last."""
-    steps = [
+    return [
         *(_user_step(user, state) for user in _USERS),
         Step(f"Ask to be taken in as {joining.name}", lambda: True, lambda: f"by {joining.ask()}"),
         Step("Read the records of certificates", lambda: True, lambda: f"{joining.fetch_records()}"),
@@ -98,7 +98,6 @@ def join_steps(joining: Joining, state: Path) -> list[Step]:
         *_unit_step(state),
         Step("Store the settings", lambda: True, lambda: _finish(joining)),
     ]
-    return steps
 
 
 def refuse_second_installation(state: Path) -> None:

@@ -9,8 +9,6 @@ from collections import Counter
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
-import pytest
-
 from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab

@@ -86,9 +86,7 @@ Work = Callable[[Server], Coroutine[Any, Any, None]]
 COMMENTS: dict[Work, str] = {to_etcd: "settings moved to etcd", to_sqlite: "settings moved out of etcd"}
 
 
-async def struck(
-    cluster: Cluster, blade: Blade, step: int, work: Work
-) -> tuple[bool, Server]:
+async def struck(cluster: Cluster, blade: Blade, step: int, work: Work) -> tuple[bool, Server]:
     """Does something on the first server, which dies at a step; whether it did, and the server that runs then."""
     first = cluster.servers["da1"]
     before = in_force(first)
