@@ -175,8 +175,8 @@ async def _change(
     settings = document(revision.number, revision.settings.store)
     begin = time.monotonic()
     outcome = await first.agent.change(settings, expected=revision.number, author="bench")
+    assert outcome.revision is not None and process.stdout is not None
     number = outcome.revision.number
-    assert process.stdout is not None
     async with asyncio.timeout(SECONDS):
         while int(await process.stdout.readline()) < number:
             pass
