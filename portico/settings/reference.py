@@ -361,6 +361,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "section, see below"
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
+    if annotation is cluster_store.Witness:
+        return "`{name, address, fingerprint}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

@@ -1,12 +1,11 @@
-"""The heuristics of each component. `MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup", "boot")
+"""The heuristics of each component. `MODULES` are all modules that have some."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Final
 
-MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup")
-MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "boot")
+MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup", "boot")
 
 
 def load() -> None:

@@ -201,6 +201,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("SERVER_ON_ONE_PATH", W, seen(cluster=members("Converged", Member("da3", "Converged", (), ("internal",))))),
     ("NO_REDUNDANCY", E, seen(cluster=members("Stopped", None))),
     ("NO_QUORUM", E, seen(cluster=replace(CLUSTER, quorum=False))),
+    ("WITNESS_SILENT", W, seen(cluster=replace(CLUSTER, witness="witness1", witness_silent=16.0))),
     ("NOT_CONVERGED", W, seen(cluster=replace(CLUSTER, converging_for=31.0))),
     ("BALANCER_TROUBLE", E, seen(processes=down("balancer"))),
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),

@@ -263,6 +263,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "STORE_ALONE": ({"store": {"kind": "etcd", "generation": "0123456789ab"}}, MACHINE),
     "STORE_GENERATION": (balanced() | {"store": {"kind": "etcd"}}, MACHINE),
     "STORE_EXISTING": ({"store": {"endpoints": ["https://etcd.corp.example.net:2379"]}}, MACHINE),
+    "STORE_WITNESS": (
+        balanced() | {"store": {"witness": {"name": "da2", "address": "10.0.0.9", "fingerprint": "0" * 64}}},
+        MACHINE,
+    ),
     "LB_TOO_MANY_SERVERS": (nine_servers(), MACHINE),
     "LB_NOT_A_MEMBER": (balanced(), machine(own_name="da7")),
     "LB_NOT_UNIQUE": (balanced(da2__priority=1), MACHINE),
