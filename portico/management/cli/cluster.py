@@ -162,10 +162,11 @@ def _show(out: Console, found: dict[str, Any]) -> None:
             "/".join(map(str, item["buckets"][1:])),
             clients.get(item["name"], 0),
             ", ".join(item["paths"]),
+            item.get("version") or "",
         )
         for item in found["servers"]
     ]
-    columns = ["Server", "Priority", "State", "Conditions", "Weight", "Buckets", "Clients", "Heard on"]
+    columns = ["Server", "Priority", "State", "Conditions", "Weight", "Buckets", "Clients", "Heard on", "Version"]
     out.print(output.table(columns, rows))
     names = {item["priority"]: item["name"] for item in found["servers"]}
     for rule in found["rules"]:
