@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from portico.management.cli import output, store
+from portico.management.cli import output, store, upgrade
 from portico.management.cli.connection import completed, server
 
 app = typer.Typer()
+app.command("upgrade")(upgrade.turns)
 app.add_typer(store.app, name="store", help="Where revisions of the settings are decided.", no_args_is_help=True)
 
 BUCKETS_IN_A_LINE = 60

@@ -1,4 +1,4 @@
-"""`portico server`: install, join, run, start, stop, status, uninstall."""
+"""`portico server`: install, join, upgrade, run, start, stop, status, uninstall."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from portico import paths
 from portico.errors import PorticoError
-from portico.management.cli import output, wizard
+from portico.management.cli import output, upgrade, wizard
 from portico.management.cli.connection import author, server
 from portico.management.cli.join import join
 from portico.management.wizard.questions import Topology
@@ -107,6 +107,8 @@ def install_command(
 
 
 app.command("join")(join)
+app.command("upgrade")(upgrade.upgrade)
+app.command("refresh", hidden=True)(upgrade.refresh)
 
 
 @app.command("status")
