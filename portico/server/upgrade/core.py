@@ -172,7 +172,7 @@ def turn(servers: Mapping[str, tuple[str, str | None]], target: str) -> str | No
     """
     if any(version == target and state not in SERVING for version, state in servers.values()):
         return None
-    return next((name for name, (version, _) in reversed(servers.items()) if version != target), None)
+    return next((name for name, (version, _) in reversed(list(servers.items())) if version != target), None)
 
 
 SERVING: Final = frozenset({"Converged", "Default", "Converging"})

@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 from portico.errors import Unavailable
 from portico.management.cli import output, upgrade
 from portico.management.cli.app import app
+from portico.server import control
+from portico.server.upgrade import program, wheels
 from portico.server.upgrade.core import Step
 from portico.server.upgrade.running import read_journal
 from tests.unit.server.upgrade.test_running import CutOff
@@ -33,11 +35,11 @@ class Server:
         patch.setenv("PORTICO_RUNTIME_DIR", str(directory / "run"))
         patch.setattr(upgrade, "Machine", lambda _name: self)
         patch.setattr(output, "require_root", lambda _what: None)
-        patch.setattr(upgrade.control, "running_pid", lambda _runtime: 7)
-        patch.setattr(upgrade.wheels, "installed", lambda: SimpleNamespace(version="0.1.0"))
-        patch.setattr(upgrade.wheels, "former_name", lambda _found: f"portico-0.1.0-{TAG}.whl")
-        patch.setattr(upgrade.wheels, "pack", lambda _found, where: wheel(where, "0.1.0"))
-        patch.setattr(upgrade.program, "require_libraries", self._libraries)
+        patch.setattr(control, "running_pid", lambda _runtime: 7)
+        patch.setattr(wheels, "installed", lambda: SimpleNamespace(version="0.1.0"))
+        patch.setattr(wheels, "former_name", lambda _found: f"portico-0.1.0-{TAG}.whl")
+        patch.setattr(wheels, "pack", lambda _found, where: wheel(where, "0.1.0"))
+        patch.setattr(program, "require_libraries", self._libraries)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.played, name)
