@@ -23,6 +23,11 @@ class Mode(StrEnum):
     IGMP_MULTICAST = "igmp_multicast"
 
 
+class StoreKind(StrEnum):
+    SQLITE = "sqlite"
+    ETCD = "etcd"
+
+
 _servers = completed(lambda api: [s["name"] for s in api.get("/v1/load-balancing")["servers"]])
 
 InternetDip = Annotated[
@@ -54,6 +59,10 @@ def enable(
     ] = None,
     internal_virtual_address: Annotated[list[str] | None, typer.Option(help="The same for the internal side.")] = None,
     mode: Annotated[Mode, typer.Option(help="How one frame reaches every server.")] = Mode.UNICAST,
+    store: Annotated[
+        StoreKind,
+        typer.Option(help="What decides about changes of settings: the servers among themselves, or etcd on three."),
+    ] = StoreKind.SQLITE,
     comment: Comment = "",
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
@@ -63,6 +72,9 @@ def enable(
 
     Its existing addresses become the virtual addresses of the cluster, so clients and routers find it where it was, and
     it gets the dedicated ones that are given here. When anything fails everything is as it was before.
+
+    With --store etcd this server also begins an etcd, which needs the package etcd-server; the second and third server
+    of the cluster join it by themselves. `portico cluster store move` changes it later.
 
     Example: `portico lb enable --internet-dedicated-address 203.0.113.12/24 --internal-dedicated-address 10.0.0.12/24`
 
@@ -74,6 +86,7 @@ def enable(
         "internet_virtual_addresses": internet_virtual_address,
         "internal_virtual_addresses": internal_virtual_address,
         "mode": mode.value,
+        "store": store.value,
     }
     _change("enable", body, comment, yes=yes, dry_run=dry_run)
 
