@@ -93,7 +93,7 @@ def pack(found: Distribution, directory: Path) -> Path:
     rows = csv.writer(record, lineterminator="\n")
     temporary = target.with_suffix(".new")
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with zipfile.ZipFile(temporary, "w") as archive:
             for file in found.files or ():
                 if not _came_in_the_wheel(PurePosixPath(file), info):
                     continue
