@@ -98,7 +98,6 @@ def upgraded_while_the_other_serves(first: Host, second: Host) -> None:
         )
         found = json.loads(done.stdout)
         assert isinstance(found, dict)
-        print(found["steps"])
         return found
 
     found = upgrade(installed.wheel(second, NEWER))
