@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from portico import __version__
 from portico.lab import wait
 from portico.lab.deployment import DNS_KEY, SERVER, cluster_status, install_server, start_server
@@ -60,6 +62,7 @@ def secret(host: Host, name: str) -> str:
     return file(host, f"{STATE}/{name}")
 
 
+@pytest.mark.timeout(600)  # an installation and six starts of a server, beside whatever else runs
 def test_a_second_server_joins_with_one_token_and_is_upgraded(three_servers: Lab) -> None:
     first, second = three_servers.host("da1"), three_servers.host("da2")
     install_server(three_servers, "da1")
