@@ -67,13 +67,13 @@ DNS_SERVERS = (
 )
 PATHS = ("internal", "internet")
 MEMBERS = tuple(Member(f"da{n}", "Default" if n == 1 else "Converged", (), PATHS) for n in (1, 2, 3))
-NEIGHBOURS = (Neighbour("da2", True, "1.0", 7, 0.0), Neighbour("da3", True, "1.0", 7, 0.2))
+NEIGHBOURS = (Neighbour("da2", True, "1.0.0", 7, 0.0), Neighbour("da3", True, "1.0.0", 7, 0.2))
 CLUSTER = Cluster("da1", MEMBERS, NEIGHBOURS)
 VOLUME = Volume("/var/lib/portico/server", 50 << 30, 100 << 30, 6_000_000, 6_500_000)
 FINE = Observations(
     now=NOW,
     server="da1",
-    version="1.0",
+    version="1.0.0",
     settings=settings(),
     processes=(Process("gateway", True, "running"), Process("balancer", True, "running")),
     volumes=(VOLUME,),
@@ -207,7 +207,8 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),
     ("CHANNEL_TROUBLE", E, seen(cluster=replace(CLUSTER, channel_problem="the port is taken"))),
     ("CLUSTER_UNKNOWN", U, seen(cluster=replace(CLUSTER, members=None))),
-    ("VERSIONS_DIFFER", W, seen(version="1.1")),
+    ("VERSIONS_DIFFER", W, seen(version="1.1.0")),
+    ("VERSIONS_DIFFER", E, seen(version="1.4.0")),
     (
         "CLOCKS_DIFFER",
         W,
