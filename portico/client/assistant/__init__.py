@@ -1,0 +1,1 @@
+"""The connectivity assistant: whether this computer is inside the corporate network."""
