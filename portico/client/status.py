@@ -144,6 +144,8 @@ class ClientStatus:
     user: str = ""
     user_since: float | None = None
     user_until: float | None = None
+    assistant: dict[str, Any] | None = None
+    """`portico.client.assistant.report.Report` in its JSON form; None while there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """The form of the control socket and of `--json`."""
