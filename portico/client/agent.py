@@ -18,14 +18,13 @@ from typing import Any
 
 from portico.certificates.issue import Identity
 from portico.certificates.trust import common_name
-from portico.client import device, enrol, firewall, network
+from portico.client import device, enrol, firewall, network, server_address
 from portico.client.account import ACCOUNT, account
 from portico.client.assistance import Assistance, Line, as_status
 from portico.client.currency import Access, Currency
 from portico.client.identity import (
     ClientFiles,
     ClientSettings,
-    KnownAddresses,
     LocalSettings,
     Proxy,
     Wish,
@@ -35,7 +34,7 @@ from portico.client.identity import (
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
 from portico.client.status import (
-    NO_SUCH_HOST,
+    DEACTIVATED,
     ClientStatus,
     Facts,
     Failure,
@@ -213,7 +212,7 @@ class ClientAgent:
             status=status,
             substatus=substatus,
             transition_technology="IPHTTPS" if facts.link == "link_up" else "None",
-            interface_status=interface_text(facts),
+            interface_status=interface_text(facts) if self._wanted else DEACTIVATED,
             link=facts.link or "disabled",
             wish="connect" if wish else "disconnect",
             name=(common_name(identity.certificate.subject) or "") if identity else "",
@@ -538,19 +537,10 @@ class ClientAgent:
         host, port = server_of(self._settings.url)
         dialled = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
         known = self._addresses
-        try:
-            async with asyncio.timeout(3.0 if first and known else 8.0):
-                found = await network.lookup(*dialled)
-        except (OSError, TimeoutError) as error:
-            log.warning("host=%s cannot be resolved: %s; known=%s", dialled[0], error, ",".join(known) or "none")
-            if not known:
-                self._failure = Failure(NO_SUCH_HOST, f"{dialled[0]} cannot be resolved: {error}", time.time())
-            found = known
-        if found and found != known and not self._proxy:
-            try:
-                self.files.save("addresses", KnownAddresses(host=host, addresses=found))
-            except PorticoError as error:  # a disk that is full must not keep the computer outside
-                log.warning("%s", error)
+        found, failure = await server_address.find(
+            self.files, host, dialled, known, by_proxy=self._proxy is not None, hurry=first
+        )
+        self._failure = failure or self._failure
         self._addresses = found
         if found != self._way:
             self._way = found

@@ -116,6 +116,8 @@ class Assistant:
     def __init__(self, outlook: Outlook, ways: Mapping[Name, Way], host: Host, ports: Ports) -> None:
         self.outlook = outlook
         self.locator = Locator()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the report may be another one."""
         self._ways = ways
         self._technologies = table(ways)
         self._host = host
@@ -153,6 +155,7 @@ class Assistant:
 
     def poke(self) -> None:
         """The connection is another than before."""
+        self.on_change()
         self._again.set()
 
     def renew(self, outlook: Outlook) -> None:
@@ -214,6 +217,7 @@ class Assistant:
             if self.locator.place is not before:
                 log.info("place=%s before=%s", self.locator.place, before)
                 self._again.set()
+                self.on_change()
             self._note(findings.network(str(self._around)))
             if self.locator.place is not core.Place.NOWHERE:
                 self._note(findings.location(self._answer, inside=self.inside))
@@ -402,6 +406,8 @@ class Assistant:
     def _note(self, finding: Finding) -> bool:
         """Remembers a finding; False when it is a failure."""
         before = self._known.get(finding.name)
+        if before is None or before.finding != finding:
+            self.on_change()
         if before is None or before.finding.state is not finding.state:
             if finding.state is State.FAILED:
                 log.warning("check=%r failed: %s", str(finding.name), finding.detail)
