@@ -184,7 +184,7 @@ def test_a_client_moves_from_office_to_home_to_no_network_to_a_captive_portal_an
     inside = told(client, "the client to find itself inside", says("ConnectedLocally"))
     print(f"inside was known {since(inside) - plugged:.2f} s after the network was there")
     assert (inside["place"], inside["technology"]) == ("inside", "None")
-    assert "portico-iphttps" not in client.output("ip", "-br", "link")
+    wait.until("the tunnel to be gone", lambda: "portico-iphttps" not in client.output("ip", "-br", "link"))
     assert client.output("curl", "-sf", "--max-time", "5", f"http://{APP4}/").endswith("sees you as 10.0.0.70")
 
     # Home.
