@@ -14,6 +14,7 @@ from portico.settings import (
     accounting,
     alerts,
     backup,
+    assistant,
     cluster_store,
     kinds,
     load_balancing,
@@ -61,6 +62,8 @@ _NAMES: Final = (
     (alerts.SyslogAddress, "address of a syslog receiver"),
     (location.HttpsUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
+    (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
+    (assistant.Email, "mail address"),
 )
 
 _WINDOWS: Final = {
