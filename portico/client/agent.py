@@ -39,6 +39,7 @@ from portico.client.identity import (
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
 from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.client.surface.surface import Surface
 from portico.client.users import User
 from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
@@ -102,6 +103,7 @@ class ClientAgent:
         self._linked = asyncio.Event()
         self.user = User(self._ask_about_user, lambda: self._link == "link_up")
         self._came_up = asyncio.Event()
+        self.surface = Surface()
 
     async def start(self) -> None:
         """Takes back what a killed agent left, then connects unless told otherwise before."""
@@ -190,6 +192,7 @@ class ClientAgent:
             self._problem,
             self._renewal_problem,
             naming.problem if naming else "",
+            self.surface.problem,
             *self.files.problems.values(),
         ]
         if running is not None and running.state is ChildState.WAITING:

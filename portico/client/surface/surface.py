@@ -1,0 +1,81 @@
+"""What the agent offers to those who look: its last log lines, and the status socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+
+from portico.client.assistant.report import Report
+from portico.client.surface import feed
+from portico.client.surface.log_tail import Tail
+from portico.errors import PorticoError
+
+log = logging.getLogger("portico.client.surface")
+
+
+class Surface:
+    """Belongs to one agent.
+
+    Attributes:
+        problem: why there is no status socket; empty when there is one or it was not asked for.
+    """
+
+    def __init__(self) -> None:
+        self.tail = Tail()
+        self.problem = ""
+        self._feed: feed.Feed | None = None
+        self._path: Path | None = None
+        self._line: bytes | None = None
+
+    def open(self, path: Path) -> None:
+        """Opens the status socket. The tunnel does not depend on it: what goes wrong is `problem`, and in the log."""
+        try:
+            self._feed = feed.Feed(feed.listen(path))
+        except PorticoError as error:
+            self.problem = f"Users cannot read the status: {error}"
+            log.error("%s", error)
+            return
+        self._path, self.problem = path, ""
+        if self._line is not None:
+            self._feed.tell(self._line)
+
+    def tell(self, report: Report) -> None:
+        """Tells readers how it stands; the same again is told to nobody."""
+        self._line = feed.line(report)
+        if self._feed is not None:
+            self._feed.tell(self._line)
+
+    def readers(self) -> dict[str, Any]:
+        """Readers of the status socket and its counters."""
+        return self._feed.status() if self._feed is not None else {"readers": 0, "problem": self.problem}
+
+    async def close(self) -> None:
+        """Ends the status socket and removes it."""
+        if self._feed is not None:
+            await self._feed.close()
+            self._feed = None
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+
+class HasSurface(Protocol):
+    """What the control socket needs of the agent."""
+
+    surface: Surface
+
+
+def offer(app: FastAPI, agent: HasSurface) -> None:
+    """Adds `GET /v1/log` and `GET /v1/readers`."""
+
+    @app.get("/v1/log")
+    async def lines() -> dict[str, Any]:
+        return agent.surface.tail.as_dict()
+
+    @app.get("/v1/readers")
+    async def readers() -> dict[str, Any]:
+        return agent.surface.readers()
