@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from portico.certificates.issue import Identity
 from portico.certificates.renewal import load_identity
 from portico.certificates.trust import parse_certificates, to_pem
+from portico.client.assistant.settings import AssistantSettings
 from portico.client.resolver.core import Fallback
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
@@ -59,6 +60,7 @@ class ClientSettings(BaseModel):
         url: what is dialled, `https://host:port/IPHTTPS`.
         intranet_prefixes: sources that may open connections towards this computer; empty: any that comes through the
             tunnel.
+        assistant: None from a server that has none: this computer is always outside, and nothing is probed.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -67,6 +69,7 @@ class ClientSettings(BaseModel):
     nrpt: tuple[NrptRule, ...] = Field(default=(), max_length=1000)
     dns_address: str | None = None
     intranet_prefixes: tuple[Ipv6Prefix, ...] = Field(default=(), max_length=1000)
+    assistant: AssistantSettings | None = None
     revision: int = 0
 
     @field_validator("url")

@@ -21,6 +21,7 @@ from portico.certificates.imported import load_kept, load_server, save_kept
 from portico.certificates.issue import Identity, Issuer
 from portico.certificates.renewal import SERVER_NAME, covers, ensure_server_identity, load_identity, renewal_time
 from portico.certificates.revocation import (
+    CRL_NAME,
     Revoked,
     current_revocations,
     load_revoked,
@@ -40,6 +41,8 @@ from portico.transition.gateway_config import GatewaySecrets
 log = logging.getLogger("portico.server")
 
 DIRECTORY = "certificates"
+MAXIMUM_HANDED_OUT = 512 << 10
+"""Bytes of a revocation list that clients are given: some 15,000 entries."""
 
 
 @dataclass
@@ -218,6 +221,15 @@ class Credentials:
             return
         with self._noting("crl"):
             write_crl(self.authority, self.store, self.directory, now)
+
+    def crl(self) -> bytes | None:
+        """The newest signed list, PEM; None before the first or when it is too large to be handed out."""
+        try:
+            return read_file(self.directory / CRL_NAME, limit=MAXIMUM_HANDED_OUT)
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                log.warning("%s", error)
+            return None
 
     def _server_certificate(self, settings: Settings, now: datetime) -> tuple[str, str]:
         certificates = settings.certificates

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from portico.settings.accounting import Accounting
 from portico.settings.alerts import Alerts
+from portico.settings.assistant import ConnectivityAssistant
 from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
@@ -324,6 +325,7 @@ class Settings(Section):
     network_location_server: NetworkLocationServer = Field(default_factory=NetworkLocationServer)
     web_probe: WebProbe = Field(default_factory=WebProbe)
     corporate_dns: CorporateDns = Field(default_factory=CorporateDns)
+    connectivity_assistant: ConnectivityAssistant = Field(default_factory=ConnectivityAssistant)
     access: Access = Field(default_factory=Access)
     management_servers: list[ManagementServer] = Field(
         default_factory=list,
