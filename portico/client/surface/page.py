@@ -73,7 +73,7 @@ def draw_error(error: PorticoError, now: datetime, *, refresh: bool) -> str:
 def _failure(report: Report, check: Check, now: datetime) -> str:
     lines = failure(report, check)
     what = lines.pop("What failed")
-    return f"<section><h2>{html.escape(what)}</h2>{_pairs({**lines, 'Since': _time(check.since, now)})}</section>"
+    return f"<section><h2>{html.escape(what)}</h2>{_pairs({**lines, 'Since': _clock(check.since, now)})}</section>"
 
 
 def _chain(report: Report, now: datetime) -> str:
@@ -112,4 +112,8 @@ _META_POLICY = POLICY.replace("frame-ancestors 'none'; ", "")
 
 def _time(when: datetime, now: datetime) -> str:
     local = when.astimezone(now.tzinfo)
-    return f'<time datetime="{local.isoformat(timespec="seconds")}">{local:%Y-%m-%d %H:%M:%S}</time>'
+    return f'<time datetime="{local.isoformat(timespec="seconds")}">{_clock(when, now)}</time>'
+
+
+def _clock(when: datetime, now: datetime) -> str:
+    return f"{when.astimezone(now.tzinfo):%Y-%m-%d %H:%M:%S}"

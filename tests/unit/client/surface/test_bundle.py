@@ -6,12 +6,14 @@ import base64
 import gzip
 import io
 import json
+import logging
 import stat
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import CertificateBuilder, Name, NameAttribute, random_serial_number
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from portico.client.assistant.report import Report
@@ -247,17 +249,21 @@ def test_what_looks_like_a_secret_is_taken_out_and_the_rest_is_not(text: bytes, 
     assert (redactor.removed > 0) == (left is not None)
 
 
-@given(password=st.text(min_size=4, max_size=40), before=st.text(max_size=20), after=st.text(max_size=20))
+@settings(deadline=None)
+@given(
+    password=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="[]"), min_size=4, max_size=40),
+    before=st.text(max_size=20),
+    after=st.text(max_size=20),
+)
 def test_a_password_is_found_wherever_it_stands(
     password: str, before: str, after: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from urllib.parse import quote
-
+    assume(password not in REMOVED.decode())
     directory = tmp_path_factory.mktemp("state")
     local = {"proxy": f"http://u:{quote(password, safe='')}@proxy:1"}
     (directory / "local.json").write_text(json.dumps(local))
     cleaned = Redactor(secrets_of(directory, {})).clean(f"{before}{password}{after}".encode())
-    assert password.encode() not in cleaned.replace(REMOVED, b"")
+    assert password.encode() not in cleaned
 
 
 def test_the_proxy_of_the_environment_is_a_secret_too(tmp_path: Path) -> None:
@@ -267,8 +273,6 @@ def test_the_proxy_of_the_environment_is_a_secret_too(tmp_path: Path) -> None:
 
 
 def test_the_log_tail_keeps_the_newest_and_cuts_between_words() -> None:
-    import logging
-
     tail = Tail(maximum=3)
     for number in range(5):
         tail.handle(logging.LogRecord("x", logging.INFO, "", 0, "line %d", (number,), None))

@@ -60,7 +60,9 @@ def test_the_page_shows_the_word_the_failure_and_the_chain(broken: Report) -> No
     outline = Outline(draw(broken, NOW, refresh=True))
     assert outline.texts["b"] == ["broken"]
     assert outline.texts["h2"] == ["corpConnectivityHost"]
-    assert {"the record is missing", "portico dns check", "NXDOMAIN <b>"} <= set(outline.texts["dd"])
+    assert {"the record is missing", "portico dns check", "NXDOMAIN <b>", "2026-11-28 07:00:00"} <= set(
+        outline.texts["dd"]
+    )
     assert "the administrator of Remote Access (help@example.net)" in outline.texts["dd"]
     assert [text for text in outline.texts["td"] if text in {check.name for check in broken.checks}] == [
         check.name for check in broken.checks
