@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fastapi import FastAPI
 
@@ -15,6 +17,11 @@ from portico.client.surface.log_tail import Tail
 from portico.errors import PorticoError
 
 log = logging.getLogger("portico.client.surface")
+
+PAUSE: Final = 0.1
+"""Seconds between two lines at least: a network that flaps is told at a pace that readers can follow."""
+LOOK: Final = 5.0
+"""Seconds until the report is looked at though nobody said that it changed."""
 
 
 class Surface:
@@ -30,6 +37,7 @@ class Surface:
         self._feed: feed.Feed | None = None
         self._path: Path | None = None
         self._line: bytes | None = None
+        self._changed = asyncio.Event()
 
     def open(self, path: Path) -> None:
         """Opens the status socket. The tunnel does not depend on it: what goes wrong is `problem`, and in the log."""
@@ -48,6 +56,26 @@ class Surface:
         self._line = feed.line(report)
         if self._feed is not None:
             self._feed.tell(self._line)
+
+    def changed(self) -> None:
+        """Something that the report says may have changed."""
+        self._changed.set()
+
+    async def keep(self, report: Callable[[], Report | None]) -> None:
+        """Tells readers what changes, until it is cancelled.
+
+        Args:
+            report: how it stands now; None while nobody knows.
+        """
+        while True:
+            self._changed.clear()
+            told = report()
+            if told is not None:
+                self.tell(told)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._changed.wait()
+            await asyncio.sleep(PAUSE)
 
     def readers(self) -> dict[str, Any]:
         """Readers of the status socket and its counters."""

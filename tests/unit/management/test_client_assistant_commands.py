@@ -18,7 +18,7 @@ from portico.client.assistant.report import Check, Place, Report, State, Who
 from portico.client.status import ClientStatus, Status, Substatus
 from portico.client.surface import feed_client, page_server, sources
 from portico.errors import NotPermitted, PorticoError, Unavailable
-from portico.management.cli import client_assistant, user_login, watch
+from portico.management.cli import client_assistant, user_login
 from portico.management.cli.app import app
 
 THEN = datetime(2026, 11, 28, 7, 0, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_watching_shows_it_again(agent: Any, monkeypatch: pytest.MonkeyPatch) ->
         if len(naps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch.time, "sleep", sleep)
+    monkeypatch.setattr("portico.management.cli.watch.time.sleep", sleep)
     shown = run("status", "--watch", "2")
     assert (shown.exit_code, naps) == (0, [2.0, 2.0, 2.0])
     assert shown.stdout.count("working") == 3

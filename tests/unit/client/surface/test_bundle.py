@@ -11,6 +11,7 @@ import stat
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -140,7 +141,7 @@ def test_no_byte_of_a_bundle_is_a_secret(computer: Computer) -> None:
         if path.is_file()
     ]
     forms = [*computer.secrets[:-1], json.dumps(computer.key).encode(), json.dumps(PASSWORD).encode()]
-    careless += [Item(f"form-{number}", "", 1 << 20, lambda form=form: form) for number, form in enumerate(forms)]
+    careless += [Item(f"form-{number}", "", 1 << 20, partial(bytes, form)) for number, form in enumerate(forms)]
     computer.answers["log"] = {
         "lines": [f"proxy http://alice:{PASSWORD}@proxy", computer.key, "-----BEGIN PRIVATE KEY-----"]
     }

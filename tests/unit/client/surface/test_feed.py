@@ -251,6 +251,31 @@ def test_the_surface_opens_tells_and_cleans_up(path: Path, working: Report, tmp_
     assert not path.exists()
 
 
+def test_what_changes_is_told_soon_and_not_faster_than_readers_follow(
+    path: Path, working: Report, broken: Report
+) -> None:
+    async def body() -> None:
+        surface, reports = Surface(), [working]
+        surface.open(path)
+        keeping = asyncio.create_task(surface.keep(lambda: reports[-1]))
+        try:
+            async with asyncio.timeout(30):
+                reader, _ = await connect(path)
+                assert json.loads(await reader.readline())["word"] == "working"
+                for number in range(1000):
+                    reports.append(broken.model_copy(update={"network": str(number)}))
+                    surface.changed()
+                while (told := json.loads(await reader.readline()))["network"] != "999":
+                    assert told["word"] == "broken"
+            assert surface.readers()["lines"] < 10
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await surface.close()
+
+    asyncio.run(body())
+
+
 def test_the_version_of_the_line_is_documented() -> None:
     text = (Path(__file__).parents[4] / "docs" / "client.md").read_text()
     assert f'"version": {feed.VERSION}' in text
