@@ -26,6 +26,8 @@ from portico.certificates.issue import Identity
 from portico.certificates.renewal import is_due
 from portico.certificates.trust import common_name
 from portico.client import device, enrol, firewall, network
+from portico.client.assistance import Assistance, Line, as_status, fetch_revoked
+from portico.client.assistant.report import Report
 from portico.client.identity import (
     ClientFiles,
     ClientSettings,
@@ -38,7 +40,16 @@ from portico.client.identity import (
 )
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
-from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.client.status import (
+    NO_SUCH_HOST,
+    ClientStatus,
+    Facts,
+    Failure,
+    Status,
+    Substatus,
+    derive,
+    interface_text,
+)
 from portico.client.surface.surface import Surface
 from portico.client.users import User
 from portico.connected import Door
@@ -104,6 +115,12 @@ class ClientAgent:
         self.user = User(self._ask_about_user, lambda: self._link == "link_up")
         self._came_up = asyncio.Event()
         self.surface = Surface()
+        self._assistance: Assistance | None = None
+        self._way_turn = asyncio.Lock()
+        self._wanted = True
+        """The tunnel: not inside the corporate network."""
+        self._ready = False
+        """Everything is there that the tunnel's process needs."""
 
     async def start(self) -> None:
         """Takes back what a killed agent left, then connects unless told otherwise before."""
@@ -134,7 +151,7 @@ class ClientAgent:
             raise not_enrolled()
         self.files.save("wish", Wish(connect=True))
         async with self._turn:
-            if self._supervisor is None:
+            if self._naming is None:
                 await self._begin()
         if self._problem:
             raise Unavailable(
@@ -159,6 +176,8 @@ class ClientAgent:
     async def redial(self, reason: str) -> None:
         """Dials anew at once, keeping the device."""
         supervisor = self._supervisor
+        if self._assistance is not None:
+            self._assistance.assistant.look_again()
         if supervisor is None:
             return
         log.info("redial reason=%r", reason)
@@ -187,6 +206,9 @@ class ClientAgent:
                 identity, settings = self.files.identity(), self.files.settings()
         facts = self._facts(enrolled, wish, identity)
         status, substatus = derive(facts)
+        assistant = as_status(self._assistance)
+        if assistant is not None:
+            status, substatus = Status(assistant["status"]), Substatus(assistant["substatus"])
         naming, running = self._naming, self._supervisor
         problems = [
             self._problem,
@@ -232,12 +254,22 @@ class ClientAgent:
             user=level.user,
             user_since=level.since,
             user_until=level.until,
+            assistant=assistant or self.report().as_dict(),
         )
+
+    def report(self) -> Report:
+        """How it stands now, as every user of this computer may know it."""
+        if self._assistance is not None:
+            return self._assistance.assistant.report()
+        said = derive(self._facts(self.files.enrolled, self.files.wish().connect, None))
+        return self.surface.without_assistant(*said, self._problem)
 
     async def _ask_about_user(self, method: str, what: str, body: dict[str, str] | None) -> dict[str, Any]:
         identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
         proxy = enrol.effective_proxy(self.files.local())
-        return await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
+        answer = await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
+        asyncio.get_running_loop().call_soon(self._poke)  # behind the caller, who takes the answer up
+        return answer
 
     def _facts(self, enrolled: bool, wish: bool, identity: Identity | None) -> Facts:
         watch = self._watch
@@ -269,7 +301,7 @@ class ClientAgent:
         """What kept the agent from trying (a file, a missing module, a busy port) may go away by itself."""
         await asyncio.sleep(15)
         async with self._turn:
-            if self._supervisor is None:
+            if self._naming is None:
                 await self._begin()
 
     async def _up(self) -> None:
@@ -285,11 +317,13 @@ class ClientAgent:
         )
         await naming.start(self._settings)
         self._addresses = files.known_addresses(server_of(self._settings.url)[0])
+        self._assistance = Assistance(self, self._trust)
+        self._assistance.assistant.on_change = self.surface.changed
+        self._run(self._assistance.assistant.run(), "assist")
         await self._resolve(first=True)
-        user = _account() if self._door is None else None
-        program = Program("client tunnel", "portico.client.tunnel_process", user=user, heartbeat="status")
-        self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child, source=self._door)
-        self._supervisor.start()
+        self._ready = True
+        if self._wanted:
+            await self.bring_up()
         self._watch = network.Watch(lambda: self._way, self._on_network, self._on_any_change)
         self._run(self._watch.run(), "watch the network")
         self._run(naming.keep(), "follow resolv.conf")
@@ -298,11 +332,69 @@ class ClientAgent:
         self._run(self._await_address(), "await an address")
         self._run(self.user.keep(), "know the user's level")
 
+    async def bring_up(self) -> None:
+        """The tunnel's device and process, and the rules for names, unless they are there. See `assistance.Agent`."""
+        async with self._way_turn:
+            self._wanted = True
+            tunnel, naming = self._tunnel, self._naming
+            if not self._ready or self._supervisor is not None or tunnel is None or naming is None:
+                return
+            if not tunnel.is_open:
+                # A device that a cancelled task left half made could not be closed.
+                await _whole(asyncio.to_thread(tunnel.open))
+                await naming.set_inside(False)
+            user = _account() if self._door is None else None
+            program = Program("client tunnel", "portico.client.tunnel_process", user=user, heartbeat="status")
+            self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child, source=self._door)
+            self._supervisor.start()
+
+    async def hang_up(self) -> None:
+        """Takes down what `bring_up` has brought: this computer is inside."""
+        async with self._way_turn:
+            self._wanted = False
+            if self._naming is not None:
+                await self._naming.set_inside(True)
+            if self._supervisor is not None:
+                await _whole(self._supervisor.stop())
+                self._supervisor = None
+            if self._tunnel is not None:
+                self._tunnel.close()
+            self._link = self._peer = ""
+            self._failure = self._next_attempt = None
+            self._state = device.DeviceState()
+            self._lost()
+
+    def line(self) -> Line:
+        """See `assistance.Agent`."""
+        level, up = self.user.known, self._link == "link_up" and bool(self._state.addresses)
+        return Line(
+            derive(self._facts(True, True, self._identity)), up, self._failure, level.level, level.authentication
+        )
+
+    def client_settings(self) -> ClientSettings:
+        """Those in force."""
+        assert self._settings is not None
+        return self._settings
+
+    def resolvers(self) -> tuple[str, ...]:
+        """The machine's own."""
+        return self._naming.upstream() if self._naming is not None else ()
+
+    def problem(self, text: str) -> None:
+        """What keeps the tunnel from being brought up; empty: nothing."""
+        self._problem = text
+
+    def _poke(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.poke()
+
     async def _end(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._assistance = None
+        self._wanted, self._ready = True, False
         if self._supervisor is not None:
             await self._supervisor.stop()
             self._supervisor = None
@@ -321,6 +413,7 @@ class ClientAgent:
         self._failure = self._next_attempt = self._since = None
         self._state = device.DeviceState()
         self._linked.clear()
+        self.surface.changed()
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -406,6 +499,7 @@ class ClientAgent:
             self._linked.set()
         else:
             self._lost()
+        self._poke()
 
     def _on_child(self, state: ChildState, reason: str) -> None:
         if state is not ChildState.RUNNING:
@@ -413,6 +507,7 @@ class ClientAgent:
                 log.info("child=%s reason=%r", state, reason)
             self._link = ""
             self._lost()
+            self._poke()
 
     def _lost(self) -> None:
         self._since = None
@@ -438,17 +533,24 @@ class ClientAgent:
                 if not naming.core.tunnel:
                     log.info("connected addresses=%s", ",".join(self._state.addresses))
                     naming.server.set_tunnel(True)
+                    self._poke()
                 await asyncio.sleep(1.0)
             else:
                 await asyncio.sleep(0.05)
 
     def _on_network(self, reason: str) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed(certainly=True)
         self._run(self.redial(reason), "redial")
 
     def _on_any_change(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed()
         self._run(self._look_around(), "look at the network")
 
     def _on_resolvers(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed()
         self._run(self._find_server(), "resolve")
 
     async def _look_around(self) -> None:
@@ -459,14 +561,14 @@ class ClientAgent:
 
     async def _find_server(self) -> None:
         """A network that has just come up is the moment to look up a server that could not be found before."""
-        if not self._addresses and self._link != "link_up":
+        if not self._addresses and self._link != "link_up" and self._wanted:
             await self._resolve()
 
     async def _keep_resolving(self) -> None:
         """The server may move; while there is no tunnel its name is looked up again and again."""
         while True:
             await asyncio.sleep(_RESOLVE_AGAIN)
-            if self._link != "link_up":
+            if self._link != "link_up" and self._wanted:
                 await self._resolve()
 
     async def _resolve(self, *, first: bool = False) -> None:
@@ -510,7 +612,7 @@ class ClientAgent:
             try:
                 if due:
                     await self.renew()
-                if self._link == "link_up":
+                if self._link == "link_up" or not self._wanted:
                     await self._refresh_settings()
                 failures, self._renewal_problem = 0, ""
             except PorticoError as error:
@@ -533,6 +635,12 @@ class ClientAgent:
         settings = await asyncio.to_thread(
             enrol.fetch_settings, self._identity, self._trust, self._settings.url, self._proxy
         )
+        identity, trust, proxy = self._identity, self._trust, self._proxy
+        newer = await fetch_revoked(
+            self.files, trust, lambda: enrol.fetch_revoked(identity, trust, settings.url, proxy)
+        )
+        if newer and self._assistance is not None:
+            self._assistance.renew()
         if settings == self._settings:
             return
         log.info("settings revision=%d before=%d", settings.revision, self._settings.revision)
@@ -543,9 +651,21 @@ class ClientAgent:
             await self._naming.change(settings)
         if self._tunnel is not None:
             await self._apply_firewall()
+        if self._assistance is not None:
+            self._assistance.renew()
         if moved:
             await self._resolve()
             await self._reconfigure()
+
+
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for work to end also when the task that waits is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 async def lookup(host: str, port: int) -> tuple[str, ...]:

@@ -286,6 +286,22 @@ class ClientFiles:
             return ()
         return known.addresses if known.host == host else ()
 
+    def revoked(self) -> str | None:
+        """The server's newest revocation list, PEM; None without one. A damaged file is only worth a warning."""
+        path = self.directory / "crl.pem"
+        try:
+            return read_file(path).decode("ascii")
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                self._problem(path, error)
+        except UnicodeDecodeError:
+            log.warning("%s is damaged", path)
+        return None
+
+    def save_revoked(self, pem: str) -> None:
+        """Raises Unavailable (FILE_NOT_WRITTEN)."""
+        self._save(self.directory / "crl.pem", pem.encode())
+
     def save_identity(self, key_pem: str, chain_pem: str) -> None:
         """Raises Unavailable (FILE_NOT_WRITTEN)."""
         self._save(self.identity_path, (key_pem + chain_pem).encode())
@@ -319,7 +335,16 @@ class ClientFiles:
             Unavailable: code FILE_NOT_WRITTEN; something is left.
         """
         self._finish()
-        for name in ("enrolment.json", "identity.pem", "trust.pem", "settings.json", "addresses.json", "wish.json"):
+        parts = (
+            "enrolment.json",
+            "identity.pem",
+            "trust.pem",
+            "settings.json",
+            "addresses.json",
+            "wish.json",
+            "crl.pem",
+        )
+        for name in parts:
             for path in (_copy(self.directory / name), self.directory / name):
                 try:
                     path.unlink(missing_ok=True)

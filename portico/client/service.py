@@ -77,6 +77,7 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
     serving = loop.create_task(control.run_until_stopped(), name="control socket")
     stopping = loop.create_task(stop.wait())
     starting = loop.create_task(agent.start(), name="start")
+    telling = loop.create_task(agent.surface.keep(agent.report), name="tell the status")
     notify("READY=1")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +88,8 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await agent.stop()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
         await agent.surface.close()
         if door is not None:
             door.close()

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from fastapi import FastAPI
 
-from portico.client.assistant.report import Report
+from portico.client.assistant.report import Check, Place, Report, State, Who
+from portico.client.status import Status, Substatus
 from portico.client.surface import feed
 from portico.client.surface.log_tail import Tail
 from portico.errors import PorticoError
@@ -38,6 +40,7 @@ class Surface:
         self._path: Path | None = None
         self._line: bytes | None = None
         self._changed = asyncio.Event()
+        self._idle: Report | None = None
 
     def open(self, path: Path) -> None:
         """Opens the status socket. The tunnel does not depend on it: what goes wrong is `problem`, and in the log."""
@@ -77,6 +80,19 @@ class Surface:
                     await self._changed.wait()
             await asyncio.sleep(PAUSE)
 
+    def without_assistant(self, status: Status, substatus: Substatus, problem: str) -> Report:
+        """What there is to tell while the assistant is not at work: not enrolled, disconnected, or it cannot begin.
+
+        Args:
+            problem: what keeps it from beginning; empty when nothing does.
+        """
+        now, former = datetime.now(UTC), self._idle
+        checks = (_cannot_begin(problem, now),) if problem else ()
+        new = Report(place=Place.UNKNOWN, status=status, substatus=substatus, since=now, checks=checks)
+        if former is None or _what(former) != _what(new):
+            self._idle = former = new
+        return former
+
     def readers(self) -> dict[str, Any]:
         """Readers of the status socket and its counters."""
         return self._feed.status() if self._feed is not None else {"readers": 0, "problem": self.problem}
@@ -89,6 +105,23 @@ class Surface:
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def _cannot_begin(problem: str, now: datetime) -> Check:
+    return Check(
+        name="client's agent",
+        state=State.FAILED,
+        detail=problem,
+        cause="The agent cannot begin; it tries again by itself",
+        resolution="See: systemctl status portico-client; journalctl -u portico-client",
+        who=Who.ADMINISTRATOR,
+        since=now,
+    )
+
+
+def _what(report: Report) -> tuple[Status, Substatus, tuple[str, ...]]:
+    """A report without its times."""
+    return report.status, report.substatus, tuple(check.detail for check in report.checks)
 
 
 class HasSurface(Protocol):

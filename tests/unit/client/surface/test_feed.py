@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from portico.client.assistant.report import Check, Report, State
+from portico.client.status import Status, Substatus
 from portico.client.surface import feed, feed_client
 from portico.client.surface.feed import BACKLOG, MAXIMUM_LINE, Feed, line, listen
 from portico.client.surface.surface import Surface
@@ -279,3 +280,14 @@ def test_what_changes_is_told_soon_and_not_faster_than_readers_follow(
 def test_the_version_of_the_line_is_documented() -> None:
     text = (Path(__file__).parents[4] / "docs" / "client.md").read_text()
     assert f'"version": {feed.VERSION}' in text
+
+
+def test_without_an_assistant_there_is_still_something_to_tell() -> None:
+    surface = Surface()
+    first = surface.without_assistant(Status.NOT_ENROLLED, Substatus.NONE, "")
+    assert (first.status, first.checks) == (Status.NOT_ENROLLED, ())
+    assert surface.without_assistant(Status.NOT_ENROLLED, Substatus.NONE, "") is first, "since it came to be so"
+    stuck = surface.without_assistant(Status.ERROR, Substatus.COULD_NOT_CONTACT_SERVER, "identity.pem is damaged")
+    assert stuck.failed is not None
+    assert stuck.failed.detail == "identity.pem is damaged"
+    assert surface.without_assistant(Status.ERROR, Substatus.COULD_NOT_CONTACT_SERVER, "trust.pem") is not stuck
