@@ -357,7 +357,12 @@ def _wait_connected(progress: Progress, seconds: float) -> dict[str, Any]:
                 break
             time.sleep(0.1)
         error = found.get("last_error") or {}
-        why = error.get("text") or "; ".join(found.get("problems", ())) or f"no tunnel within {seconds:g} s"
+        why = (
+            client_assistant.first_failure(found)
+            or error.get("text")
+            or "; ".join(found.get("problems", ()))
+            or f"no tunnel within {seconds:g} s"
+        )
         raise Unavailable(
             f"Not connected ({found['status']}, {found['substatus']})",
             why=why,

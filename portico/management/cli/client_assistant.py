@@ -119,6 +119,13 @@ def draw_status(out: Console, found: Mapping[str, Any]) -> None:
         _draw_details(out, found)
 
 
+def first_failure(found: Mapping[str, Any]) -> str:
+    """The check that says why it does not work, and what it found; empty when none failed."""
+    report = _report(found)
+    broken = report.failed if report is not None else None
+    return f"{broken.name}: {broken.detail}" if broken is not None else ""
+
+
 def _draw_report(out: Console, report: Report) -> None:
     now = time.time()
     if report.network:

@@ -18,7 +18,7 @@ from portico.client.assistant.report import Check, Place, Report, State, Who
 from portico.client.status import ClientStatus, Status, Substatus
 from portico.client.surface import feed_client, page_server, sources
 from portico.errors import NotPermitted, PorticoError, Unavailable
-from portico.management.cli import client_assistant, user_login
+from portico.management.cli import client, client_assistant, user_login
 from portico.management.cli.app import app
 
 THEN = datetime(2026, 11, 28, 7, 0, tzinfo=UTC)
@@ -49,7 +49,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any] | Portico
                 raise what
             return what
 
-        for module in (client_assistant, user_login, sources):
+        for module in (client, client_assistant, user_login, sources):
             monkeypatch.setattr(module, "ask", ask)
 
     return says
@@ -102,6 +102,15 @@ def test_the_check_that_failed_comes_with_since_cause_resolution_and_who(agent: 
     for words in ("What failed", "web probe", "Since", "HTTP 503", "the server cannot serve", "wait", "Who must act"):
         assert words in text
     assert text.index("What failed") < text.index("Check ") < text.index("Name"), "the answer, the chain, the rest"
+
+
+def test_waiting_in_vain_says_which_check_failed(agent: Any) -> None:
+    agent(answer(Status.CONNECTING, report(Status.CONNECTING, State.FAILED)))
+    refused = run("connect", "--wait", "0.01")
+    assert refused.exit_code == 4
+    assert "web probe: HTTP 503" in refused.stderr
+    agent(answer(Status.CONNECTED_LOCALLY, report(Status.CONNECTED_LOCALLY)))
+    assert run("connect").exit_code == 0, "inside is where it wants to be"
 
 
 def test_an_agent_without_a_report_is_shown_by_its_status(agent: Any) -> None:
