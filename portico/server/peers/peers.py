@@ -90,7 +90,6 @@ class Peers:
         locate: where the listener of a server is.
 
     Attributes:
-        alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
         own_health: this server's report, for the others; raises PorticoError while there is none.
     """
@@ -112,7 +111,6 @@ class Peers:
         self.administration = Administration(self)
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
-        self.alive: Callable[[], Collection[str]] | None = None
         self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
@@ -126,6 +124,7 @@ class Peers:
         self.document: Settings | None = None
         self._state_lock = asyncio.Lock()
         self._running = False
+        self._poked = asyncio.Event()
         host.credentials.leads = self.leads
 
     @property
@@ -218,7 +217,10 @@ class Peers:
                 log.warning("peers=%s", error)
             except Exception:
                 log.exception("peers failed")
-            await asyncio.sleep(GREETING_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GREETING_INTERVAL):
+                    await self._poked.wait()
+            self._poked.clear()
 
     # Who is there
 
@@ -230,10 +232,19 @@ class Peers:
         return next((name for name in names if self.document.load_balancing.server(name) is not None), None)
 
     def present(self) -> set[str]:
-        """This server and those that can be reached."""
-        if self.alive is not None:
-            return {self.own_name, *self.alive()}
-        return {self.own_name, *(link.name for link in self.links.reachable())}
+        """This server and those that are there, as heartbeats and answers say (`Link.present`)."""
+        return {self.own_name, *(link.name for link in self.links.present())}
+
+    def heard(self, name: str, alive: bool | None) -> None:
+        """Heartbeats found a server to live or to be silent; None: there are none here any more, whatever the name.
+
+        All servers are greeted at once: who is silent and answers is there, and who came back has what is new.
+        """
+        if alive is None:
+            self.links.deafened()
+        else:
+            self.links.heard(name, alive)
+        self._poked.set()
 
     def leader(self) -> str:
         """The server that issues certificates and rotates keys now; this one when it is in no cluster."""
@@ -318,6 +329,18 @@ class Peers:
                 self.state = None
                 await asyncio.to_thread(self.files.remove)
             raise
+
+    async def found(self, name: str) -> None:
+        """Makes the secrets of a new cluster before a document has it; `disband` forgets them. Raises PorticoError."""
+        await asyncio.to_thread(self._found, name)
+        self.state = await asyncio.to_thread(self.files.load)
+        self.own_name, self.trust = name, self.files.authority().pem
+
+    async def disband(self) -> None:
+        """Forgets the secrets of a cluster that no document has. Raises PorticoError."""
+        await self._close()
+        self.state = None
+        await asyncio.to_thread(self.files.remove)
 
     async def changed(self) -> None:
         """Spreads what is newest here. Never fails."""
