@@ -150,6 +150,7 @@ class Assistant:
     def look_again(self) -> None:
         """Somebody wants to know now."""
         self._act(self.locator.look_again(self._ports.clock()))
+        self._wake.set()
         self._again.set()
 
     def poke(self) -> None:
@@ -261,7 +262,6 @@ class Assistant:
                 self._asking.cancel()
             self._asking = asyncio.create_task(self._ask(self.locator.generation), name="ask where this is")
             self._asking.add_done_callback(_log_failure)
-        self._wake.set()
 
     async def _ask(self, generation: int) -> None:
         outlook = self.outlook
@@ -377,8 +377,7 @@ class Assistant:
             self._note(findings.skipped(findings.ENDPOINTS, "the server names none"))
             return True
         answers = await asyncio.gather(*(through.ping(end) for end in ends))
-        finding = findings.endpoints(tuple(end for end, why in zip(ends, answers, strict=True) if why), len(ends))
-        return self._note(finding)
+        return self._note(findings.endpoints(tuple(why for why in answers if why), len(ends)))
 
     async def _web_probe(self, settings: AssistantSettings, through: Through) -> bool:
         if settings.web_probe_url is None:
@@ -409,9 +408,9 @@ class Assistant:
             self.on_change()
         if before is None or before.finding.state is not finding.state:
             if finding.state is State.FAILED:
-                log.warning("check=%r failed: %s", finding.name, finding.detail)
+                log.warning("check=%r failed: %s", str(finding.name), finding.detail)
             elif before is not None:
-                log.info("check=%r %s %s", finding.name, finding.state, finding.detail)
+                log.info("check=%r %s %s", str(finding.name), finding.state, finding.detail)
             self._known[finding.name] = _Known(finding)
         elif before.finding != finding:
             before.finding = finding

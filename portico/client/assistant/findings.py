@@ -133,15 +133,15 @@ def corp(expected: str, why: str) -> Finding:
 
 
 def endpoints(silent: tuple[str, ...], total: int) -> Finding:
-    """The ends of the tunnel; `silent` did not answer a ping."""
+    """The ends of the tunnel; `silent`: why those that did not answer a ping count as silent."""
     if not silent:
         return passed(ENDPOINTS, f"{total} of {total} answer")
     if len(silent) < total:
-        return passed(ENDPOINTS, f"{total - len(silent)} of {total} answer; silent: {', '.join(silent)}")
+        return passed(ENDPOINTS, f"{total - len(silent)} of {total} answer; {'; '.join(silent)}")
     return Finding(
         ENDPOINTS,
         State.FAILED,
-        f"no answer from {', '.join(silent)}",
+        "; ".join(silent),
         cause="The connection stands and the server does not answer through it",
         resolution="portico client redial; on the server: portico server status",
         who=Who.ADMINISTRATOR,

@@ -60,7 +60,7 @@ async def ask(server: Server, question: dns.message.Message) -> dns.message.Mess
         if server.device:
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, server.device.encode())
         where = (address, port, 0, socket.if_nametoindex(zone)) if zone else (address, port)
-        await loop.sock_connect(channel, where)
+        channel.connect(where)  # sends nothing
         data = question.to_wire()
         async with asyncio.timeout(TIMEOUT):
             await loop.sock_sendall(channel, data)

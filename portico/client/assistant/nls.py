@@ -38,12 +38,14 @@ class Answer:
         known: the name has an address on this network, which names of an intranet have inside only; unless somebody
             answers for every name.
         foreign: somebody else answered: a captive portal, or a server with a wrong certificate.
+        tried: a packet was sent; a failure without one says least.
     """
 
     proven: bool
     detail: str
     known: bool = False
     foreign: bool = False
+    tried: bool = True
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ async def _first(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return next((answer for answer in failures if answer.foreign), failures[0])
+    return max(failures, key=lambda answer: (answer.foreign, answer.tried))
 
 
 async def _one(
@@ -142,7 +144,7 @@ async def _one(
 ) -> Answer:
     device = await ports.way(str(address), around)
     if device is None:
-        return Answer(False, f"{address} can be reached through the tunnel only", known=True)
+        return Answer(False, f"{address} can be reached through the tunnel only", known=True, tried=False)
     try:
         page = await ports.fetch(url, address, context, device)
     except NotReached as error:

@@ -123,7 +123,7 @@ async def _ping(address: str, device: str) -> None:
         channel.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, _ONLY_REPLIES)
         if device:
             channel.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-        await loop.sock_connect(channel, (address, 0))
+        channel.connect((address, 0))  # sends nothing, and the loop cannot resolve addresses of raw sockets
         await loop.sock_sendall(channel, packet)
         again = loop.call_later(PING_AGAIN, _send_again, channel, packet)
         try:
