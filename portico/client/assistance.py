@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -126,23 +124,6 @@ class Assistance:
         except PorticoError as error:  # it came from the server, and a new enrolment may have another CA
             log.warning("%s", error)
             return None
-
-
-async def fetch_revoked(files: ClientFiles, trust: str, fetch: Callable[[], str | None]) -> bool:
-    """Gets the server's revocation list; whether it is another one than before.
-
-    Args:
-        fetch: blocks; None when the server has none. Raises PorticoError.
-    """
-    text = await asyncio.to_thread(fetch)
-    if text is None or text == files.revoked():
-        return False
-    new = parse_revoked(text, trust)
-    with contextlib.suppress(PorticoError):
-        if (old := files.revoked()) is not None and parse_revoked(old, trust).number > new.number:
-            return False  # a server that is behind the others
-    files.save_revoked(text)
-    return True
 
 
 def as_status(assistance: Assistance | None) -> dict[str, Any] | None:

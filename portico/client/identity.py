@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -301,6 +302,24 @@ class ClientFiles:
     def save_revoked(self, pem: str) -> None:
         """Raises Unavailable (FILE_NOT_WRITTEN)."""
         self._save(self.directory / "crl.pem", pem.encode())
+
+    def interface_secret(self) -> bytes:
+        """This computer's secret for its interface identifiers, 16 bytes, made once."""
+        path = self.directory / "interface.secret"
+        try:
+            data = read_file(path)
+            if len(data) == 16:
+                return data
+            log.warning("%s is damaged; this computer gets new addresses in the tunnel", path)
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                log.warning("%s; this computer gets new addresses in the tunnel", error)
+        data = secrets.token_bytes(16)
+        try:
+            write_file(private_directory(self.directory) / path.name, data)
+        except PorticoError as error:  # the tunnel works; only its addresses change with the next start
+            log.warning("%s", error)
+        return data
 
     def save_identity(self, key_pem: str, chain_pem: str) -> None:
         """Raises Unavailable (FILE_NOT_WRITTEN)."""

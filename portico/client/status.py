@@ -41,6 +41,8 @@ NO_SUCH_HOST = 0x2AF9
 NO_HOST_DATA = 0x2AFC
 
 INTERFACE_ACTIVE = "IPHTTPS interface active"
+DEACTIVATED = "IPHTTPS interface deactivated"
+"""Inside the corporate network."""
 WAITING = "Failed to connect to the IPHTTPS server. Waiting to reconnect"
 
 

@@ -217,6 +217,8 @@ class Agent:
                 error.as_dict()
                 for error in (
                     self.transactions.unwritten,
+                    self.transactions.interrupted.problem,
+                    self.peers.farewell.problem(),
                     self.translation.accounting.problem(),
                     self.inbox.problem(),
                     *self.credentials.warnings.values(),

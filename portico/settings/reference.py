@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
+    assistant,
     cluster_store,
     kinds,
     load_balancing,
@@ -55,6 +56,8 @@ _NAMES: Final = (
     (alerts.SyslogAddress, "address of a syslog receiver"),
     (location.HttpsUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
+    (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
+    (assistant.Email, "mail address"),
 )
 
 _WINDOWS: Final = {

@@ -9,8 +9,6 @@ from collections import Counter
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 
-import pytest
-
 from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
@@ -34,7 +32,6 @@ HEARTBEATS = 2504
 STRANGERS = 10_000
 ATTEMPTS = 5
 """At a packet from each of them."""
-
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:

@@ -31,7 +31,6 @@ HEARTBEATS = 2504
 LOAD_SECONDS = float(os.environ.get("PORTICO_LOAD_SECONDS", "10"))
 
 
-
 def test_clients_of_a_killed_agent_are_back(cluster: Lab, crowd: Crowd, checksum: str) -> None:
     with continuity(cluster, crowd, checksum, "killed agent", everybody=False) as trouble:
         faults.kill_process(cluster.host(trouble.server), deployment.SERVER)

@@ -27,7 +27,6 @@ SIZE = 150_000_000
 RATE = "30M"  # bytes a second: the download lasts five seconds
 
 
-
 @pytest.fixture(scope="module")
 def checksum(lab: Lab) -> str:
     nginx.put_large_file(lab.host("app6"), SIZE)

@@ -34,7 +34,7 @@ class Names(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
 
-    def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:  # type: ignore[override]
+    def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:
         answer = dns.message.make_response(dns.message.from_wire(data))
         answer.flags |= dns.flags.RA
         (question,) = answer.question

@@ -165,7 +165,7 @@ class Assistant:
         self.outlook = outlook
 
     def report(self) -> Report:
-        """How it stands now."""
+        """How it stands now. Called whenever something has changed, too, for the time at which it has."""
         connection = self._host.connection()
         known = [self._known[name] for name in self._order if name in self._known]
         place = {core.Place.INSIDE: Place.INSIDE, core.Place.OUTSIDE: Place.OUTSIDE}.get(
@@ -221,6 +221,7 @@ class Assistant:
             self._note(findings.network(str(self._around)))
             if self.locator.place is not core.Place.NOWHERE:
                 self._note(findings.location(self._answer, inside=self.inside))
+            self.report()
             times = [at for at in (self.locator.timer, self._bring_up_at) if at is not None]
             await _event(self._wake, max(min(times) - self._ports.clock(), 0.0) if times else None)
 
@@ -285,6 +286,7 @@ class Assistant:
                     failures = 0
                     continue
                 failures = 0 if _whole(chain) else failures + 1
+                self.report()
             finally:
                 for task in (chain, waiting):
                     task.cancel()

@@ -150,6 +150,8 @@ class Admission:
         before = peers.state
         await peers.change_state(lambda state: state.with_member(name, member))
         if changed != settings:
+            # Noted first: a server that is in the document without a note would stay there, whatever became of it.
+            await asyncio.to_thread(self._tokens.note_added, token, latest.number)
             try:
                 await peers.host.change(changed, expected=latest.number, author="join", comment=f"{name} joined")
             except BaseException:

@@ -60,6 +60,7 @@ class Server:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = name
+        self.cluster = cluster
         self.agent = Agent(cluster.root / name)
         self.agent.peers.links.locate = cluster.locate
         self.agent.peers.keeper.locate = cluster.locate_store

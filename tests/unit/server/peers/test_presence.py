@@ -10,7 +10,6 @@ import pytest
 
 from portico.server.balancer.boots import Boots
 from portico.server.balancer.handle import Balancer
-from portico.server.peers import links as links_module
 from portico.server.peers.caller import Caller
 from portico.server.peers.links import SILENCE, Heard, Link
 from portico.supervisor import ChildState
@@ -35,7 +34,7 @@ Play = Callable[[Scenario], None]
 def test_presence(answered: float, heard: Heard | None, present: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are seconds ago."""
     now = 1000.0
-    monkeypatch.setattr(links_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr("portico.server.peers.links.time.monotonic", lambda: now)
     since = None if heard is None else Heard(heard.alive, now - heard.since)
     link = Link("da2", ("127.0.0.1", 1), cast(Caller, None), answered=now - answered, heard=since)
     assert link.present is present
