@@ -20,6 +20,7 @@ from portico.settings import (
     management,
     model,
     remote_access,
+    urls,
     users,
 )
 from portico.settings.document import dump, load
@@ -51,9 +52,9 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
-    (alerts.HttpsUrl, "https:// URL"),
+    (urls.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
-    (location.HttpsUrl, "https URL"),
+    (urls.PageUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
 )
 
