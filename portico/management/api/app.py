@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from portico import __version__
 from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.http_status import status_of
 from portico.management.api import (
     access,
     accounting,
@@ -53,7 +54,6 @@ from portico.management.api.models import (
     Status,
 )
 from portico.management.api.roles import operator
-from portico.management.api.statuses import status_of
 from portico.server.agent import Agent, Outcome
 from portico.settings.diff import Difference
 from portico.settings.document import dump, load, load_data
