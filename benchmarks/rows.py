@@ -14,6 +14,7 @@ OCSERV, OCSERV_DTLS = "ocserv + openconnect, TLS", "ocserv + openconnect, DTLS"
 OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
+LISTS = "lists of the API"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
 FAST_FILTER, PORTABLE_FILTER = "filter: eBPF", "filter: nftables"
 
@@ -82,6 +83,8 @@ ROWS: tuple[Row, ...] = (
     Row("memory", "memory per idle tunnel, KiB", IDLE, ("tunnel_kib",), (), Kind.VALUE, 16, 8, False),
     Row("dns64", "DNS64, synthesized answers from the cache on one core, to Unbound", DNS64,
         ("answers", "answers_per_core"), (UNBOUND,), Kind.RATIO, 0.5, 1.0),
+    Row("lists", "list calls of the API with 50,000 clients in the directory, pages of 1,000, ms", LISTS,
+        ("list_ms", "list_ms_95"), (), Kind.VALUE, 100, None, False),
 )  # fmt: skip
 ROWS += tuple(
     Row("filter", f"{filter_}, {what}", filter_, (own,), (filter_,), Kind.RATIO, must, None, beside_figures=(beside,))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks import rows
 from benchmarks.loads import LOADS, TUNNEL, Figures, measure
 from benchmarks.network import Network
-from benchmarks.peers import Opener, dns, handshakes, idle, nlb
+from benchmarks.peers import Opener, api_lists, dns, handshakes, idle, nlb
 from benchmarks.peers.nat64_alone import nat64_alone, tayga
 from benchmarks.peers.ocserv import ocserv, ocserv_dtls
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
@@ -91,6 +91,12 @@ SUBJECTS: dict[str, Subject] = {
         frozenset({"handshakes", "known_handshakes", "library_handshakes"}),
         handshakes.handshakes,
         lambda *_: 8.0,
+        portico_version,
+    ),
+    rows.LISTS: Subject(
+        frozenset({"list_ms", "list_ms_95"}),
+        api_lists.api_lists,
+        lambda _, seconds: seconds + 6.0,
         portico_version,
     ),
     rows.FAST_FILTER: Subject(nlb.FIGURES, nlb.turn("eBPF"), nlb.cost, portico_version),

@@ -60,6 +60,11 @@ class FrameWatch:
         while len(samples) > 2 and now - samples[1][0] >= WINDOW:
             samples.popleft()
 
+    def counted(self, host: int) -> float | None:
+        """When a host's counters were last taken; None: never."""
+        history = self._hosts.get(host)
+        return history.samples[-1][0] if history is not None and history.samples else None
+
     def increase(self, host: int, nic: int, now: float) -> int | None:
         """Frames within the last window; None: the host has not been counting for so long, or paused.
 

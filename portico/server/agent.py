@@ -97,6 +97,7 @@ class Agent:
         self.users = Users(self)
         self.enrolment.users = self.users.routes
         self.peers = Peers(self, self._spawn, store_door=store_door)
+        self.balancer.heard = self.peers.heard
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
         self.location = Location(self, state, self.peers.leads, location_door)
@@ -104,7 +105,7 @@ class Agent:
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
         self.rollback, self.follow, self.leave = transactions.rollback, transactions.follow, transactions.leave
-        self.clients, self.client = roster.clients, roster.client
+        self.clients, self.client, self.clients_page = roster.clients, roster.client, roster.page
         self.disconnect, self.disconnect_here = roster.disconnect, roster.disconnect_here
         self.revoke, self.refresh_revoked = roster.revoke, roster.refresh_revoked
         self.own_sessions = roster.sessions
@@ -216,6 +217,8 @@ class Agent:
                 error.as_dict()
                 for error in (
                     self.transactions.unwritten,
+                    self.transactions.interrupted.problem,
+                    self.peers.farewell.problem(),
                     self.translation.accounting.problem(),
                     self.inbox.problem(),
                     *self.credentials.warnings.values(),

@@ -81,26 +81,23 @@ def install_steps(settings: Settings, state: Path, *, author: str, comment: str 
             ),
             Step("Issue the server's certificate", lambda: True, lambda: _make_certificate(settings, state)),
         ]
-    steps.append(
-        Step("Store the settings as revision 1", lambda: True, lambda: _store(settings, state, author, comment))
-    )
-    if systemd_runs():
-        steps.append(Step(f"Enable {UNIT_NAME}", lambda: True, lambda: _enable_unit(state)))
+    steps += [
+        *_unit_step(state),
+        Step("Store the settings as revision 1", lambda: True, lambda: _store(settings, state, author, comment)),
+    ]
     return steps
 
 
 def join_steps(joining: Joining, state: Path) -> list[Step]:
     """What joining a cluster does, in order; the settings, which make this machine a server, come last."""
-    steps = [
+    return [
         *(_user_step(user, state) for user in _USERS),
         Step(f"Ask to be taken in as {joining.name}", lambda: True, lambda: f"by {joining.ask()}"),
         Step("Read the records of certificates", lambda: True, lambda: f"{joining.fetch_records()}"),
         Step("Check this machine with the cluster's settings", lambda: True, lambda: _check_joining(joining, state)),
+        *_unit_step(state),
         Step("Store the settings", lambda: True, lambda: _finish(joining)),
     ]
-    if systemd_runs():
-        steps.append(Step(f"Enable {UNIT_NAME}", lambda: True, lambda: _enable_unit(state)))
-    return steps
 
 
 def refuse_second_installation(state: Path) -> None:
@@ -195,6 +192,14 @@ def _forget(state: Path) -> str:
     (state / NAME_FILE).unlink(missing_ok=True)
     (state / MADE_NAME).unlink(missing_ok=True)
     return f"settings and certificates stay in {state}"
+
+
+def _unit_step(state: Path) -> list[Step]:
+    """Before the settings are stored: with them the machine is a server, and one that does not start is half of one.
+
+    Without settings the unit serves nothing, and nothing refuses to repeat what was interrupted.
+    """
+    return [Step(f"Enable {UNIT_NAME}", lambda: True, lambda: _enable_unit(state))] if systemd_runs() else []
 
 
 def _user_step(user: str, state: Path) -> Step:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
 from portico.server.credentials import now_utc
+from portico.server.interrupted import Interrupted
 from portico.server.machine import write_own_name
 from portico.server.peers.conflicts import told_what_others_changed
 from portico.server.peers.distribution import Change
 from portico.server.progress import Stage
 from portico.settings.diff import Difference, compare
+from portico.settings.document import dump
 from portico.settings.effective import Effective, effective
 from portico.settings.model import Settings
 from portico.settings.problems import Problem, SettingsRefused, errors
-from portico.settings.store import APPLIED_NAME, DATABASE_NAME, Revision, SettingsStore
+from portico.settings.store import APPLIED_NAME, DATABASE_NAME, Revision, SettingsStore, digest
 from portico.settings.verify import verify_change
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ class Transactions:
         revision: what is in force.
         problem: why nothing, or not everything, is served.
         unwritten: why the settings in force are not in the file that the next start serves from.
+        interrupted: what became of a change that an earlier process could not finish.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -69,7 +73,9 @@ class Transactions:
         self.revision: Revision | None = None
         self.problem: PorticoError | None = None
         self.unwritten: PorticoError | None = None
+        self.interrupted = Interrupted(agent.state)
         self._opened: SettingsStore | None = None
+        self._opening = threading.Lock()
 
     @property
     def opened(self) -> SettingsStore | None:
@@ -78,18 +84,22 @@ class Transactions:
 
     def store(self) -> SettingsStore:
         """The settings store. Raises the PorticoError that keeps it closed."""
-        if self._opened is None or self._opened.read_only:
-            try:
-                fresh = SettingsStore.open(self._agent.state)
-            except PorticoError:
-                if self._opened is None:
-                    raise
-            else:
-                if self._opened is not None:
-                    self._opened.close()
-                self._opened = fresh
-                fresh.decider = self._agent.peers.keeper.decider
-        return self._opened
+        found = self._opened
+        if found is not None and not found.read_only:
+            return found
+        with self._opening:
+            if self._opened is None or self._opened.read_only:
+                try:
+                    fresh = SettingsStore.open(self._agent.state)
+                except PorticoError:
+                    if self._opened is None:
+                        raise
+                else:
+                    if self._opened is not None:
+                        self._opened.close()
+                    self._opened = fresh
+                    fresh.decider = self._agent.peers.keeper.decider
+            return self._opened
 
     def close(self) -> None:
         """Closes the store until it is asked for again."""
@@ -113,12 +123,13 @@ class Transactions:
             self.trouble(error)
             return
         if (
-            self._agent.peers.state is not None
-            and latest is not None
+            latest is not None
             and applied is not None
             and latest.number > applied.number
+            and (self._agent.peers.state is not None or self._agent.peers.farewell.outstanding())
         ):
             # The other servers have it in force: going through the former one would only show clients two clusters.
+            # Of a cluster that ended they are being told so, and nothing of it can serve here any more.
             try:
                 await self._enforce(latest)
                 return
@@ -182,6 +193,9 @@ class Transactions:
                 return Outcome(None, difference, problems, connected)
             number = latest.number if latest is not None else 0
             before = self.revision
+            await asyncio.to_thread(
+                lambda: self.interrupted.begin(latest, digest(dump(settings)), author=author, comment=comment)
+            )
             try:
                 async with self._agent.peers.change(latest, settings, lost) as everywhere:
                     revision = await asyncio.to_thread(
@@ -198,6 +212,7 @@ class Transactions:
                     if everywhere is not None and before is not None and before.number != revision.number:
                         await self._everywhere(everywhere, revision, before)
             finally:
+                await asyncio.to_thread(self.interrupted.end)
                 await self._agent.peers.changed()
             return Outcome(revision, difference, problems, connected, kernel)
 
@@ -290,6 +305,7 @@ class Transactions:
                 log.error("%s", error)
                 self.unwritten = error
         self.revision, self.problem, self._agent.upkeep.drifting = revision, None, []
+        self.interrupted.in_force(revision)
         self._agent.progress.note(revision.number, Stage.APPLIED, time.time())
         for change in changes:
             log.info("kernel=%r", str(change))
@@ -330,10 +346,11 @@ class Transactions:
             for failure in await self._agent.platform.stop():
                 log.error("left behind: %s", failure)
             self._agent.platform.settings = self._agent.platform.values = self.revision = None
-            self.close()
-            for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
-                path.unlink(missing_ok=True)
             (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
+            with self._opening:  # somebody who opened it meanwhile would go on with what is deleted
+                self.close()
+                for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
+                    path.unlink(missing_ok=True)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
             self._agent.access.forget()

@@ -7,12 +7,13 @@ import socket
 import time
 from collections import Counter
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 
-import pytest
-
+from portico.balancing.nlb import mac
 from portico.lab import deployment, switch, wait
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
+from tests.lab.arrivals import NLB_MODES, Arrivals, Sniffer, clients_of, hardware, owners, send_all, sender
 from tests.lab.continuity import (
     SERVERS,
     TUNNELS,
@@ -28,9 +29,9 @@ from tests.peers.crowd import Crowd
 
 HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
-LOAD_SECONDS = 10.0
-
-pytestmark = pytest.mark.alone
+STRANGERS = 10_000
+ATTEMPTS = 5
+"""At a packet from each of them."""
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
@@ -121,6 +122,73 @@ def test_forged_heartbeats_change_nothing(cluster: Lab, crowd: Crowd) -> None:
     deployment.wait_for_convergence(cluster, SERVERS)
     everybody_answers(crowd)
     print({name: _refused(cluster, name, began) for name in SERVERS})
+
+
+def test_every_packet_of_ten_thousand_clients_has_one_server_in_every_mode(cluster: Lab, crowd: Crowd) -> None:
+    """With both filters. The switch learns nothing, and in IGMP mode sends nothing to who is no member.
+
+    It is the last one here: the lab ends in the last of the modes.
+    """
+    first, router = cluster.host("da1"), cluster.host("internet")
+    clients = clients_of(STRANGERS, 2)
+    source_mac = hardware(router)
+    filters = {"unicast": "ebpf", "multicast": "nftables", "igmp_multicast": "nftables"}
+    for mode, kind in filters.items():
+        if mode == "multicast":
+            first.run("portico", "settings", "set", f"load_balancing.filter={kind}", "--yes", timeout=60.0)
+        if mode != "unicast":
+            first.run("portico", "lb", "mode", mode, "--yes", timeout=60.0)
+        wait.until(f"{kind} in {mode}", lambda mode=mode, kind=kind: _in_use(cluster, mode, kind), timeout=60.0)  # type: ignore[misc]
+        deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+        virtual = mac.cluster_mac(NLB_MODES[mode], IPv4Address(SERVER_ADDRESS))
+        if mode == "igmp_multicast":
+            wait.until("all servers to be members", lambda: _members(cluster) >= len(SERVERS), timeout=90.0)
+        with ExitStack() as probes, sender(router) as send:
+            arrivals = {name: probes.enter_context(Arrivals(cluster.host(name))) for name in SERVERS}
+            stranger = Sniffer(cluster.host("bystander"))
+            found = owners(arrivals, clients)
+            missing = clients
+            for _ in range(ATTEMPTS):
+                before = _disturbances(cluster)
+                send_all(send, missing, (source_mac, virtual), arrivals)
+                found = owners(arrivals, clients)
+                missing = sorted(set(clients).difference(*found.values()))
+                if not missing:
+                    break
+                # A server that a busy machine held up for longer than its lease drops what it owns: that is no fault.
+                wait.until(
+                    f"a reason in {mode}, {kind}",
+                    lambda before=before: _disturbances(cluster) != before,  # type: ignore[misc]
+                    evidence=lambda missing=missing: f"{len(missing)} reached nobody: {missing[:5]}",  # type: ignore[misc]
+                )
+                deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
+            assert not missing, f"{mode}, {kind}: {len(missing)} reached nobody in {ATTEMPTS} attempts"
+            shares = {name: len(one) for name, one in found.items()}
+            assert all(abs(share - STRANGERS / 3) <= STRANGERS / 30 for share in shares.values()), shares
+            heard = sum(frame[:6] == virtual for frame in stranger.frames())
+        assert switch.learned(cluster.state, mac.text(virtual)) is None
+        assert (heard == 0) == (mode == "igmp_multicast"), f"{mode}: the bystander heard {heard}"
+        print(f"{mode}, {kind}: {shares}, a bystander heard {heard}")
+    crowd.wait(TUNNELS)
+    everybody_answers(crowd)
+
+
+def _in_use(cluster: Lab, mode: str, kind: str) -> bool:
+    """Whether all servers work in a mode with a filter."""
+    seen = [status(cluster, name) for name in SERVERS]
+    return all(one["mode"] == mode and str(one["filter"]).lower() == kind for one in seen)
+
+
+def _members(cluster: Lab) -> int:
+    """The ports of the Internet's side that get frames of the cluster's group."""
+    virtual = mac.text(mac.cluster_mac("igmp", IPv4Address(SERVER_ADDRESS)))
+    return sum(group == virtual for _, group in switch.members(cluster.state))
+
+
+def _disturbances(cluster: Lab) -> tuple[int, ...]:
+    """Changes when a server could not serve what the map gives it, or the map changed."""
+    seen = [status(cluster, name) for name in SERVERS]
+    return tuple(value for one in seen for value in (one["map_version"], one["counters"]["eth0"]["lease"]))
 
 
 def _version(cluster: Lab) -> int:

@@ -90,7 +90,7 @@ class Watched:
 
     def from_now_on(self) -> None:
         """Alerts that came until now count no more."""
-        self.skipped = len(self.received.read_text().splitlines())
+        self.skipped = len(self.received.read_text().splitlines()) if self.received.exists() else 0
 
     def evidence(self) -> str:
         received = self.received.read_text() if self.received.exists() else "nothing was received"

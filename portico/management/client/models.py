@@ -138,6 +138,35 @@ class Authority(Answer):
     server_certificate: dict[str, Any] | None
 
 
+class EnrolmentToken(Answer):
+    """A token that enrols one computer once, without its secret."""
+
+    id: str
+    name: str
+    created: str
+    expires: str
+    author: str
+    failures: int
+    used: str | None
+    burned: str | None
+    state: str
+
+
+class IssuedCertificate(Answer):
+    """A certificate of the built-in CA; `revoked` is None while it is good."""
+
+    issuer_sha256: str
+    serial: str
+    kind: str
+    name: str
+    not_before: str
+    not_after: str
+    issued: str
+    token: str | None
+    revoked: str | None
+    reason: str | None
+
+
 class AccountingStatus(Answer):
     """The inbox accounting store of the server that answers. `*_record` are seconds since the epoch."""
 

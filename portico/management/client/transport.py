@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -15,6 +15,9 @@ from portico.errors import (
     Unavailable,
 )
 from portico.http_status import kind_of
+
+PAGE: Final = 1000
+"""Entries of a list asked for at a time."""
 
 
 class ApiClient:
@@ -61,6 +64,20 @@ class ApiClient:
     def get(self, path: str, **query: Any) -> Any:
         """The JSON answer to a GET; parameters that are None are left out."""
         return self._call("GET", path, params={key: value for key, value in query.items() if value is not None})
+
+    def entries(self, path: str, key: str, **query: Any) -> Iterator[Any]:
+        """The entries of a list that comes in pages, all of them, page after page.
+
+        Args:
+            key: where a page has its entries; `next` beside it is asked for as `after`.
+        """
+        after: Any = None
+        while True:
+            page = self.get(path, **{"limit": PAGE, **query, "after": after})
+            yield from page[key]
+            after = page["next"]
+            if after is None:
+                return
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON answer to a POST."""

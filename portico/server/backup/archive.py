@@ -27,6 +27,7 @@ from portico.files import not_written
 from portico.server.cluster_secrets import DIRECTORY as CLUSTER
 from portico.server.credentials import DIRECTORY as CERTIFICATES
 from portico.server.machine import NAME_FILE
+from portico.server.peers.farewell import LEAVING_NAME
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 
 FORMAT = 1
@@ -36,6 +37,8 @@ MAXIMUM_SIZE = 64 << 30
 ACCOUNTING = "accounting"
 _FILES = (NAME_FILE, APPLIED_NAME, DATABASE_NAME)
 """In this order: the database has the revision that was applied a moment before."""
+_PASSING = frozenset({(CLUSTER, LEAVING_NAME)})
+"""What a process has still to do; another machine, or another day, has nothing to do with it."""
 _PATH = re.compile(r"(?:(certificates|cluster|management|accounting)/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 _PIECE = 64 << 10
 
@@ -89,6 +92,8 @@ def snapshot(state: Path, *, server: str | None, now: datetime, accounting: bool
                 if (state / directory).is_dir():
                     (copy / directory).mkdir(mode=0o700)
                     for path in sorted((state / directory).iterdir()):
+                        if (directory, path.name) in _PASSING:
+                            continue
                         _copy(path, copy / directory / path.name)
             for path in (state / file for file in _FILES):
                 if path.exists():

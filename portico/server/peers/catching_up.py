@@ -49,6 +49,7 @@ class CatchingUp:
                 "created": newest.created.isoformat() if newest is not None else "-",
                 "applied": self._peers.host.revision.number if self._peers.host.revision is not None else 0,
                 "state": self._peers.state.version if self._peers.state is not None else 0,
+                "transaction": self._peers.distribution.transaction,
                 **self._peers.records.greeting(),
                 **self._peers.administration.greeting(),
             }
@@ -58,6 +59,7 @@ class CatchingUp:
     async def greet(self, *, apply: bool = True) -> None:
         """Asks every other server what it has, and takes up what is new. Raises nothing about other servers."""
         mine = await self.greeting()
+        asked = time.monotonic()
         found = await self._peers.links.each(
             self._peers.links.all(), lambda link: link.caller.post("/v1/greeting", mine, seconds=GREETING_SECONDS)
         )
@@ -72,6 +74,8 @@ class CatchingUp:
         for name, said in found.items():
             if isinstance(said, PorticoError):
                 continue
+            if isinstance(said, dict):
+                self._peers.distribution.heard(name, said.get("transaction"), asked)
             try:
                 await self.catch_up(name, said, apply=apply)
             except PorticoError as error:

@@ -118,6 +118,7 @@ class _Pending:
     transaction: str
     coordinator: str
     until: float
+    since: float = field(default_factory=time.monotonic)
 
 
 class Distribution:
@@ -127,6 +128,7 @@ class Distribution:
         self._peers = peers
         self._pending: _Pending | None = None
         self._coordinating = False
+        self._transaction = ""
         self._preparing = False
         self._gave_way: str | None = None
 
@@ -151,6 +153,7 @@ class Distribution:
             raise _in_flight(pending.coordinator)
         change = Change(self._peers, former, settings, lost=lost)
         self._coordinating, self._gave_way = True, None
+        self._transaction = change.number
         try:
             self._preparing = True
             try:
@@ -159,7 +162,7 @@ class Distribution:
                 self._preparing = False
             yield change
         finally:
-            self._coordinating = False
+            self._coordinating, self._transaction = False, ""
             await self._release(change)
 
     async def _prepare_in_turn(self, change: Change, base: Revision) -> None:
@@ -290,6 +293,28 @@ class Distribution:
         if self._pending is not None and self._pending.transaction == messages.text(body, "transaction"):
             self._pending = None
         return {}
+
+    @property
+    def transaction(self) -> str:
+        """The change that this server coordinates; empty when there is none."""
+        return self._transaction
+
+    def heard(self, name: str, transaction: Any, asked: float) -> None:
+        """A coordinator said which change it makes: nobody waits for one that it does not know any more.
+
+        It has died meanwhile, or its word that the change is over was lost. Waiting out the lease would keep this
+        server from what the coordinator has stored.
+
+        Args:
+            transaction: what it said; empty for none. None: its version does not say.
+            asked: monotonic time of the question; a change that was prepared since is none of its business.
+        """
+        pending = self._pending
+        if pending is None or pending.coordinator != name or not isinstance(transaction, str):
+            return
+        if transaction != pending.transaction and pending.since < asked:
+            log.warning("coordinator=%s gave its change up", name)
+            self._pending = None
 
     def _pending_now(self) -> _Pending | None:
         if self._pending is not None and time.monotonic() > self._pending.until:

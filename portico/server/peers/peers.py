@@ -27,6 +27,7 @@ from portico.server.peers.admission import Admission
 from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.enrolling import Enrolling
+from portico.server.peers.farewell import Departure, Farewell, tell
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader, require_quorum
@@ -90,7 +91,6 @@ class Peers:
         locate: where the listener of a server is.
 
     Attributes:
-        alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
         own_health: this server's report, for the others; raises PorticoError while there is none.
     """
@@ -112,7 +112,8 @@ class Peers:
         self.administration = Administration(self)
         self.catching_up = CatchingUp(self)
         self.enrolling = Enrolling(self)
-        self.alive: Callable[[], Collection[str]] | None = None
+        self.farewell = Farewell(self)
+        self.departure = Departure(host.state)
         self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
@@ -126,6 +127,8 @@ class Peers:
         self.document: Settings | None = None
         self._state_lock = asyncio.Lock()
         self._running = False
+        self._poked = asyncio.Event()
+        self._ending = False
         host.credentials.leads = self.leads
 
     @property
@@ -143,6 +146,7 @@ class Peers:
     async def start(self) -> None:
         """Looks for newer settings and stores them, before anything is served. Never fails; see `problem`."""
         self._running = True
+        await self._tidy()
         await self._settle()
         if self.state is not None and self.links.all():
             with contextlib.suppress(TimeoutError):
@@ -150,6 +154,24 @@ class Peers:
                     await self.catching_up.greet(apply=False)
         self.keeper.start()
         self.spawn(self._run())
+
+    async def _tidy(self) -> None:
+        """Finishes what an earlier process began and died over. Never fails; see `problem`."""
+        by = self.departure.begun()
+        try:
+            if by is not None:
+                await self._forget(by)
+                return
+            latest = await asyncio.to_thread(self.store().latest)
+            if latest is None or not self.files.exists():
+                return  # a machine that joins has the secrets before it has settings
+            if latest.settings.load_balancing is not None:
+                self.farewell.cancel()
+            elif not self.farewell.outstanding():
+                log.info("the secrets of a cluster that was never begun, or has ended, are removed")
+                await asyncio.to_thread(self.files.remove)
+        except PorticoError as error:
+            log.error("what was left by an interrupted change stays: %s", error)
 
     async def stop(self) -> None:
         self._running = False
@@ -168,8 +190,9 @@ class Peers:
             if self.document is None:
                 latest = await asyncio.to_thread(self.store().latest)
                 self.document = latest.settings if latest is not None else None
-            self.state = await asyncio.to_thread(self.files.load)
             balancing = self.document.load_balancing if self.document is not None else None
+            over = self.document is not None and balancing is None and self.farewell.outstanding()
+            self.state = await asyncio.to_thread(self.files.load) if not over else None
             name = read_own_name(self.host.state)
             if self.state is None or balancing is None or name is None:
                 await self._close()
@@ -214,11 +237,16 @@ class Peers:
                     await self.catching_up.retry()
                     await self._lead()
                     await self.admission.tick()
+                elif not self._ending:
+                    await self.farewell.tell()
             except PorticoError as error:
                 log.warning("peers=%s", error)
             except Exception:
                 log.exception("peers failed")
-            await asyncio.sleep(GREETING_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GREETING_INTERVAL):
+                    await self._poked.wait()
+            self._poked.clear()
 
     # Who is there
 
@@ -230,10 +258,19 @@ class Peers:
         return next((name for name in names if self.document.load_balancing.server(name) is not None), None)
 
     def present(self) -> set[str]:
-        """This server and those that can be reached."""
-        if self.alive is not None:
-            return {self.own_name, *self.alive()}
-        return {self.own_name, *(link.name for link in self.links.reachable())}
+        """This server and those that are there, as heartbeats and answers say (`Link.present`)."""
+        return {self.own_name, *(link.name for link in self.links.present())}
+
+    def heard(self, name: str, alive: bool | None) -> None:
+        """Heartbeats found a server to live or to be silent; None: there are none here any more, whatever the name.
+
+        All servers are greeted at once: who is silent and answers is there, and who came back has what is new.
+        """
+        if alive is None:
+            self.links.deafened()
+        else:
+            self.links.heard(name, alive)
+        self._poked.set()
 
     def leader(self) -> str:
         """The server that issues certificates and rotates keys now; this one when it is in no cluster."""
@@ -302,22 +339,46 @@ class Peers:
         them; the other way round they go at the end. Raises as `Distribution.change`.
         """
         was = former.settings if former is not None else None
+        if settings.load_balancing is not None and self.state is None and self.farewell.outstanding():
+            await asyncio.to_thread(self.files.remove)  # another cluster begins: nobody is told of the former any more
         founded = settings.load_balancing is not None and self.state is None and not self.files.exists()
+        ends = was is not None and was.load_balancing is not None and settings.load_balancing is None
+        if ends and was is not None and was.load_balancing is not None and self.state is not None:
+            await asyncio.to_thread(self.farewell.intend, was.load_balancing.servers, self.own_name)
+            self._ending = True  # nobody is told before it is certain
         if founded:
             await asyncio.to_thread(self._found, settings.server.name)
+        held = False
         try:
             if was is None or former is None or self.state is None or was.load_balancing is None:
                 yield None
             else:
                 async with self.distribution.change(was, settings, former, lost) as change:
                     yield change
+                held = True
                 await self._dismiss(was, settings)
         except BaseException:
             if founded:
                 await self._close()
                 self.state = None
                 await asyncio.to_thread(self.files.remove)
+            elif ends and not held:
+                self.farewell.cancel()
             raise
+        finally:
+            self._ending = False
+
+    async def found(self, name: str) -> None:
+        """Makes the secrets of a new cluster before a document has it; `disband` forgets them. Raises PorticoError."""
+        await asyncio.to_thread(self._found, name)
+        self.state = await asyncio.to_thread(self.files.load)
+        self.own_name, self.trust = name, self.files.authority().pem
+
+    async def disband(self) -> None:
+        """Forgets the secrets of a cluster that no document has. Raises PorticoError."""
+        await self._close()
+        self.state = None
+        await asyncio.to_thread(self.files.remove)
 
     async def changed(self) -> None:
         """Spreads what is newest here. Never fails."""
@@ -339,34 +400,31 @@ class Peers:
         assert was.load_balancing is not None
         stay = {s.name for s in settings.load_balancing.servers} if settings.load_balancing is not None else set()
         gone = [server for server in was.load_balancing.servers if server.name not in stay]
-        leaving = Links(self.links.locate)  # the callers of these servers have ended with the former document
-        try:
-            await leaving.follow(gone, self.own_name, caller_context(self.trust, self.files.member))
-            found = await leaving.each(leaving.all(), lambda link: link.caller.post("/v1/leave", {}, seconds=5.0))
-        finally:
-            await leaving.close()
-        for name, result in found.items():
-            if isinstance(result, PorticoError):
-                log.warning("server=%s was taken out and could not be told: %s", name, result)
+        told = await tell(self, gone, self.own_name)
         for name in (server.name for server in gone):
             self.admission.forget(name)
             await self.change_state(partial(ClusterState.without_member, name=name))
         if settings.load_balancing is None:
             await self._close()
             self.state = None
-            await asyncio.to_thread(self.files.remove)
+            await self.farewell.told(told)
 
     def dismissed(self, by: str) -> None:
         """Another server says that this one was taken out. It stops serving and forgets what it was given."""
         log.warning("server=%s took this server out of the cluster", by)
+        self.departure.note(by)  # whoever said so does not say it again
         self.spawn(self._leave(by))
 
     async def _leave(self, by: str) -> None:
         await asyncio.sleep(0.1)  # the answer to whoever said so goes out first
+        await self._forget(by)
+
+    async def _forget(self, by: str) -> None:
         await self._close()
         self.state, self.document = None, None
-        await asyncio.to_thread(self.files.remove)
         await self.host.leave(by)
+        await asyncio.to_thread(self.files.remove)
+        await asyncio.to_thread(self.departure.done)
 
     async def change_state(self, edit: Callable[[ClusterState], ClusterState]) -> None:
         """Changes the shared state here; the others hear of it with `changed` or the next greeting."""

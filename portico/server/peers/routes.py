@@ -63,6 +63,7 @@ class Routes:
             ("POST", "/v1/join"): self._join,
             ("POST", "/v1/join/confirm"): self._confirm,
             ("POST", "/v1/join/abandon"): self._abandon,
+            ("POST", "/v1/join/progress"): self._progress,
             ("POST", "/v1/greeting"): self._greet,
             ("POST", "/v1/changed"): self._changed,
             ("GET", "/v1/state"): self._state,
@@ -127,6 +128,9 @@ class Routes:
 
     async def _abandon(self, asked: Asked) -> Any:
         return await self._peers.admission.abandon(asked.server)
+
+    async def _progress(self, asked: Asked) -> Any:
+        return await self._peers.admission.progress(asked.server, asked.body)
 
     async def _greet(self, asked: Asked) -> Any:
         self._peers.catching_up.heard(asked.server, asked.body)

@@ -192,11 +192,12 @@ class Users:
 
     # What an administrator asks
 
-    def all(self) -> list[dict[str, Any]]:
-        """Every grant that is remembered, newest first."""
+    def page(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Grants that are remembered, newest first, and the cursor of the next page. Raises InvalidInput."""
         now = time.time()
         with self._lock:
-            return [{**_shown(grant), "state": grant.state(now)} for grant in self._grants.all()]
+            found, more = self._grants.page(after, limit)
+            return [{**_shown(grant), "state": grant.state(now)} for grant in found], more
 
     async def revoke(self, *, identifier: str | None, user: str | None, machine: str | None, by: str) -> list[Grant]:
         """Ends grants, on every server before it returns. Raises NotFound (NO_SUCH_GRANT), Unavailable."""

@@ -15,6 +15,8 @@ class Traffic:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.deaf: set[int] = set()
+        self.late: set[int] = set()
+        """They see everything and have no time to look at their counters."""
         self.rate = 20
         self._seen = dict.fromkeys(cluster.servers, 0)
 
@@ -22,7 +24,8 @@ class Traffic:
         for _ in range(round(seconds / 0.02)):
             for host in self.cluster.servers:
                 self._seen[host] += 0 if host in self.deaf else self.rate
-                self.cluster.command(host, "frame_counters", [FrameCount(self._seen[host], 0)])
+                if host not in self.late:
+                    self.cluster.command(host, "frame_counters", [FrameCount(self._seen[host], 0)])
             self.cluster.run(0.02)
 
 
@@ -55,6 +58,20 @@ def test_silence_for_everybody_is_no_deafness() -> None:
     traffic.run(2.0)
     traffic.rate = 0
     traffic.run(3.0)
+    assert cluster.settled()
+
+
+def test_a_server_without_time_to_look_at_its_counters_is_not_deaf() -> None:
+    cluster = Cluster(3, nics=("eth0",))
+    cluster.until(cluster.settled)
+    traffic = Traffic(cluster)
+    traffic.rate = 0
+    traffic.run(2.0)
+    traffic.late, traffic.rate = {2}, 20
+    traffic.run(0.8)
+    traffic.late = set()
+    traffic.run(2.0)
+    assert not list(cluster.all_events(Deaf))
     assert cluster.settled()
 
 

@@ -18,6 +18,8 @@ from portico.management.cli.app import app
 from portico.management.client import ApiClient
 from portico.server import install
 from portico.server.agent import Agent
+from portico.server.peers.joining import Joining
+from portico.server.peers.tokens import JoinToken
 from portico.settings.document import dump, load_data
 from portico.settings.model import Settings
 
@@ -264,6 +266,20 @@ def test_install_is_planned_without_root_or_change(tmp_path: Path, monkeypatch: 
     incomplete = run("server", "install", "--yes", "--domain", "corp.example.net")
     assert incomplete.exit_code == 1
     assert "--connect-to" in incomplete.stderr
+
+
+def test_a_machine_has_its_unit_before_the_settings_make_it_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "systemd_runs", lambda: True)
+    token = JoinToken("10.0.0.1", 2505, "pin", "id", "secret", "da2")
+    for steps in (
+        install.install_steps(load_data(DOCUMENT), tmp_path, author="test"),
+        install.join_steps(Joining(token, tmp_path, "eth0", "eth1", {}), tmp_path),
+    ):
+        *before, last = [step.name for step in steps]
+        assert last.startswith("Store the settings")
+        assert "Enable portico-server.service" in before
 
 
 def test_steps_of_an_installation_can_be_repeated(tmp_path: Path) -> None:

@@ -83,6 +83,19 @@ def test_no_path_leaves_the_state(path: str) -> None:
 STEPS = ("private_directory", "read", "_verify", "write_file", "_sync", "_exchange", "_sync_directory", "_aside")
 
 
+def test_what_a_process_has_still_to_do_is_in_no_backup(tmp_path: Path, data: dict[str, Any]) -> None:
+    state = tmp_path / "server"
+    archived(state, data)
+    (state / "cluster").mkdir()
+    passing = ("change.json", "left.json", "cluster/leaving.json")
+    for name in (*passing, "cluster/secrets.json"):
+        (state / name).write_text("{}")
+    with snapshot(state, server=None, now=NOW, accounting=False) as (manifest, _):
+        paths = {entry.path for entry in manifest.files}
+    assert "cluster/secrets.json" in paths
+    assert not paths & {*passing}
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_state(

@@ -60,11 +60,13 @@ class Server:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = name
+        self.cluster = cluster
         self.agent = Agent(cluster.root / name)
         self.agent.peers.links.locate = cluster.locate
         self.agent.peers.keeper.locate = cluster.locate_store
+        self.agent.peers.keeper.founding_host = f"{cluster.network}.200"
         # etcd takes nobody in or out until all members have been connected for five seconds.
-        self.agent.peers.keeper.tuning = ("--strict-reconfig-check=false",)
+        self.agent.peers.keeper.part.tuning = ("--strict-reconfig-check=false",)
         self.applied: list[str] = []
         self.broken = ""
         self.sessions: list[dict[str, Any]] = []
