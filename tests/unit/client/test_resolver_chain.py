@@ -119,7 +119,7 @@ controls {{ }};
 {listed}""")
     log = directory / "log"
     output = ends.enter_context(log.open("w"))
-    command = [needed("named", "bind9"), "-g", "-n", "1", "-c", directory / "named.conf"]
+    command = [needed("named", "bind9"), "-g", "-n", "1", "-c", str(directory / "named.conf")]
     process = ends.enter_context(subprocess.Popen(command, stdout=output, stderr=output))
     ends.callback(process.terminate)
     wait_for(Server(port), process, log, "ns.corp.example.net")
