@@ -20,11 +20,11 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from portico.certificates.ca import AUTHORITY_NAME, PUBLIC_NAME, CertificateAuthority
-from portico.certificates.issue import client_name, parse_request, signature_only
+from portico.certificates.end_entity import end_entity
+from portico.certificates.issue import client_name, parse_request
 from portico.certificates.trust import parse_certificates, pin, private_pem, serial_hex, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import private_directory, read_file, remove_file, write_file
@@ -112,11 +112,16 @@ class ManagementAuthority:
         except PorticoError:
             pass  # it is made from the CA, so it is made again
         key = ec.generate_private_key(ec.SECP256R1())
-        begin, end = authority.window(now, SERVER_DAYS)
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted(names)]
         alternatives += [x509.IPAddress(address) for address in sorted(addresses, key=str)]
-        made = _sign(
-            authority, sorted(names)[0], key.public_key(), begin, end, ExtendedKeyUsageOID.SERVER_AUTH, alternatives
+        made = end_entity(
+            authority,
+            key.public_key(),
+            sorted(names)[0],
+            days=SERVER_DAYS,
+            now=now,
+            purposes=[ExtendedKeyUsageOID.SERVER_AUTH],
+            names=alternatives,
         )
         write_file(path, (private_pem(key) + to_pem(made) + authority.pem).encode())
         return path
@@ -128,11 +133,15 @@ class ManagementAuthority:
             InvalidInput: code CLIENT_NAME_INVALID, REQUEST_INVALID, CA_EXPIRED.
         """
         authority = self.ensure(now)
-        begin, end = authority.window(now, days)
-        made = _sign(
-            authority, client_name(name), parse_request(request), begin, end, ExtendedKeyUsageOID.CLIENT_AUTH, []
+        made = end_entity(
+            authority,
+            parse_request(request),
+            client_name(name),
+            days=days,
+            now=now,
+            purposes=[ExtendedKeyUsageOID.CLIENT_AUTH],
         )
-        return to_pem(made) + authority.pem, serial_hex(made.serial_number), end
+        return to_pem(made) + authority.pem, serial_hex(made.serial_number), made.not_valid_after_utc
 
     def context(self, server: Path, key: Path | None = None) -> ssl.SSLContext:
         """Of the API's listener: a client certificate of another CA ends the handshake, none at all does not.
@@ -178,32 +187,6 @@ class ManagementAuthority:
         for name in (AUTHORITY_NAME, PUBLIC_NAME, SERVER_NAME):
             remove_file(self.directory / name)
         self._authority = None
-
-
-def _sign(
-    authority: CertificateAuthority,
-    name: str,
-    key: CertificatePublicKeyTypes,
-    begin: datetime,
-    end: datetime,
-    purpose: x509.ObjectIdentifier,
-    alternatives: list[x509.GeneralName],
-) -> x509.Certificate:
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])]))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signature_only(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-    if alternatives:
-        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    return authority.sign(builder)
 
 
 def _names(certificate: x509.Certificate) -> set[str]:

@@ -22,8 +22,9 @@ from starlette.exceptions import HTTPException
 from portico.client import users
 from portico.client.status import ClientStatus
 from portico.client.surface import surface
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.errors import Conflict, NotFound, PorticoError
 from portico.files import not_written
+from portico.http_status import status_of
 
 
 class Agent(Protocol):
@@ -40,23 +41,13 @@ class Agent(Protocol):
     async def reload(self) -> None: ...
 
 
-_STATUS_CODES: tuple[tuple[type[PorticoError], int], ...] = (
-    (NotFound, 404),
-    (NotPermitted, 403),
-    (Conflict, 409),
-    (InvalidInput, 400),
-    (LimitReached, 429),
-)
-
-
 def create_app(agent: Agent) -> FastAPI:
     """The API of one agent."""
     app = FastAPI(title="Portico client", docs_url=None, redoc_url=None, openapi_url=None)
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, PorticoError)
-        code = next((number for kind, number in _STATUS_CODES if isinstance(error, kind)), 503)
-        return JSONResponse({"error": error.as_dict()}, code)
+        return JSONResponse({"error": error.as_dict()}, status_of(error, 503))
 
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -100,12 +100,14 @@ class DnsServer:
         suffix: the domain it is for; empty: everything else.
         answers: None before the first answer or silence.
         detail: the answer's code, or why there was none.
+        seconds: the answer took, the quicker of two where the first was slow; None without one.
     """
 
     address: str
     suffix: str = ""
     answers: bool | None = None
     detail: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

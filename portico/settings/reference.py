@@ -13,8 +13,8 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
-    backup,
     assistant,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
@@ -22,6 +22,7 @@ from portico.settings import (
     management,
     model,
     remote_access,
+    urls,
     users,
 )
 from portico.settings.document import dump, load
@@ -58,9 +59,9 @@ _NAMES: Final = (
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
     (backup.TimeOfDay, "time as `02:30`"),
-    (alerts.HttpsUrl, "https:// URL"),
+    (urls.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
-    (location.HttpsUrl, "https URL"),
+    (urls.PageUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
     (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
     (assistant.Email, "mail address"),

@@ -78,7 +78,7 @@ async def serving(state: Path) -> AsyncIterator[Agent]:
 
 def on_a_machine(body: Callable[[Agent], Awaitable[None]], state: Path, settings: Settings | None = None) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     with corporate_network():
         install(state, settings)
 
@@ -339,7 +339,7 @@ def test_enrol_list_and_revoke_within_a_second(tmp_path: Path) -> None:
 @isolated
 def test_corrupt_store_does_not_stop_the_service(tmp_path: Path) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     state = tmp_path / "state"
 
     async def once(check: Callable[[Agent], Awaitable[None]]) -> None:
@@ -380,7 +380,7 @@ def test_corrupt_store_does_not_stop_the_service(tmp_path: Path) -> None:
 @isolated
 def test_stop_and_uninstall_leave_no_trace(tmp_path: Path) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     state = tmp_path / "state"
 
     def snapshot() -> list[str]:

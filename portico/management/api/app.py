@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from portico import __version__
 from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.http_status import status_of
 from portico.management.api import (
     access,
     accounting,
@@ -56,7 +57,6 @@ from portico.management.api.models import (
 )
 from portico.management.api.paging import PAGE, After, Limit
 from portico.management.api.roles import operator
-from portico.management.api.statuses import status_of
 from portico.server.agent import Agent, Outcome
 from portico.server.clients import ClientState
 from portico.settings.diff import Difference

@@ -12,29 +12,15 @@ from typing import Any, Final
 import httpx
 
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
-    NotFound,
     NotPermitted,
     PorticoError,
     Unavailable,
 )
 from portico.files import not_written
+from portico.http_status import kind_of
 
 PAGE: Final = 1000
 """Entries of a list asked for at a time."""
-
-_KINDS: dict[int, type[PorticoError]] = {
-    400: InvalidInput,
-    403: NotPermitted,
-    404: NotFound,
-    409: Conflict,
-    413: LimitReached,
-    422: InvalidInput,
-    429: LimitReached,
-    503: Unavailable,
-}
 
 
 class ApiClient:
@@ -179,7 +165,7 @@ class ApiClient:
         fields = data.get("error") if isinstance(data, dict) else None
         if not isinstance(fields, dict):
             return Unavailable(f"The {self._what} failed", why=f"HTTP status {status}")
-        error = _KINDS.get(status, PorticoError)(
+        error = kind_of(status)(
             str(fields.get("what", "")),
             why=str(fields.get("why", "")),
             resolution=str(fields.get("resolution", "")),

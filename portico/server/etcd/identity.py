@@ -21,10 +21,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
-from portico.certificates.issue import signature_only
+from portico.certificates.end_entity import end_entity
 from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, PorticoError
 from portico.files import private_directory, read_file, write_file
@@ -52,22 +52,9 @@ def sign_store(
     now: datetime,
 ) -> x509.Certificate:
     """The certificate of a machine in etcd, for a key that it made itself."""
-    begin, end = authority.window(now, LIFETIME_DAYS)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     names = [x509.DNSName(name), *(x509.IPAddress(address) for address in addresses)]
-    return authority.sign(
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signature_only(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
+    return end_entity(authority, key, name, days=LIFETIME_DAYS, now=now, purposes=both, names=names)
 
 
 def own_certificate(files: ClusterFiles, name: str, addresses: Iterable[Address], now: datetime) -> Path:

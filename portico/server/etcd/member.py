@@ -220,13 +220,9 @@ class MemberProcess:
         reason = self.reason or watched.reason
         if self.door is not None and watched.state in (ChildState.STOPPED, ChildState.STARTING) and not reason:
             reason = self.door.awaited
-        return {
-            "state": watched.state.value,
-            "reason": "" if watched.state is ChildState.RUNNING else reason,
-            "pid": watched.pid,
-            "restarts": watched.restarts,
-            "unit": self.door.unit if self.door is not None else None,
-        }
+        found = watched.status()
+        del found["since"]
+        return {**found, "reason": "" if watched.state is ChildState.RUNNING else reason}
 
     def _prepare(self) -> Start:
         if self._config is None:

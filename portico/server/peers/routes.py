@@ -14,36 +14,23 @@ from urllib.parse import parse_qsl, urlsplit
 
 from portico.certificates.tokens import TokenRefused
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
     NotFound,
     NotPermitted,
     PorticoError,
-    Unavailable,
 )
+from portico.http_status import status_of
 from portico.server.etcd import witnessing
 from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
 from portico.server.peers.records import ticket_data
-from portico.settings.problems import SettingsRefused
 
 if TYPE_CHECKING:
     from portico.server.peers.peers import Peers
 
 log = logging.getLogger("portico.peers")
 
-_STATUS: tuple[tuple[type[PorticoError], int], ...] = (
-    (SettingsRefused, 422),
-    (InvalidInput, 400),
-    (NotPermitted, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (LimitReached, 429),
-    (Unavailable, 503),
-)
 
 STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join"), witnessing.JOIN})
 """What a machine without a member's certificate may ask."""
@@ -125,7 +112,7 @@ class Routes:
             self._peers.refusals.note(f"token: {error.reason}", request.address)
             return _problem(403, error)
         except PorticoError as error:
-            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+            status = status_of(error)
             if status >= 500 or status == 422:
                 log.warning("path=%s peer=%s error=%s %s", parts.path[:60], request.address, error.code, error)
             return _problem(status, error)

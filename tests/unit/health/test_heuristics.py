@@ -174,6 +174,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("TUNNELS_NEARLY_FULL", W, seen(tunnels=9_000)),
     ("TUNNELS_NEARLY_FULL", E, seen(tunnels=10_000)),
     ("DNS_SERVER_SILENT", W, seen(dns_servers=silent("10.0.0.54"))),
+    ("DNS_SERVER_SLOW", W, seen(dns_servers=(DnsServer("10.0.0.53", "", True, "NOERROR", 1.5), *DNS_SERVERS[1:]))),
     ("DNS_NO_SERVER_ANSWERS", E, seen(dns_servers=silent("10.0.0.53", "10.0.0.54"))),
     ("DNS_NO_SERVER_ANSWERS", E, seen(dns_servers=silent("10.9.0.53"))),
     ("DNS_NOT_ASKED", U, seen(dns_servers=None)),
