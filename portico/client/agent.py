@@ -21,6 +21,7 @@ from portico.certificates.trust import common_name
 from portico.client import device, enrol, firewall, network, server_address
 from portico.client.account import ACCOUNT, account
 from portico.client.assistance import Assistance, Line, as_status
+from portico.client.assistant.report import Report
 from portico.client.currency import Access, Currency
 from portico.client.identity import (
     ClientFiles,
@@ -43,6 +44,7 @@ from portico.client.status import (
     derive,
     interface_text,
 )
+from portico.client.surface.surface import Surface
 from portico.client.users import User
 from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
@@ -101,6 +103,7 @@ class ClientAgent:
         self._state = device.DeviceState()
         self._linked = asyncio.Event()
         self.user = User(self._ask_about_user, lambda: self._link == "link_up")
+        self.surface = Surface()
         self._assistance: Assistance | None = None
         self._way_turn = asyncio.Lock()
         self._wanted = True
@@ -200,6 +203,7 @@ class ClientAgent:
             self._problem,
             self._currency.problem,
             naming.problem if naming else "",
+            self.surface.problem,
             *self.files.problems.values(),
         ]
         if running is not None and running.state is ChildState.WAITING:
@@ -239,8 +243,15 @@ class ClientAgent:
             user=level.user,
             user_since=level.since,
             user_until=level.until,
-            assistant=assistant,
+            assistant=assistant or self.report().as_dict(),
         )
+
+    def report(self) -> Report:
+        """How it stands now, as every user of this computer may know it."""
+        if self._assistance is not None:
+            return self._assistance.assistant.report()
+        said = derive(self._facts(self.files.enrolled, self.files.wish().connect, None))
+        return self.surface.without_assistant(*said, self._problem)
 
     async def _ask_about_user(self, method: str, what: str, body: dict[str, str] | None) -> dict[str, Any]:
         identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
@@ -296,6 +307,7 @@ class ClientAgent:
         await naming.start(self._settings)
         self._addresses = files.known_addresses(server_of(self._settings.url)[0])
         self._assistance = Assistance(self, self._trust)
+        self._assistance.assistant.on_change = self.surface.changed
         # Before the assistant looks for the first time, so that no change falls between the two.
         self._watch = network.Watch(lambda: self._way, self._on_network, self._on_any_change)
         self._run(self._watch.run(), "watch the network")
@@ -392,6 +404,7 @@ class ClientAgent:
         self._failure = self._next_attempt = self._since = None
         self._state = device.DeviceState()
         self._linked.clear()
+        self.surface.changed()
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -24,6 +24,7 @@ from portico.certificates.tokens import Token
 from portico.certificates.trust import common_name, parse_certificates, pin, to_pem
 from portico.client.identity import ClientFiles, ClientSettings, LocalSettings, Proxy, parse_proxy, server_of
 from portico.errors import InvalidInput, NotPermitted, PorticoError, Unavailable
+from portico.http_status import kind_of
 
 TIMEOUT = 15.0
 _LARGEST_ANSWER = 1 << 20
@@ -252,7 +253,7 @@ def _refusal(status: int, text: str, url: str) -> PorticoError:
     with contextlib.suppress(ValueError, RecursionError):
         parsed = httpx.Response(status, text=text).json()
         detail = parsed.get("error") if isinstance(parsed, dict) else None
-    kind = NotPermitted if status in (401, 403) else Unavailable if status >= 500 else InvalidInput
+    kind = kind_of(status, Unavailable if status >= 500 else InvalidInput)
     if isinstance(detail, dict) and isinstance(detail.get("what"), str):
         code = detail.get("code")
         return kind(

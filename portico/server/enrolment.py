@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from portico.certificates.tokens import TokenRefused
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
+from portico.http_status import status_of
 from portico.location.clients import assistant_settings
 from portico.naming.nrpt import table
 from portico.server.credentials import Credentials
@@ -23,13 +24,6 @@ from portico.settings.model import Settings
 log = logging.getLogger("portico.enrolment")
 
 _JSON = "application/json"
-_STATUS: Mapping[type[PorticoError], int] = {
-    InvalidInput: 400,
-    NotPermitted: 403,
-    NotFound: 404,
-    Conflict: 409,
-    LimitReached: 429,
-}
 
 
 def client_settings(settings: Settings, values: Effective, revision: int) -> dict[str, Any]:
@@ -91,7 +85,7 @@ class Enrolment:
             return _problem(403, error)
         except PorticoError as error:
             log.warning("path=%s peer=%s refused=%s %s", request.path, request.peer, error.code, error)
-            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 503)
+            status = status_of(error, 503)
             return _problem(status, error)
         except Exception:
             log.exception("path=%s peer=%s failed", request.path, request.peer)

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import AnyAddress, FilePath, HostName, Section, State, Upstream, host_name
+from portico.settings.kinds import (
+    AnyAddress,
+    CertificatePath,
+    HostName,
+    KeyPath,
+    SecretPath,
+    Section,
+    State,
+    Upstream,
+)
+from portico.settings.urls import PageUrl
 
 NLS_LABEL: Final = "directaccess-nls"
 WEB_PROBE_LABEL: Final = "directaccess-WebProbeHost"
@@ -25,34 +34,12 @@ SINGLE_ADAPTER_NLS_PORT: Final = 62000
 _PRINCIPAL = re.compile(r"[^\s@]{1,200}@[^\s@/]{1,200}")
 
 
-def _https_url(value: object) -> str:
-    """`https://name[:port]/path` without user, query and fragment; the name must be one that a certificate can have."""
-    if not isinstance(value, str):
-        raise ValueError("text was expected")
-    text = value.strip()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"'{text}' is no URL: {error}") from None
-    if parts.scheme.lower() != "https" or not parts.hostname:
-        raise ValueError(f"'{text}' does not begin with https:// and a name")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"'{text}' has a user, a query or a fragment; give name, port and path only")
-    name = host_name(parts.hostname)
-    if "." not in name or name.rpartition(".")[2].isdigit():
-        raise ValueError(f"'{parts.hostname}' is not a full domain name")
-    shown = f"{name}:{port}" if port not in (None, 443) else name
-    return f"https://{shown}{parts.path or '/'}"
-
-
 def _principal(value: object) -> str:
     if not isinstance(value, str) or not _PRINCIPAL.fullmatch(value.strip()):
         raise ValueError("a Kerberos principal is written 'name@REALM' or 'service/host@REALM'")
     return value.strip()
 
 
-HttpsUrl = Annotated[str, BeforeValidator(_https_url)]
 Principal = Annotated[str, BeforeValidator(_principal)]
 
 
@@ -60,7 +47,7 @@ class NetworkLocationServer(Section):
     """The HTTPS page that only computers inside can fetch: by it a client knows where it is."""
 
     state: State = Field(default="enabled", description="whether clients have one")
-    url: HttpsUrl | None = Field(
+    url: PageUrl | None = Field(
         default=None, description="the page of another web server; null: every Portico server has the page"
     )
     name: HostName | None = Field(
@@ -69,10 +56,10 @@ class NetworkLocationServer(Section):
     port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
         default=None, description="TCP port; null: 443, and 62000 on a server with one adapter"
     )
-    certificate: FilePath | None = Field(
+    certificate: CertificatePath | None = Field(
         default=None, description="imported certificates: PEM file, its certificate and chain"
     )
-    key: FilePath | None = Field(default=None, description="imported certificates: PEM file of its private key")
+    key: KeyPath | None = Field(default=None, description="imported certificates: PEM file of its private key")
 
 
 class WebProbe(Section):
@@ -101,10 +88,10 @@ class CorporateDns(Section):
     update_server: Upstream | None = Field(
         default=None, description="the DNS server that takes updates; null: the zone's primary (SOA)"
     )
-    key_file: FilePath | None = Field(
+    key_file: SecretPath | None = Field(
         default=None, description="tsig: file of the key as tsig-keygen prints it, which only root may read"
     )
-    keytab: FilePath | None = Field(default=None, description="gss-tsig: keytab file, which only root may read")
+    keytab: KeyPath | None = Field(default=None, description="gss-tsig: keytab file, which only root may read")
     principal: Principal | None = Field(
         default=None, description="gss-tsig: whose key of the keytab is used, as DA1$@CORP.EXAMPLE.NET"
     )

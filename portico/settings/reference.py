@@ -14,6 +14,7 @@ from portico.settings import (
     accounting,
     alerts,
     assistant,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
@@ -21,6 +22,7 @@ from portico.settings import (
     management,
     model,
     remote_access,
+    urls,
     users,
 )
 from portico.settings.document import dump, load
@@ -46,15 +48,20 @@ _NAMES: Final = (
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
     (kinds.FilePath, "file"),
+    (kinds.SecretPath, "file"),
+    (kinds.CertificatePath, "file"),
+    (kinds.KeyPath, "file"),
+    (kinds.CrlPath, "file"),
     (management.Word, "text"),
     (management.Url, "URL"),
     (cluster_store.Endpoint, "https://host:port"),
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
-    (alerts.HttpsUrl, "https:// URL"),
+    (backup.TimeOfDay, "time as `02:30`"),
+    (urls.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
-    (location.HttpsUrl, "https URL"),
+    (urls.PageUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
     (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
     (assistant.Email, "mail address"),
@@ -358,6 +365,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "section, see below"
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
+    if annotation is cluster_store.Witness:
+        return "`{name, address, fingerprint}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

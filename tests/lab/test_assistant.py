@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -24,6 +28,14 @@ ELSEWHERE = "10.0.0.9"
 """A host of the intranet whose DNS leads astray."""
 CORP = f"directaccess-corpConnectivityHost.{CORP_DOMAIN}"
 NLS = "network location server"
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+DESKTOP = """
+import socket
+with socket.socket(socket.AF_UNIX) as feed:
+    feed.connect("/run/portico/client-status/status.sock")
+    for line in feed.makefile():
+        print(line, end="", flush=True)
+"""
 
 
 def ask(client: Host, method: str, what: str) -> dict[str, Any]:
@@ -291,3 +303,50 @@ def test_a_web_probe_whose_port_is_blocked_leaves_the_client_connecting(
     assert reaches(home), "nothing else breaks"
     server.run("nft", "delete", "table", "inet", "blocked")
     told(home, "the client to be connected again", says("ConnectedRemotely"))
+
+
+@pytest.fixture
+def desktop(home: Host) -> Iterator[Host]:
+    """A program of a user without privileges that reads the status socket."""
+    home.start_service("desktop", [*NOBODY, PYTHON, "-c", DESKTOP])
+    yield home
+    home.stop_service("desktop")
+
+
+def test_users_desktops_and_support_are_told_the_same_and_no_secret(desktop: Host) -> None:
+    def read() -> list[dict[str, Any]]:
+        lines = desktop.log("desktop").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def tells(word: str) -> None:
+        wait.until(
+            f"the desktop to be told: {word}",
+            lambda: bool(read()) and read()[-1]["word"] == word,
+            timeout=60.0,
+            evidence=lambda: desktop.log_tail("desktop") + desktop.log_tail(CLIENT),
+        )
+
+    tells("working")
+    asked = desktop.run(*NOBODY, "portico", "client", "status", "--check", "--json")
+    found = json.loads(asked.stdout)
+    assert (found["word"], found["assistant"]["technology"]) == ("working", "IPHTTPS")
+    assert desktop.run(*NOBODY, "portico", "client", "collect", check=False).returncode == 5
+
+    desktop.run("portico", "client", "disconnect")
+    tells("off")
+    desktop.run("portico", "client", "connect", "--wait", "60", timeout=90.0)
+    tells("working")
+
+    path = desktop.output("portico", "client", "collect", "--output", "/var/cache").strip()
+    whole = gzip.decompress((desktop.disk / path.lstrip("/")).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        pieces = {entry.name.partition("/")[2]: archive.extractfile(entry) for entry in archive}
+    content = {name: piece.read() for name, piece in pieces.items() if piece is not None}
+    assert content["chain.txt"].startswith(b"working: ConnectedRemotely")
+    assert b"portico-iphttps" in content["addresses.txt"]
+    assert b"link=link_up" in content["agent-log.txt"]
+    directory = desktop.disk / "var/lib/portico/client"
+    key = [line for line in (directory / "identity.pem").read_bytes().split(b"-----")[2].split() if line]
+    assert key
+    for secret in (*key, (directory / "interface.secret").read_bytes(), b"PRIVATE KEY"):
+        assert secret not in whole

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from portico.settings.kinds import HostName
-from portico.settings.location import HttpsUrl
+from portico.settings.urls import PageUrl
 
 ShortText = Annotated[str, Field(max_length=500)]
 
@@ -26,7 +26,7 @@ class AssistantSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    nls_url: HttpsUrl | None = None
+    nls_url: PageUrl | None = None
     nls_trust: Literal["server", "system"] = "server"
     corp_connectivity_host: HostName | None = None
     corp_connectivity_addresses: tuple[IPv6Address, ...] = Field(default=(), max_length=16)

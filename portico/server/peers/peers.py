@@ -14,11 +14,13 @@ from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
+from portico.server import bringing
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.etcd.keeper import Keeper
 from portico.server.etcd.moves import Moves
+from portico.server.etcd.witnessing import Witnessing
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
@@ -28,6 +30,7 @@ from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.enrolling import Enrolling
 from portico.server.peers.farewell import Departure, Farewell, tell
+from portico.server.peers.following import Following
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader, require_quorum
@@ -114,6 +117,7 @@ class Peers:
         self.enrolling = Enrolling(self)
         self.farewell = Farewell(self)
         self.departure = Departure(host.state)
+        self.following = Following(self)
         self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
@@ -122,6 +126,7 @@ class Peers:
         self.spawn = spawn
         self.keeper = Keeper(self, host.state, store_door)
         self.moves = Moves(self.keeper)
+        self.witnessing = Witnessing(self)
         self._listener: Listener | None = None
         self._place: tuple[str, int] | None = None
         self.document: Settings | None = None
@@ -423,6 +428,7 @@ class Peers:
         await self._close()
         self.state, self.document = None, None
         await self.host.leave(by)
+        await asyncio.to_thread(lambda: bringing.remove(bringing.brought(self.files.directory)))
         await asyncio.to_thread(self.files.remove)
         await asyncio.to_thread(self.departure.done)
 

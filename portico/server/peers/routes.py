@@ -14,37 +14,25 @@ from urllib.parse import parse_qsl, urlsplit
 
 from portico.certificates.tokens import TokenRefused
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
     NotFound,
     NotPermitted,
     PorticoError,
-    Unavailable,
 )
+from portico.http_status import status_of
+from portico.server.etcd import witnessing
 from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
 from portico.server.peers.records import ticket_data
-from portico.settings.problems import SettingsRefused
 
 if TYPE_CHECKING:
     from portico.server.peers.peers import Peers
 
 log = logging.getLogger("portico.peers")
 
-_STATUS: tuple[tuple[type[PorticoError], int], ...] = (
-    (SettingsRefused, 422),
-    (InvalidInput, 400),
-    (NotPermitted, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (LimitReached, 429),
-    (Unavailable, 503),
-)
 
-STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join")})
+STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join"), witnessing.JOIN})
 """What a machine without a member's certificate may ask."""
 
 
@@ -76,6 +64,7 @@ class Routes:
             ("POST", "/v1/join"): self._join,
             ("POST", "/v1/join/confirm"): self._confirm,
             ("POST", "/v1/join/abandon"): self._abandon,
+            witnessing.JOIN: self._join_witness,
             ("POST", "/v1/join/progress"): self._progress,
             ("POST", "/v1/greeting"): self._greet,
             ("POST", "/v1/changed"): self._changed,
@@ -86,6 +75,7 @@ class Routes:
             ("POST", "/v1/settings/release"): self._release,
             ("POST", "/v1/leave"): self._leave,
             ("GET", "/v1/records"): self._records,
+            ("POST", "/v1/files"): self._files,
             ("GET", "/v1/tickets"): self._tickets,
             ("POST", "/v1/enrolment"): self._enrolment,
             ("GET", "/v1/clients"): self._clients,
@@ -106,6 +96,8 @@ class Routes:
         key = (request.method, parts.path)
         try:
             sender = self._peers.member(request.fingerprint) if request.fingerprint is not None else None
+            if sender is None and key == witnessing.ASK and self._peers.witnessing.knows(request.fingerprint):
+                return _json(200, await self._peers.witnessing.answer())
             if sender is None and (request.fingerprint is not None or key not in STRANGERS):
                 reason = "not a member's certificate" if request.fingerprint is not None else "no certificate"
                 self._peers.refusals.note(reason, request.address)
@@ -120,7 +112,7 @@ class Routes:
             self._peers.refusals.note(f"token: {error.reason}", request.address)
             return _problem(403, error)
         except PorticoError as error:
-            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+            status = status_of(error)
             if status >= 500 or status == 422:
                 log.warning("path=%s peer=%s error=%s %s", parts.path[:60], request.address, error.code, error)
             return _problem(status, error)
@@ -135,6 +127,9 @@ class Routes:
 
     async def _join(self, asked: Asked) -> Any:
         return await self._peers.admission.join(asked.body, asked.address)
+
+    async def _join_witness(self, asked: Asked) -> Any:
+        return await self._peers.witnessing.join(asked.body, asked.address)
 
     async def _confirm(self, asked: Asked) -> Any:
         return await self._peers.admission.confirm(asked.server)
@@ -178,6 +173,9 @@ class Routes:
         if not 0 <= after < 1 << 62:
             raise messages.malformed("'after' is out of its range")
         return self._peers.records.page(asked.query.get("log", ""), after)
+
+    async def _files(self, asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.following.answer, asked.body)
 
     async def _tickets(self, _asked: Asked) -> Any:
         return {"keys": ticket_data(self._peers.credentials.tickets)}

@@ -220,7 +220,7 @@ def test_a_kill_at_any_step_of_an_enrolment_leaves_token_and_certificate_in_step
     from portico.certificates.store import CertificateStore
 
     for number, (owner, name) in enumerate(
-        ((issue, "redeem"), (CertificateStore, "add_issued"), (issue.Issuer, "_sign"), (issue, "to_pem"))
+        ((issue, "redeem"), (CertificateStore, "add_issued"), (issue, "end_entity"), (issue, "to_pem"))
     ):
         site = Site(tmp_path / str(number))
         token = site.token()
