@@ -343,7 +343,7 @@ def _make_account() -> str:
     return "made"
 
 
-def _carries(found: Mapping[str, Any]) -> bool:
+def _carries(found: dict[str, Any]) -> bool:
     """Whether packets reach the intranet, whatever else the connectivity assistant finds wrong with it."""
     return found["status"] == _INSIDE or (found["link"] == "link_up" and bool(found["addresses"]))
 
