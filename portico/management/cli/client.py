@@ -45,7 +45,7 @@ app.command("export")(windows.export)
 app.command("login")(user_login.login)
 app.command("logout")(user_login.logout)
 
-_CONNECTED = ("ConnectedRemotely", "ConnectedLocally")
+_INSIDE = "ConnectedLocally"
 
 ProxyFlag = Annotated[
     str | None,
@@ -343,6 +343,11 @@ def _make_account() -> str:
     return "made"
 
 
+def _carries(found: dict[str, Any]) -> bool:
+    """Whether packets reach the intranet, whatever else the connectivity assistant finds wrong with it."""
+    return found["status"] == _INSIDE or (found["link"] == "link_up" and bool(found["addresses"]))
+
+
 def _wait_connected(progress: Progress, seconds: float) -> dict[str, Any]:
     """Asks until the tunnel carries packets. Raises Unavailable (NOT_CONNECTED) with the last error."""
     found: dict[str, Any] = {}
@@ -350,7 +355,7 @@ def _wait_connected(progress: Progress, seconds: float) -> dict[str, Any]:
     with progress.step("Connect") as detail:
         while True:
             found = ask("GET", "status")
-            if found["status"] in _CONNECTED:
+            if _carries(found):
                 detail(", ".join(found["addresses"]))
                 return found
             if time.monotonic() >= deadline:
