@@ -58,6 +58,7 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
+    (backup.Directory, "directory"),
     (backup.TimeOfDay, "time as `02:30`"),
     (urls.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
