@@ -51,7 +51,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     @routes.get("")
     async def status(agent: Agent = the_agent) -> dict[str, Any]:
         """The cluster as this server sees it: states, buckets, clients, counters, the last events."""
-        return await agent.balancer.status()
+        return {**await agent.balancer.status(), "mismatches": agent.match.reasons()}
 
     @routes.post("/explain")
     @viewer
