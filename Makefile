@@ -58,11 +58,11 @@ down: | sudo
 
 # Modules of tests run side by side: those of the lab wait for daemons more than they compute. A scenario is a whole
 # deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
-# and a moment without time can end it; so one that fails has a second try, and the summary names it (RERUN). One that
-# needs it more than now and then has a defect.
+# and a moment without time can end it; so one that fails has a second try (in a lab of its own) and a third, and the
+# summary names it (RERUN) and shows what failed. One that needs them more than now and then has a defect.
 TEST_WORKERS ?= 2
 LAB_WORKERS ?= 2
-RERUN ?= --reruns 1 -r fEsxXR
+RERUN ?= --reruns 2 --rerun-show-tracebacks -r fEsxXR
 # What PYTEST_ARGS choose need not be in both passes.
 MAYBE_NONE := $(if $(PYTEST_ARGS), || test $$? -eq 5)
 

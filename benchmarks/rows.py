@@ -14,6 +14,8 @@ OCSERV, OCSERV_DTLS = "ocserv + openconnect, TLS", "ocserv + openconnect, DTLS"
 OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
+LISTS = "lists of the API"
+SETTINGS, SETTINGS_ETCD = "settings: SQLite", "settings: etcd"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
 FAST_FILTER, PORTABLE_FILTER = "filter: eBPF", "filter: nftables"
 
@@ -82,6 +84,8 @@ ROWS: tuple[Row, ...] = (
     Row("memory", "memory per idle tunnel, KiB", IDLE, ("tunnel_kib",), (), Kind.VALUE, 16, 8, False),
     Row("dns64", "DNS64, synthesized answers from the cache on one core, to Unbound", DNS64,
         ("answers", "answers_per_core"), (UNBOUND,), Kind.RATIO, 0.5, 1.0),
+    Row("lists", "list calls of the API with 50,000 clients in the directory, pages of 1,000, ms", LISTS,
+        ("list_ms", "list_ms_95"), (), Kind.VALUE, 100, None, False),
 )  # fmt: skip
 ROWS += tuple(
     Row("filter", f"{filter_}, {what}", filter_, (own,), (filter_,), Kind.RATIO, must, None, beside_figures=(beside,))
@@ -93,6 +97,15 @@ ROWS += tuple(
         ("64-byte packets/s, of 32 servers to one of 2", "small_of_32", "small_of_2", 0.97),
     )
 )
+ROWS += tuple(
+    Row("settings", f"{what} of 32 servers with 1,000 revisions, {subject}, s", subject, (figure,), (), Kind.VALUE,
+        must, None, False)
+    for subject in (SETTINGS, SETTINGS_ETCD)
+    for what, figure, must in (
+        ("a change in force on each", "change_s", 2),
+        ("the start of one", "start_s", 3),
+    )
+)  # fmt: skip
 KEYS = tuple(dict.fromkeys(row.key for row in ROWS))
 
 

@@ -158,6 +158,9 @@ class AuditLog:
         if after is not None:
             found = []
             for path in self._files():
+                last = next(_lines(path, backwards=True), None)
+                if isinstance(last, dict) and isinstance(last.get("number"), int) and last["number"] <= after:
+                    continue
                 for entry in _lines(path):
                     if isinstance(entry, dict) and isinstance(entry.get("number"), int) and entry["number"] > after:
                         found.append(entry)
@@ -166,7 +169,7 @@ class AuditLog:
             return found
         found = []
         for path in reversed(self._files()):
-            for entry in reversed(list(_lines(path))):
+            for entry in _lines(path, backwards=True):
                 if not isinstance(entry, dict) or not isinstance(entry.get("number"), int):
                     continue
                 if before is None or entry["number"] < before:
@@ -372,13 +375,14 @@ def _first(path: Path) -> list[Any] | None:
     return [entry["number"], entry.get("previous")] if entry is not None else None
 
 
-def _lines(path: Path) -> Iterator[Any]:
-    """What each line holds; None for one that is no JSON."""
+def _lines(path: Path, *, backwards: bool = False) -> Iterator[Any]:
+    """What each line holds, read as it is asked for; None for one that is no JSON."""
     try:
         data = path.read_bytes()
     except OSError:
         return
-    for line in data.splitlines():
+    lines = data.splitlines()
+    for line in reversed(lines) if backwards else lines:
         try:
             yield json.loads(line)
         except (ValueError, RecursionError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from portico.errors import InvalidInput, PorticoError
+from portico.certificates.listing_schema import make_listable
+from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import not_written
 from portico.settings.database import Database
 
@@ -96,7 +97,7 @@ def _log_changes(connection: sqlite3.Connection) -> None:
 CHANGE_KEYS = {"issued": ("issuer_sha256", "serial"), "revoked": ("issuer_sha256", "serial"), "token": ("id",)}
 """Tables that the servers of a cluster have in common, and their keys."""
 
-MIGRATIONS = (_create, _log_changes)
+MIGRATIONS = (_create, _log_changes, make_listable)
 
 TRACES = ("server.pem", "crl.pem", "revoked.json")
 """Files beside the store that exist only after it was used."""
@@ -124,7 +125,7 @@ class IssuedRecord:
         """Without the certificate itself."""
         return {
             key: value.isoformat() if isinstance(value, datetime) else value
-            for key, value in asdict(self).items()
+            for key, value in vars(self).items()
             if key != "certificate"
         }
 
@@ -162,9 +163,7 @@ class TokenRecord:
         return "expired" if now >= self.expires else "open"
 
     def as_dict(self, now: datetime) -> dict[str, Any]:
-        fields = {
-            key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(self).items()
-        }
+        fields = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in vars(self).items()}
         return {**fields, "state": self.state(now)}
 
 
@@ -233,31 +232,12 @@ class CertificateStore:
         limit: int = 1000,
     ) -> list[IssuedRecord]:
         """Issued certificates, newest first, narrowed by what is given."""
-        query = (
-            "SELECT i.issuer_sha256, i.serial, i.kind, i.name, i.not_before, i.not_after, i.issued, i.token,"
-            " i.certificate, r.revoked, r.reason"
-            " FROM issued i LEFT JOIN revoked r ON r.issuer_sha256 = i.issuer_sha256 AND r.serial = i.serial"
-            " WHERE (?1 IS NULL OR i.kind = ?1) AND (?2 IS NULL OR i.name = ?2) AND (?3 IS NULL OR i.serial = ?3)"
-            " AND (?4 IS NULL OR i.issuer_sha256 = ?4) ORDER BY i.issued DESC, i.rowid DESC LIMIT ?5"
-        )
+        wanted = {"i.kind": kind, "i.name": name, "i.serial": serial, "i.issuer_sha256": issuer_sha256}
+        given = {column: value for column, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{column} = ?" for column in given) or "true"
+        query = f"{SELECT_ISSUED} WHERE {where} ORDER BY i.issued DESC, i.rowid DESC LIMIT ?"
         with self._database.read() as connection:
-            rows = connection.execute(query, (kind, name, serial, issuer_sha256, limit)).fetchall()
-        return [
-            IssuedRecord(
-                issuer_sha256=row[0],
-                serial=row[1],
-                kind=row[2],
-                name=row[3],
-                not_before=moment(row[4]),
-                not_after=moment(row[5]),
-                issued=moment(row[6]),
-                token=row[7],
-                certificate=row[8],
-                revoked=moment(row[9]) if row[9] else None,
-                reason=row[10],
-            )
-            for row in rows
-        ]
+            return [issued_record(row) for row in connection.execute(query, (*given.values(), limit))]
 
     def add_revoked(self, connection: sqlite3.Connection, record: RevokedRecord) -> bool:
         """False when the certificate is revoked already; the first time and reason stay."""
@@ -293,11 +273,20 @@ class CertificateStore:
     def tokens(self) -> list[TokenRecord]:
         """Every enrolment token, newest first."""
         with self._database.read() as connection:
-            rows = connection.execute(
-                "SELECT id, name, created, expires, author, failures, used, burned FROM token"
-                " ORDER BY created DESC, rowid DESC"
-            ).fetchall()
+            rows = connection.execute(f"{SELECT_TOKEN} ORDER BY created DESC, rowid DESC").fetchall()
         return [token_record(row) for row in rows]
+
+    def token(self, identifier: str) -> TokenRecord:
+        """One enrolment token. Raises NotFound (TOKEN_NOT_FOUND)."""
+        with self._database.read() as connection:
+            row = connection.execute(f"{SELECT_TOKEN} WHERE id = ?", (identifier,)).fetchone()
+        if row is None:
+            raise NotFound(
+                f"there is no enrolment token {identifier}",
+                resolution="List them with: portico ca token list",
+                code="TOKEN_NOT_FOUND",
+            )
+        return token_record(row)
 
     def next_number(self, connection: sqlite3.Connection, name: str) -> int:
         """Counts up from 1 per name."""
@@ -323,6 +312,32 @@ def _require_content(directory: Path, path: Path) -> None:
             resolution=RESOLUTION,
             code="DATABASE_CORRUPT",
         )
+
+
+SELECT_ISSUED = (
+    "SELECT i.issuer_sha256, i.serial, i.kind, i.name, i.not_before, i.not_after, i.issued, i.token,"
+    " i.certificate, r.revoked, r.reason, i.rowid"
+    " FROM issued i LEFT JOIN revoked r ON r.issuer_sha256 = i.issuer_sha256 AND r.serial = i.serial"
+)
+
+SELECT_TOKEN = "SELECT id, name, created, expires, author, failures, used, burned, rowid FROM token"  # noqa: S105
+
+
+def issued_record(row: tuple[Any, ...]) -> IssuedRecord:
+    """A row of `SELECT_ISSUED`."""
+    return IssuedRecord(
+        issuer_sha256=row[0],
+        serial=row[1],
+        kind=row[2],
+        name=row[3],
+        not_before=moment(row[4]),
+        not_after=moment(row[5]),
+        issued=moment(row[6]),
+        token=row[7],
+        certificate=row[8],
+        revoked=moment(row[9]) if row[9] else None,
+        reason=row[10],
+    )
 
 
 def token_record(row: tuple[Any, ...]) -> TokenRecord:

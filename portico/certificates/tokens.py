@@ -21,7 +21,7 @@ from typing import Final
 
 from portico.certificates.store import CertificateStore, TokenRecord, stamp, token_record
 from portico.certificates.trust import pin
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted
+from portico.errors import Conflict, InvalidInput, LimitReached, NotPermitted
 
 VERSION: Final = 1
 DEFAULT_LIFETIME = timedelta(hours=1)
@@ -204,14 +204,7 @@ def burn_token(store: CertificateStore, token_id: str, now: datetime) -> TokenRe
         connection.execute(
             "UPDATE token SET burned = ? WHERE id = ? AND used IS NULL AND burned IS NULL", (stamp(now), token_id)
         )
-    for record in store.tokens():
-        if record.id == token_id:
-            return record
-    raise NotFound(
-        f"there is no enrolment token {token_id}",
-        resolution="List them with: portico ca token list",
-        code="TOKEN_NOT_FOUND",
-    )
+    return store.token(token_id)
 
 
 def _hash(secret: str) -> str:

@@ -20,7 +20,8 @@ CUT_HOLD = 10.0
 """Periods without a missing link before a member that was cut counts as whole."""
 
 DEAF_PATIENCE = 0.35
-"""Seconds that a lag must last: the others' counters are a heartbeat older than ours, and traffic comes in bursts."""
+"""Seconds between two of our own looks at the counters that both find a lag: the others' counters are not of the same
+moment as ours, traffic comes in bursts, and a machine that has no time for a look hears the others' counters first."""
 
 ROLLOUT = 50.0
 """Periods that members may have different revisions of the settings while a change is distributed."""
@@ -114,12 +115,14 @@ class Judge:
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
         host = self.config.host_id
         deaf = bool(before & Condition.DEAF)
-        lag = self._watch.judge(host, others, len(self.config.nics), deaf, now)
-        if lag is None:
+        deaf_on = self.lag.nic if deaf and self.lag is not None else None
+        lag = self._watch.judge(host, others, len(self.config.nics), deaf_on, now)
+        counted = self._watch.counted(host)
+        if lag is None or counted is None:
             self._lag_since = None
         elif self._lag_since is None:
-            self._lag_since = now
-        lasted = self._lag_since is not None and now - self._lag_since >= DEAF_PATIENCE
+            self._lag_since = counted
+        lasted = self._lag_since is not None and counted is not None and counted - self._lag_since >= DEAF_PATIENCE
         self.lag = lag if deaf or lasted else None
         if self.lag is not None:
             found |= Condition.DEAF

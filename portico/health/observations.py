@@ -159,6 +159,8 @@ class Cluster:
         converging_for: seconds since the servers last agreed who takes what; 0 while they do.
         channel_problem: why the peers' channel does not work here.
         balancer_problem: why this server's part in load balancing does not work.
+        witness: name of the machine that votes beside two servers, empty without one.
+        witness_silent: seconds since it was heard here; None while it is not to vote.
     """
 
     own: str
@@ -168,6 +170,8 @@ class Cluster:
     quorum: bool = True
     channel_problem: str = ""
     balancer_problem: str = ""
+    witness: str = ""
+    witness_silent: float | None = None
 
 
 @dataclass(frozen=True)

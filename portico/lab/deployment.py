@@ -166,10 +166,14 @@ def wait_for_convergence(lab: Lab, servers: Sequence[str] | None = None, timeout
 
 
 def _members(status: dict[str, Any]) -> set[str]:
-    """Servers that are up in a status of a converged cluster; nobody while it converges."""
+    """Servers that are up, and can take clients, in a status of a converged cluster; nobody while it converges."""
     if not status.get("converged"):
         return set()
-    return {server["name"] for server in status["servers"] if server["state"] in ("Converged", "Default")}
+    return {
+        server["name"]
+        for server in status["servers"]
+        if server["state"] in ("Converged", "Default") and not server["conditions"]
+    }
 
 
 def _dedicated(number: int) -> list[str]:

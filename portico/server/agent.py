@@ -19,6 +19,7 @@ from portico.administration.access import Access
 from portico.connected import Door
 from portico.errors import PorticoError
 from portico.files import private_directory
+from portico.server.backup.schedule import Backups
 from portico.server.balancer.boots import BOOT_NAME, Boots
 from portico.server.balancer.handle import Balancer
 from portico.server.certificate_match import CertificateMatch
@@ -99,14 +100,16 @@ class Agent:
         self.enrolment.users = self.users.routes
         self.peers = Peers(self, self._spawn, store_door=store_door)
         self.match = CertificateMatch(self)
+        self.balancer.heard = self.peers.heard
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
+        self.backups = Backups(self)
         self.location = Location(self, state, self.peers.leads, location_door)
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
         self.store, self.check, self.change = transactions.store, transactions.check, transactions.change
         self.rollback, self.follow, self.leave = transactions.rollback, transactions.follow, transactions.leave
-        self.clients, self.client = roster.clients, roster.client
+        self.clients, self.client, self.clients_page = roster.clients, roster.client, roster.page
         self.disconnect, self.disconnect_here = roster.disconnect, roster.disconnect_here
         self.revoke, self.refresh_revoked = roster.revoke, roster.refresh_revoked
         self.own_sessions = roster.sessions
@@ -161,6 +164,7 @@ class Agent:
         self._spawn(self.location.run())
         self._spawn(self.users.run())
         self._spawn(self.match.run())
+        self._spawn(self.backups.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""

@@ -129,7 +129,7 @@ async def live(agent: Agent) -> Live:
             silent.append(name)
         else:
             counted[name] = result
-    enrolled = sum(client.serial is not None and client.state in _VALID for client in await agent.clients())
+    enrolled = sum([client.serial is not None and client.state in _VALID async for client in agent.clients()])
     return Live(
         clients={name: item.clients for name, item in counted.items()},
         bindings={name: item.bindings for name, item in counted.items()},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from portico.certificates.store import IssuedRecord
+from portico.certificates.listing import ClientRow
 
 
 class ClientState(StrEnum):
@@ -38,11 +38,12 @@ class Client:
     sessions: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        # Not asdict: it copies every value of every session, which is most of the time that a page takes.
+        return {**vars(self), "certificates": [vars(certificate) for certificate in self.certificates]}
 
 
 def clients(
-    issued: Iterable[IssuedRecord],
+    issued: Iterable[ClientRow],
     sessions: Iterable[Mapping[str, Any]],
     seen: Mapping[str, float],
     now: datetime,
@@ -59,13 +60,7 @@ def clients(
     found: dict[str, Client] = {}
     for record in issued:
         client = found.setdefault(record.name, Client(record.name, ClientState.NEVER_SEEN, seen.get(record.name)))
-        client.certificates.append(
-            ClientCertificate(
-                record.serial,
-                record.not_after.isoformat(),
-                record.revoked.isoformat() if record.revoked is not None else None,
-            )
-        )
+        client.certificates.append(ClientCertificate(record.serial, record.not_after, record.revoked))
     for client in found.values():
         client.state = _state(client, now)
         client.serial = client.certificates[0].serial

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import TicketKey, load_tickets, next_rotation, rotate_tickets, save_tickets
 from portico.certificates.trust import merge, parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import not_written, private_directory, read_file
+from portico.files import not_written, private_directory, read_file, remove_tree
 from portico.settings.model import Certificates, Settings
 from portico.transition.gateway_config import GatewaySecrets
 
@@ -100,7 +99,7 @@ class Credentials:
         self.close()
         try:
             if self.directory.exists():
-                shutil.rmtree(self.directory)
+                remove_tree(self.directory)
         except OSError as error:
             raise not_written(self.directory, error) from None
         self.store = self.authority = self._identity = self._kept = None

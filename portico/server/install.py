@@ -29,6 +29,7 @@ from portico.server.desired import kept_addresses
 from portico.server.etcd.member import USER as STORE_USER
 from portico.server.facts import read_facts
 from portico.server.gateway import UNIT, USER
+from portico.server.kept_files import MADE_NAME
 from portico.server.location import pages as location
 from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.peers.joining import Joining
@@ -41,7 +42,6 @@ from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 from portico.settings.verify import verify
 
-MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
 _UNITS = (UNIT, balancer.UNIT, location.UNIT, UNIT_NAME)
 _USERS = (USER, balancer.USER, location.USER, STORE_USER)

@@ -6,14 +6,17 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from portico.certificates.listing import client_rows
 from portico.certificates.revocation import revoke, revoke_foreign
 from portico.errors import NotFound, PorticoError
 from portico.files import read_file, write_file
-from portico.server.clients import Client, clients, session_name
+from portico.server.clients import Client, ClientState, clients, session_name
 from portico.server.credentials import now_utc
+from portico.server.directory import Directory, Page
 
 if TYPE_CHECKING:
     from portico.server.agent import Agent
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("portico.server")
 
 SEEN_NAME = "seen.json"
+PAGE = 1000
+"""Remote computers looked at together by who wants them all."""
 
 
 class Roster:
@@ -29,27 +34,42 @@ class Roster:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._seen = read_seen(agent.state / SEEN_NAME)
+        self._directory = Directory(lambda: agent.credentials.store, self._everywhere, self._seen)
 
-    async def clients(self) -> list[Client]:
+    async def page(self, *, after: str | None = None, limit: int, state: ClientState | None = None) -> Page:
+        """A part of the list of all remote computers. Raises as `Directory.page`."""
+        return await self._directory.page(after=after, limit=limit, state=state)
+
+    async def clients(self) -> AsyncIterator[Client]:
         """Every remote computer that was enrolled or is connected, to whichever server of the cluster."""
-        sessions = await self.sessions()
-        if self._agent.peers.state is not None:
-            sessions = [{**session, "server": self._agent.peers.own_name} for session in sessions]
-            sessions += await self._agent.peers.sessions()
-        store = self._agent.credentials.store
-        issued = await asyncio.to_thread(lambda: store.issued(kind="client", limit=100_000)) if store else []
-        return clients(issued, sessions, self._seen, now_utc())
+        page = await self.page(limit=PAGE)
+        while True:
+            for client in page.clients:
+                yield client
+            if page.next is None:
+                return
+            page = await self.page(after=page.next, limit=PAGE)
 
     async def client(self, name: str) -> Client:
         """Raises NotFound."""
-        for client in await self.clients():
-            if client.name == name:
-                return client
+        sessions = [session for session in await self._everywhere() if session_name(session) == name]
+        store = self._agent.credentials.store
+        rows = await asyncio.to_thread(client_rows, store, [name]) if store else []
+        for client in clients(rows, sessions, self._seen, now_utc()):
+            return client
         raise NotFound(
             f"There is no client {name}",
             why="no certificate was issued to it and it is not connected",
             resolution="List them with: portico clients list",
         )
+
+    async def _everywhere(self) -> list[dict[str, Any]]:
+        """The tunnels of every server of the cluster."""
+        sessions = await self.sessions()
+        if self._agent.peers.state is not None:
+            sessions = [{**session, "server": self._agent.peers.own_name} for session in sessions]
+            sessions += await self._agent.peers.sessions()
+        return sessions
 
     async def disconnect(self, name: str) -> int:
         """Closes a client's tunnels; it may dial again. Raises NotFound."""

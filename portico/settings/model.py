@@ -13,6 +13,7 @@ from pydantic import Field
 
 from portico.settings.accounting import Accounting
 from portico.settings.alerts import Alerts
+from portico.settings.backup import Backup
 from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
@@ -344,6 +345,7 @@ class Settings(Section):
     store: ClusterStore = Field(default_factory=ClusterStore)
     accounting: Accounting = Field(default_factory=Accounting)
     alerts: Alerts = Field(default_factory=Alerts)
+    backup: Backup = Field(default_factory=Backup)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
@@ -55,6 +56,7 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
+    (backup.TimeOfDay, "time as `02:30`"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
     (location.HttpsUrl, "https URL"),
@@ -359,6 +361,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "section, see below"
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
+    if annotation is cluster_store.Witness:
+        return "`{name, address, fingerprint}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

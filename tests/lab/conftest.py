@@ -40,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
     if report.failed:  # type: ignore[attr-defined]
+        item.stash[_FAILED] = True
         module = item.getparent(pytest.Module)
         if module is not None:
             module.stash[_FAILED] = True
@@ -50,6 +51,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             with contextlib.suppress(EOFError):
                 input("Enter goes on. ")
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A failed scenario leaves hosts dead and settings half changed: nothing that it used is used again, so that its
+    second try and the rest of its module begin with a lab of their own."""
+    if item.stash.get(_FAILED, False):
+        item.stash[_FAILED] = False
+        item.session._setupstate.teardown_exact(None)
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,6 @@ HEARTBEATS = 2504
 """The UDP port of heartbeats that do not go by layer 2."""
 LOAD_SECONDS = float(os.environ.get("PORTICO_LOAD_SECONDS", "10"))
 
-pytestmark = pytest.mark.alone
-
 
 def test_clients_of_a_killed_agent_are_back(cluster: Lab, crowd: Crowd, checksum: str) -> None:
     with continuity(cluster, crowd, checksum, "killed agent", everybody=False) as trouble:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from portico.lab import wait
@@ -52,6 +53,11 @@ def test_a_second_server_joins_with_one_token(three_servers: Lab) -> None:
     start_server(second)
     wait.until("da1 to reach da2", lambda: all(item["reachable"] for item in peers(first)["servers"]))
     assert [item["name"] for item in peers(first)["servers"]] == ["da2"]
+    followed = first.run("portico", "lb", "progress", "da2", "--follow", "--json", timeout=60.0).stdout.splitlines()
+    last = [json.loads(line) for line in followed if "addition" in json.loads(line)][-1]["addition"]
+    assert [(step["step"], step["state"]) for step in last["steps"]] == [
+        (name, "done") for name in ("preparing", "checking", "joining", "converging")
+    ]
     assert peers(second)["leader"] == peers(first)["leader"] == "da1"
     assert in_force(first) == in_force(second)
     for name in ("certificates/authority.pem", "certificates/ticket_keys.json", "cluster/authority.pem"):

@@ -26,8 +26,6 @@ from tests.lab.helpers import (
 SIZE = 150_000_000
 RATE = "30M"  # bytes a second: the download lasts five seconds
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(scope="module")
 def checksum(lab: Lab) -> str:

@@ -1,10 +1,12 @@
 // A certified OpenID Connect provider (oidc-provider) on a loopback port, as tests log in at it.
-// Arguments: port, users as JSON {subject: {groups, preferred_username}}. New signing keys at every start.
+// Arguments: port, users as JSON {subject: {groups, preferred_username}}, and how many questions about each device are
+// answered slow_down (it never says so by itself). New signing keys at every start.
 import { generateKeyPairSync } from "node:crypto";
-import Provider from "oidc-provider";
+import Provider, { errors } from "oidc-provider";
 
 const port = Number(process.argv[2]);
 const users = JSON.parse(process.argv[3]);
+const slowDowns = Number(process.argv[4] ?? 0);
 
 const key = (type, options, alg, kid) => ({
   ...generateKeyPairSync(type, options).privateKey.export({ format: "jwk" }),
@@ -38,6 +40,18 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
     users[id] && { accountId: id, claims: async () => ({ sub: id, ...users[id] }) },
 });
 provider.on("server_error", (_context, error) => console.error(error));
+provider.on("grant.error", (_context, error) => console.error(error.message, error.error_detail));
+
+const find = provider.DeviceCode.find.bind(provider.DeviceCode);
+const asked = new Map();
+provider.DeviceCode.find = async (value, options) => {
+  if (Provider.ctx?.oidc.route === "token") {
+    const before = asked.get(value) ?? 0;
+    asked.set(value, before + 1);
+    if (before < slowDowns) throw new errors.SlowDown();
+  }
+  return find(value, options);
+};
 
 // The end of the test is the end of standard input.
 process.stdin.resume().on("end", () => process.exit(0));

@@ -15,6 +15,8 @@ HIGH_AVAILABILITY: Final = Component.HIGH_AVAILABILITY
 
 CONVERGING_TOO_LONG: Final = 30.0
 """Seconds; convergence takes less than one."""
+WITNESS_SILENCE: Final = 15.0
+"""Seconds; it asks each second."""
 CLOCKS: Final = 5.0
 """Seconds that clocks may differ; certificates and tokens are judged by them."""
 
@@ -151,6 +153,16 @@ CLOCK = CATALOGUE.add(
     cause="they differ by {seconds:.0f} s",
     resolution="Let the servers have the time from one source: timedatectl, chronyc tracking",
 )
+WITNESS = CATALOGUE.add(
+    "WITNESS_SILENT",
+    HIGH_AVAILABILITY,
+    WARNING,
+    shared=True,
+    what="The witness {about} is silent",
+    cause="it has not asked for {seconds:.0f} s; without it settings cannot be changed while a server is missing",
+    resolution="On it: portico witness status; TCP ports 2379, 2380 and 2505 must pass between it and the servers. If "
+    "it does not come back: portico cluster store witness remove",
+)
 MEMBERS_UNKNOWN = CATALOGUE.add(
     "CLUSTER_UNKNOWN",
     HIGH_AVAILABILITY,
@@ -185,6 +197,8 @@ def takes_part(seen: Observations) -> Findings:
         found.append(CHANNEL.finding(why=cluster.channel_problem))
     if not cluster.quorum:
         found.append(QUORUM.finding())
+    if cluster.witness_silent is not None and cluster.witness_silent > WITNESS_SILENCE:
+        found.append(WITNESS.finding(cluster.witness, seconds=cluster.witness_silent))
     return found
 
 

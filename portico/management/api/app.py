@@ -23,6 +23,8 @@ from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.management.api import (
     access,
     accounting,
+    additions,
+    backup,
     ca,
     check,
     cluster,
@@ -52,9 +54,11 @@ from portico.management.api.models import (
     SettingsChange,
     Status,
 )
+from portico.management.api.paging import PAGE, After, Limit
 from portico.management.api.roles import operator
 from portico.management.api.statuses import status_of
 from portico.server.agent import Agent, Outcome
+from portico.server.clients import ClientState
 from portico.settings.diff import Difference
 from portico.settings.document import dump, load, load_data
 from portico.settings.store import Revision
@@ -152,15 +156,12 @@ async def repair(agent: TheAgent) -> dict[str, str | None]:
 
 @router.get("/clients")
 async def clients(
-    agent: TheAgent,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    offset: Annotated[int, Query(ge=0)] = 0,
-    state: str | None = None,
+    agent: TheAgent, limit: Limit = PAGE, after: After = None, state: ClientState | None = None
 ) -> ClientsAnswer:
-    """Remote computers: connected ones first, then by name."""
-    found = [c for c in await agent.clients() if state is None or c.state == state]
-    page = found[offset : offset + limit]
-    return ClientsAnswer(clients=[ClientModel.model_validate(c.as_dict()) for c in page], total=len(found))
+    """Remote computers: connected ones first, then by name. With a `state` a page may be short and not the last."""
+    page = await agent.clients_page(after=after, limit=limit, state=state)
+    found = [ClientModel.model_validate(c.as_dict()) for c in page.clients]
+    return ClientsAnswer(clients=found, next=page.next, total=page.total)
 
 
 @router.get("/clients/{name}")
@@ -223,12 +224,14 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(load_balancing.router(agent_of, _FAULTS, _outcome))
     app.include_router(cluster.router(agent_of, _FAULTS))
     app.include_router(peers.router(agent_of, _FAULTS))
+    app.include_router(additions.router(agent_of, _FAULTS))
     app.include_router(access.router(agent_of, _FAULTS))
     app.include_router(store.router(agent_of, _FAULTS, _outcome))
     app.include_router(check.router(agent_of, _FAULTS, _outcome))
     app.include_router(health.router(agent_of, _FAULTS))
     app.include_router(accounting.router(agent_of, _FAULTS))
     app.include_router(users.router(agent_of, _FAULTS))
+    app.include_router(backup.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 
 from portico.administration.roles import acting
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import client_name
+from portico.certificates.listing import issued_page, token_page
 from portico.certificates.renewal import SERVER_NAME, load_identity
 from portico.certificates.tokens import burn_token, create_token
 from portico.certificates.trust import name_text, pin
 from portico.errors import NotFound, PorticoError
+from portico.files import remove_file
 from portico.management.api.models import (
     CaAnswer,
     CaInit,
     IssueAnswer,
+    IssuedAnswer,
     IssuedModel,
     IssueRequest,
     TokenAnswer,
     TokenModel,
     TokenRequest,
+    TokensAnswer,
 )
+from portico.management.api.paging import PAGE, After, Limit
 from portico.server.agent import Agent
 from portico.server.credentials import now_utc
 from portico.settings.effective import base_url
@@ -59,7 +64,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
 
         def reissue() -> None:
             agent.credentials.issuer()  # a CA that cannot sign must not cost the certificate there is
-            (agent.credentials.directory / SERVER_NAME).unlink(missing_ok=True)
+            remove_file(agent.credentials.directory / SERVER_NAME)
             agent.credentials.secrets(settings, now_utc())
 
         await asyncio.to_thread(reissue)
@@ -98,10 +103,20 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         )
 
     @routes.get("/tokens")
-    async def tokens(agent: Agent = the_agent) -> list[TokenModel]:
-        """Every token, newest first, without its secret."""
-        records = await asyncio.to_thread(lambda: agent.credentials.usable_store().tokens())
-        return [TokenModel.model_validate(record.as_dict(now_utc())) for record in records]
+    async def tokens(limit: Limit = PAGE, after: After = None, agent: Agent = the_agent) -> TokensAnswer:
+        """Tokens, newest first, without their secrets."""
+        found, more = await asyncio.to_thread(
+            lambda: token_page(agent.credentials.usable_store(), after=after, limit=limit)
+        )
+        return TokensAnswer(
+            tokens=[TokenModel.model_validate(record.as_dict(now_utc())) for record in found], next=more
+        )
+
+    @routes.get("/tokens/{token_id}")
+    async def one_token(token_id: str, agent: Agent = the_agent) -> TokenModel:
+        """A token, without its secret."""
+        record = await asyncio.to_thread(lambda: agent.credentials.usable_store().token(token_id))
+        return TokenModel.model_validate(record.as_dict(now_utc()))
 
     @routes.delete("/tokens/{token_id}")
     async def burn(token_id: str, agent: Agent = the_agent) -> TokenModel:
@@ -126,14 +141,15 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     async def certificates(
         name: str | None = None,
         serial: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+        limit: Limit = PAGE,
+        after: After = None,
         agent: Agent = the_agent,
-    ) -> list[IssuedModel]:
+    ) -> IssuedAnswer:
         """Issued certificates, newest first."""
-        records = await asyncio.to_thread(
-            lambda: agent.credentials.usable_store().issued(name=name, serial=serial, limit=limit)
+        found, more = await asyncio.to_thread(
+            lambda: issued_page(agent.credentials.usable_store(), name=name, serial=serial, after=after, limit=limit)
         )
-        return [IssuedModel.model_validate(record.as_dict()) for record in records]
+        return IssuedAnswer(certificates=[IssuedModel.model_validate(r.as_dict()) for r in found], next=more)
 
     return routes
 

@@ -15,6 +15,7 @@ from portico.management.api.models import AdviceModel, Model, OutcomeAnswer
 from portico.server.agent import Agent, Outcome
 from portico.server.balancer.advising import advised
 from portico.server.balancer.link import interface_mac
+from portico.server.etcd.moves import with_etcd
 from portico.settings import cluster
 from portico.settings.addresses import format_interface, parse_host_address
 from portico.settings.facts import Facts
@@ -39,6 +40,7 @@ class Enable(Change):
     internet_virtual_addresses: list[str] | None = Field(default=None, max_length=16)
     internal_virtual_addresses: list[str] | None = Field(default=None, max_length=16)
     mode: Mode = "unicast"
+    store: Literal["sqlite", "etcd"] = Field(default="sqlite", description="what decides about revisions of settings")
 
 
 class ChangeMode(Change):
@@ -113,14 +115,20 @@ def router(
             )
         facts = await asyncio.to_thread(agent.machine.facts)
         settings = edit(latest.settings, facts)
-        outcome = await agent.change(
-            settings,
-            expected=latest.number,
-            author=body.author,
-            comment=body.comment or comment,
-            dry_run=body.dry_run,
-            lost=lost,
-        )
+        begins = settings.store.kind == "etcd" and latest.settings.load_balancing is None
+        if begins and not body.dry_run:
+            outcome = await agent.peers.moves.enable(
+                settings, expected=latest.number, author=body.author, comment=body.comment or comment
+            )
+        else:
+            outcome = await agent.change(
+                settings,
+                expected=latest.number,
+                author=body.author,
+                comment=body.comment or comment,
+                dry_run=body.dry_run,
+                lost=lost,
+            )
         answered = answer(agent, outcome)
         if advice:
             local = await asyncio.to_thread(agent.machine.localise, settings)
@@ -151,7 +159,7 @@ def router(
         internal_virtual = _optional("internal_virtual_addresses", body.internal_virtual_addresses)
 
         def edit(settings: Settings, facts: Facts) -> Settings:
-            return cluster.enable(
+            enabled = cluster.enable(
                 settings,
                 facts,
                 internet_dedicated=internet,
@@ -160,6 +168,7 @@ def router(
                 internal_virtual=internal_virtual,
                 mode=body.mode,
             )
+            return with_etcd(enabled) if body.store == "etcd" else enabled
 
         return await change(agent, body, edit, "load balancing enabled", advice=True)
 

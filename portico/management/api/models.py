@@ -182,7 +182,10 @@ class ClientModel(Model):
 
 
 class ClientsAnswer(Model):
+    """A page of clients. `total` counts all there are, whatever was asked for."""
+
     clients: list[ClientModel]
+    next: str | None
     total: int
 
 
@@ -243,6 +246,11 @@ class TokenModel(Model):
     state: str
 
 
+class TokensAnswer(Model):
+    tokens: list[TokenModel]
+    next: str | None
+
+
 class IssueRequest(Model):
     name: str
     csr: str = Field(max_length=16_384)
@@ -265,6 +273,11 @@ class IssuedModel(Model):
     token: str | None
     revoked: str | None
     reason: str | None
+
+
+class IssuedAnswer(Model):
+    certificates: list[IssuedModel]
+    next: str | None
 
 
 class SessionsAnswer(Model):

@@ -12,6 +12,7 @@ from pydantic import Field
 from portico.errors import NotFound
 from portico.management.api.load_balancing import Add, check_addition
 from portico.management.api.models import Fault, Model, ProblemModel
+from portico.server.additions.core import plan
 from portico.server.agent import Agent
 from portico.server.credentials import now_utc
 
@@ -22,14 +23,20 @@ class JoinRequest(Add):
     lifetime_seconds: int = Field(default=3600, ge=1, le=86_400)
 
 
+class PlannedStep(Model):
+    step: str
+    what: str
+
+
 class JoinAnswer(Model):
-    """`token` is shown once and kept by nobody; None with `dry_run`."""
+    """`token` is shown once and kept by nobody; None with `dry_run`. `plan`: what follows, see /v1/peers/additions."""
 
     name: str
     token: str | None
     expires: str | None
     server: str
     problems: list[ProblemModel]
+    plan: list[PlannedStep]
 
 
 class JoinTokenModel(Model):
@@ -96,6 +103,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
             expires=expires.isoformat() if made is not None else None,
             server=agent.peers.own_name,
             problems=[ProblemModel.model_validate(problem.as_dict()) for problem in problems],
+            plan=[PlannedStep.model_validate(item) for item in plan(body.name)],
         )
 
     @routes.get("/tokens")

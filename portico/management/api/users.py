@@ -11,6 +11,7 @@ from pydantic import Field
 from portico.administration.roles import current
 from portico.errors import InvalidInput
 from portico.management.api.models import Model
+from portico.management.api.paging import PAGE, After, Limit
 from portico.management.api.recording import note
 from portico.server.agent import Agent
 
@@ -33,6 +34,7 @@ class UserGrant(Model):
 
 class UsersAnswer(Model):
     users: list[UserGrant]
+    next: str | None
 
 
 class RevokeUser(Model):
@@ -53,9 +55,10 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     the_agent = Depends(agent_of)
 
     @routes.get("")
-    async def users(agent: Agent = the_agent) -> UsersAnswer:
-        """Every user that has authenticated, newest first, until that would have run out."""
-        return UsersAnswer(users=[UserGrant.model_validate(item) for item in agent.users.all()])
+    async def users(limit: Limit = PAGE, after: After = None, agent: Agent = the_agent) -> UsersAnswer:
+        """Users that have authenticated, newest first, until that would have run out."""
+        found, more = agent.users.page(after, limit)
+        return UsersAnswer(users=[UserGrant.model_validate(item) for item in found], next=more)
 
     @routes.post("/revoke")
     async def revoke(body: RevokeUser, agent: Agent = the_agent) -> RevokedUsers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -145,7 +146,7 @@ def list_command(
     Example: `portico ca list --name laptop7`
     """
     with server() as api:
-        found = api.get("/v1/ca/certificates", name=name)
+        found = list(api.entries("/v1/ca/certificates", "certificates", name=name))
     rows = [
         (c["name"], c["kind"], c["serial"], c["issued"][:19].replace("T", " "), c["not_after"][:10], c["reason"] or "")
         for c in found
@@ -241,7 +242,7 @@ def token_list(json: output.Json = False) -> None:
     Example: `portico ca token list`
     """
     with server() as api:
-        found = api.get("/v1/ca/tokens")
+        found = list(api.entries("/v1/ca/tokens", "tokens"))
     rows = [(t["id"], t["name"], t["state"], t["expires"][:19].replace("T", " "), t["author"]) for t in found]
     columns = ["Token", "For", "State", "Expires (UTC)", "Author"]
     output.show(found, lambda out: out.print(output.table(columns, rows, empty="No tokens.")))
@@ -287,7 +288,7 @@ def _would_init(api: ApiClient) -> None:
 
 def _would_revoke(api: ApiClient, serial: str) -> None:
     wanted = serial.lower().lstrip("0") or "0"
-    found = api.get("/v1/ca/certificates", serial=wanted)
+    found = list(api.entries("/v1/ca/certificates", "certificates", serial=wanted))
     if not found:
         raise NotFound(
             f"no certificate has the serial {serial}",
@@ -301,15 +302,9 @@ def _would_revoke(api: ApiClient, serial: str) -> None:
 
 
 def _would_burn(api: ApiClient, token: str) -> None:
-    found = [t for t in api.get("/v1/ca/tokens") if t["id"] == token]
-    if not found:
-        raise NotFound(
-            f"there is no enrolment token {token}",
-            resolution="List them with: portico ca token list",
-            code="TOKEN_NOT_FOUND",
-        )
-    state = found[0]["state"]
-    text = f"Would revoke the token for {found[0]['name']}." if state == "open" else f"The token is {state} already."
+    found = api.get(f"/v1/ca/tokens/{quote(token, safe='')}")
+    state = found["state"]
+    text = f"Would revoke the token for {found['name']}." if state == "open" else f"The token is {state} already."
     output.show({"dry_run": True, "revokes": state == "open", "state": state}, lambda out: out.print(escape(text)))
 
 

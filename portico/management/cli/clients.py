@@ -14,13 +14,9 @@ from rich.markup import escape
 from portico.certificates.revocation import REASONS
 from portico.management.cli import output
 from portico.management.cli.connection import client_names, server
-from portico.management.client import ApiClient
 from portico.server.clients import ClientState
 
 app = typer.Typer()
-
-PAGE = 10_000
-"""Clients asked for at a time: as many as the server gives."""
 
 Name = Annotated[str, typer.Argument(help="The client's name, as its certificate has it.", autocompletion=client_names)]
 Reason = StrEnum("Reason", {name.replace("-", "_"): name for name in REASONS})  # type: ignore[misc]
@@ -39,7 +35,8 @@ def list_command(
     Example: `portico clients list --state connected`
     """
     with server() as api:
-        found = _all(api, state)
+        every = list(api.entries("/v1/clients", "clients", state=state.value if state else None))
+    found: dict[str, Any] = {"clients": every, "total": len(every)}
     columns = ["Name", "State", "Address", "From", "Since", "In", "Out", "Serial"]
     rows = [_row(client) for client in found["clients"]]
     if any("server" in session for client in found["clients"] for session in client["sessions"]):
@@ -106,16 +103,6 @@ def revoke(
         done = api.post("/v1/revocations", {"name": name, "reason": reason.value})
     text = f"Revoked {len(done['serials'])} certificates of {name}, closed {done['closed']} tunnels."
     output.show(done, lambda out: out.print(escape(text)))
-
-
-def _all(api: ApiClient, state: ClientState | None) -> dict[str, Any]:
-    """Every client, in as many requests as it takes."""
-    found: list[Any] = []
-    while True:
-        page = api.get("/v1/clients", state=state.value if state else None, limit=PAGE, offset=len(found))
-        found += page["clients"]
-        if len(page["clients"]) < PAGE:
-            return {"clients": found, "total": page["total"]}
 
 
 def _row(client: dict[str, Any]) -> list[object]:

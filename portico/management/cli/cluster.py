@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from portico.errors import NotFound
 from portico.management.cli import output, store
 from portico.management.cli.connection import completed, server
 
@@ -105,14 +106,29 @@ def start(name: Server, json: output.Json = False) -> None:
 
 
 @app.command()
-def stop(name: Server, yes: output.Yes = False, json: output.Json = False) -> None:
+def stop(name: Server, yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
     """Give a server's buckets to the others now; its clients dial again.
 
-    Example: `portico cluster stop da2`
+    Example: `portico cluster stop da2 --dry-run`
     """
     with server() as api:
-        clients = api.get("/v1/cluster").get("directory", {}).get(name, 0)
+        found = api.get("/v1/cluster")
+    clients = found.get("directory", {}).get(name, 0)
     addresses = "1 client address" if clients == 1 else f"{clients} client addresses"
+    if dry_run:
+        known = [item for item in found["servers"] if item["name"] == name]
+        if not known:
+            raise NotFound(
+                f"There is no server {name} to stop",
+                why="the cluster has no server of this name",
+                resolution="List them with: portico cluster status",
+                code="NO_SUCH_SERVER",
+            )
+        buckets = sum(known[0]["buckets"][1:])
+        text = f"Would stop {name}: the others get its {buckets} buckets and, as they dial again, its {addresses}."
+        plan = {"dry_run": True, "would": "stop", "server": name, "clients": clients, "buckets": buckets}
+        output.show(plan, lambda out: out.print(text, markup=False))
+        return
     output.confirm(f"Stop {name}? It holds {addresses}; these clients dial again, to another server.", yes=yes)
     _command("stop", name)
 

@@ -62,5 +62,7 @@ def completed(ask: Callable[[ApiClient], Iterable[object]]) -> Callable[[str], l
 
 client_names = completed(lambda api: [c["name"] for c in api.get("/v1/clients", limit=1000)["clients"]])
 revisions = completed(lambda api: [r["number"] for r in api.get("/v1/settings/history", limit=100)])
-serials = completed(lambda api: [c["serial"] for c in api.get("/v1/ca/certificates") if c["revoked"] is None])
-open_tokens = completed(lambda api: [t["id"] for t in api.get("/v1/ca/tokens") if t["state"] == "open"])
+serials = completed(
+    lambda api: [c["serial"] for c in api.get("/v1/ca/certificates")["certificates"] if c["revoked"] is None]
+)
+open_tokens = completed(lambda api: [t["id"] for t in api.get("/v1/ca/tokens")["tokens"] if t["state"] == "open"])

@@ -64,8 +64,10 @@ def join(
     try:
         for step in steps:
             with progress.step(step.name) as detail:
+                joining.report(step.name)
                 detail(step.do())
-    except PorticoError:
+    except PorticoError as error:
+        joining.report("", error)
         if joining.revision is not None and not (state / "settings.sqlite").exists():
             _abandon(joining)
         raise

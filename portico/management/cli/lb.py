@@ -1,4 +1,4 @@
-"""`portico lb`: enable, disable, mode, add, remove, servers, show."""
+"""`portico lb`: enable, disable, mode, add, progress, remove, servers, show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from portico.management.cli import output
+from portico.management.cli import additions, output
 from portico.management.cli.connection import author, completed, server
 from portico.management.cli.settings import Comment, ask, print_applied, print_difference
 from portico.management.cli.times import parse_duration
@@ -21,6 +21,11 @@ class Mode(StrEnum):
     UNICAST = "unicast"
     MULTICAST = "multicast"
     IGMP_MULTICAST = "igmp_multicast"
+
+
+class StoreKind(StrEnum):
+    SQLITE = "sqlite"
+    ETCD = "etcd"
 
 
 _servers = completed(lambda api: [s["name"] for s in api.get("/v1/load-balancing")["servers"]])
@@ -54,6 +59,10 @@ def enable(
     ] = None,
     internal_virtual_address: Annotated[list[str] | None, typer.Option(help="The same for the internal side.")] = None,
     mode: Annotated[Mode, typer.Option(help="How one frame reaches every server.")] = Mode.UNICAST,
+    store: Annotated[
+        StoreKind,
+        typer.Option(help="What decides about changes of settings: the servers among themselves, or etcd on three."),
+    ] = StoreKind.SQLITE,
     comment: Comment = "",
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
@@ -63,6 +72,9 @@ def enable(
 
     Its existing addresses become the virtual addresses of the cluster, so clients and routers find it where it was, and
     it gets the dedicated ones that are given here. When anything fails everything is as it was before.
+
+    With --store etcd this server also begins an etcd, which needs the package etcd-server; the second and third server
+    of the cluster join it by themselves. `portico cluster store move` changes it later.
 
     Example: `portico lb enable --internet-dedicated-address 203.0.113.12/24 --internal-dedicated-address 10.0.0.12/24`
 
@@ -74,6 +86,7 @@ def enable(
         "internet_virtual_addresses": internet_virtual_address,
         "internal_virtual_addresses": internal_virtual_address,
         "mode": mode.value,
+        "store": store.value,
     }
     _change("enable", body, comment, yes=yes, dry_run=dry_run)
 
@@ -114,6 +127,10 @@ def add(
         int | None, typer.Option(help="Unique priority; the lowest that is free when not given.", min=1, max=32)
     ] = None,
     ttl: Annotated[str, typer.Option(help="How long the token works, for example 30m or 2h; a day at most.")] = "1h",
+    follow: Annotated[
+        bool | None,
+        typer.Option(help="Then show how far it is, until it serves. Without either: when this is a terminal."),
+    ] = None,
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
     json: output.Json = False,
@@ -121,7 +138,8 @@ def add(
     """Make a token with which a new server joins the cluster, once.
 
     Run what is printed on the new machine. Without addresses here it brings those that its interfaces have in the
-    networks of the virtual ones.
+    networks of the virtual ones. Ctrl-C ends the look at its progress and nothing else; `portico lb progress` looks
+    again. With `--json --follow` each state is a line of JSON after the token's.
 
     Example: `portico lb add da2 --internet-dedicated-address 203.0.113.13/24 --internal-dedicated-address 10.0.0.13/24`
     """
@@ -139,8 +157,10 @@ def add(
         for problem in planned["problems"]:
             output.print_problem(output.stderr(), problem)
         if dry_run:
-            output.show(planned, lambda out: out.print(f"Would make a token for {escape(name)}."))
+            output.show(planned, lambda out: additions.show_plan(out, planned))
             return
+        if not output.wants_json():
+            additions.show_plan(output.stderr(), planned)
         output.confirm(f"Make a token with which {name} joins the cluster?", yes=yes)
         made = api.post("/v1/peers/tokens", body)
 
@@ -149,7 +169,18 @@ def add(
         output.note("portico server join TOKEN")
         out.print(made["token"], soft_wrap=True, markup=False)
 
-    output.show(made, people)
+    followed = follow if follow is not None else additions.somebody_looks()
+    if not followed:
+        output.show(made, people)
+        return
+    if output.wants_json():
+        additions.print_line(made)
+    else:
+        people(output.console())
+    additions.follow([name])
+
+
+app.command("progress")(additions.progress)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -24,6 +24,8 @@ from portico.errors import NotPermitted, PorticoError, Unavailable
 
 LONGEST: Final = 600.0
 """Seconds that a person has."""
+LONGEST_WAIT: Final = 60.0
+"""Seconds between two questions whether somebody has confirmed."""
 MAXIMUM_REQUEST: Final = 16 << 10
 _PAGE: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n\r\n"
@@ -31,7 +33,17 @@ _PAGE: Final = (
 )
 _NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
+_REASONS: Final = {
+    "access_denied": "it was refused there",
+    "expired_token": "nobody confirmed in time",
+}
+"""Errors that a person can make (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5), in words."""
+
 Show = Callable[[str], None]
+
+
+class _Silent(Unavailable):
+    """The provider could not be reached, or did not answer in time."""
 
 
 class Login:
@@ -41,6 +53,7 @@ class Login:
         issuer, client_id, scopes: as the cluster says them.
         show: tells the person what to do.
         http: to the provider.
+        look_at: what is to be looked at when the provider does not do its part.
     """
 
     def __init__(
@@ -51,10 +64,11 @@ class Login:
         http: httpx.Client,
         show: Show,
         *,
+        look_at: str = "management.oidc and at the provider; or use a token: portico admin token create",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._issuer, self._client_id, self._scopes = issuer, client_id, scopes
-        self._http, self._show, self._sleep = http, show, sleep
+        self._http, self._show, self._look_at, self._sleep = http, show, look_at, sleep
         self._metadata = self._discover()
 
     @property
@@ -78,25 +92,31 @@ class Login:
         if not code or not user_code or not secure_url(place):
             raise self._broken("its answer about a device lacks something")
         self._show(f"Open {place} and confirm the code {user_code}")
-        wait = min(60.0, max(1.0, _number(data.get("interval"), 5.0)))
+        wait = min(LONGEST_WAIT, max(1.0, _number(data.get("interval"), 5.0)))
         end = time.monotonic() + min(LONGEST, _number(data.get("expires_in"), LONGEST))
+        silence: _Silent | None = None
         while time.monotonic() < end:
             self._sleep(wait)
-            answer = self._token(
-                {
-                    "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
-                    "device_code": code,
-                    "code_verifier": verifier,
-                }
-            )
+            try:
+                answer = self._token(
+                    {
+                        "grant_type": "urn:ietf:params:oauth:grant-type:device_code",
+                        "device_code": code,
+                        "code_verifier": verifier,
+                    }
+                )
+                silence = None
+            except _Silent as nobody:  # RFC 8628 section 3.5: ask less often, and go on
+                wait, silence = min(LONGEST_WAIT, wait * 2), nobody
+                continue
             error = answer.get("error")
+            if error is None:
+                return self._id_token(answer, nonce=None)
             if error == "slow_down":
                 wait += 5.0
-            elif error is not None and error != "authorization_pending":
-                raise self._denied(str(error))
-            elif error is None:
-                return self._id_token(answer, nonce=None)
-        raise self._denied("nobody confirmed in time")
+            elif error != "authorization_pending":
+                raise self._denied(_reason(answer))
+        raise silence or self._denied(_REASONS["expired_token"])
 
     def code(self, opened: Callable[[str], None]) -> str:
         """The ID token of whoever logs in with a browser on this machine.
@@ -135,7 +155,7 @@ class Login:
             }
         )
         if "error" in answer:
-            raise self._denied(str(answer["error"]))
+            raise self._denied(_reason(answer))
         return self._id_token(answer, nonce=nonce)
 
     def _redirected(self, listener: socket.socket, state: str) -> str:
@@ -155,7 +175,7 @@ class Login:
                     continue
                 _send(connection, _PAGE)
             if "code" not in query:
-                raise self._denied(query["error"])
+                raise self._denied(_reason(query))
             if query.get("iss", self._issuer) != self._issuer:  # RFC 9207
                 raise self._denied("another provider answered")
             return query["code"]
@@ -204,17 +224,19 @@ class Login:
             if answer.status_code != 200 and answer.status_code not in also:
                 raise self._broken(f"{urlsplit(url).path} answers with status {answer.status_code}")
             data = answer.json()
+        except httpx.TransportError as error:
+            raise self._broken(str(error) or type(error).__name__, _Silent) from None
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(str(error) or type(error).__name__) from None
         if not isinstance(data, dict):
             raise self._broken("its answer is no object")
         return data
 
-    def _broken(self, why: str) -> PorticoError:
-        return Unavailable(
+    def _broken(self, why: str, kind: type[Unavailable] = Unavailable) -> Unavailable:
+        return kind(
             f"The login at {self._issuer} does not work",
             why=why,
-            resolution="Look at management.oidc and at the provider; or use a token: portico admin token create",
+            resolution=f"Look at {self._look_at}",
             code="LOGIN_UNAVAILABLE",
         )
 
@@ -222,6 +244,14 @@ class Login:
         return NotPermitted(
             f"Nobody was logged in at {self._issuer}", why=why[:200], resolution="Try again", code="LOGIN_DENIED"
         )
+
+
+def _reason(answer: Mapping[str, Any]) -> str:
+    """What an error response says (RFC 6749 section 5.2)."""
+    error, described = str(answer["error"]), answer.get("error_description")
+    if error in _REASONS:
+        return _REASONS[error]
+    return f"{error} ({described})" if isinstance(described, str) and described.isprintable() else error
 
 
 def _pkce() -> tuple[str, str]:

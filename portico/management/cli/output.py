@@ -30,6 +30,8 @@ from portico.management.cli.exit_codes import ExitCode, exit_code
 @dataclass
 class _State:
     json: bool = False
+    can_look: bool = False
+    """The command has `--dry-run`."""
 
 
 _state = _State()
@@ -40,18 +42,25 @@ def _choose_json(value: bool) -> bool:
     return value
 
 
+def _can_look(value: bool) -> bool:
+    _state.can_look = True
+    return value
+
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON instead of tables.", callback=_choose_json, is_eager=True)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; answer every question with yes.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change and change nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would change and change nothing.", callback=_can_look)
+]
 
 
 class PorticoGroup(TyperGroup):
     """The root command: turns a `PorticoError` from any command below it into text (or JSON) and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
-        _state.json = False
+        _state.json = _state.can_look = False
         try:
             return super().invoke(ctx)
         except PorticoError as error:
@@ -200,7 +209,7 @@ def confirm(question: str, *, yes: bool) -> None:
         raise NotPermitted(
             "Nothing was changed",
             why="this command changes something and there is no terminal to ask for confirmation on",
-            resolution="Repeat it with --yes, or look first with --dry-run",
+            resolution=f"Repeat it with --yes{', or look first with --dry-run' if _state.can_look else ''}",
         )
     typer.confirm(question, abort=True, err=True)
 

@@ -119,7 +119,12 @@ def _key(path: Path) -> Any:
 def _token(oidc: dict[str, Any]) -> str:
     with httpx.Client(timeout=15.0, follow_redirects=False) as http:
         return Login(
-            str(oidc.get("issuer", "")), str(oidc.get("client_id", "")), list(oidc.get("scopes", ())), http, note
+            str(oidc.get("issuer", "")),
+            str(oidc.get("client_id", "")),
+            list(oidc.get("scopes", ())),
+            http,
+            note,
+            look_at="the network and at the provider; its address is access.user_oidc of the server",
         ).device()
 
 

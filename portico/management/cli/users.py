@@ -23,9 +23,8 @@ def list_command(
     Example: `portico users list`
     """
     with server() as api:
-        found = api.get("/v1/users")
-    if not all_:
-        found["users"] = [user for user in found["users"] if user["state"] == "open"]
+        every = list(api.entries("/v1/users", "users"))
+    found = {"users": [user for user in every if all_ or user["state"] == "open"]}
     rows = [
         (
             user["id"],
@@ -66,7 +65,7 @@ def revoke(
     ((key, value),) = given.items()
     with server() as api:
         if dry_run:
-            doomed = [u for u in api.get("/v1/users")["users"] if u["state"] == "open" and u[key] == value]
+            doomed = [u for u in api.entries("/v1/users", "users") if u["state"] == "open" and u[key] == value]
             output.show(
                 {"dry_run": True, "revokes": [u["id"] for u in doomed]},
                 lambda out: out.print(f"Would end {len(doomed)} logins."),

@@ -92,6 +92,7 @@ class BalancedServer(Answer):
     state: str
     internet_dedicated_addresses: list[str]
     internal_dedicated_addresses: list[str]
+    server_prefix_index: int
 
 
 class LoadBalancing(Answer):
@@ -102,6 +103,9 @@ class LoadBalancing(Answer):
     internet_virtual_addresses: list[str]
     internal_virtual_addresses: list[str]
     client_addresses: str
+    heartbeat_milliseconds: int
+    missed_heartbeats: int
+    filter: str
     port_rules: list[dict[str, Any]]
     servers: list[BalancedServer]
 
@@ -112,6 +116,7 @@ class JoinToken(Answer):
     expires: str | None
     server: str
     problems: list[ProblemFound]
+    plan: list[dict[str, str]]
 
 
 class RemoteClient(Answer):
@@ -136,6 +141,35 @@ class Authority(Answer):
     pin: str
     certificate: str
     server_certificate: dict[str, Any] | None
+
+
+class EnrolmentToken(Answer):
+    """A token that enrols one computer once, without its secret."""
+
+    id: str
+    name: str
+    created: str
+    expires: str
+    author: str
+    failures: int
+    used: str | None
+    burned: str | None
+    state: str
+
+
+class IssuedCertificate(Answer):
+    """A certificate of the built-in CA; `revoked` is None while it is good."""
+
+    issuer_sha256: str
+    serial: str
+    kind: str
+    name: str
+    not_before: str
+    not_after: str
+    issued: str
+    token: str | None
+    revoked: str | None
+    reason: str | None
 
 
 class AccountingStatus(Answer):

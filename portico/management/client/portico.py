@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from portico.errors import NotFound
@@ -12,6 +12,8 @@ from portico.management.client.models import (
     AccountedSummary,
     AccountingStatus,
     Authority,
+    EnrolmentToken,
+    IssuedCertificate,
     JoinToken,
     LoadBalancing,
     Outcome,
@@ -22,9 +24,6 @@ from portico.management.client.models import (
     SettingsDocument,
 )
 from portico.management.client.transport import ApiClient
-
-PAGE: Final = 1000
-"""Entries of a list asked for at a time."""
 
 
 class Portico:
@@ -249,13 +248,7 @@ class ClientsApi:
 
     def all(self, state: str | None = None) -> Iterator[RemoteClient]:
         """Every one, connected ones first, page by page."""
-        offset = 0
-        while True:
-            page = self._api.get("/v1/clients", state=state, limit=PAGE, offset=offset)["clients"]
-            yield from map(RemoteClient.model_validate, page)
-            if len(page) < PAGE:
-                return
-            offset += len(page)
+        return map(RemoteClient.model_validate, self._api.entries("/v1/clients", "clients", state=state))
 
     def get(self, name: str) -> RemoteClient:
         return RemoteClient.model_validate(self._api.get(f"/v1/clients/{quote(name, safe='')}"))
@@ -280,6 +273,15 @@ class CertificatesApi:
         """Raises PorticoError when there is none."""
         return Authority.model_validate(self._api.get("/v1/ca"))
 
+    def tokens(self) -> Iterator[EnrolmentToken]:
+        """Enrolment tokens, newest first, page by page."""
+        return map(EnrolmentToken.model_validate, self._api.entries("/v1/ca/tokens", "tokens"))
+
+    def issued(self, *, name: str | None = None, serial: str | None = None) -> Iterator[IssuedCertificate]:
+        """Issued certificates, newest first, page by page."""
+        found = self._api.entries("/v1/ca/certificates", "certificates", name=name, serial=serial)
+        return map(IssuedCertificate.model_validate, found)
+
 
 class Nat64Api:
     """Who talks to which IPv4 server."""
@@ -289,13 +291,7 @@ class Nat64Api:
 
     def sessions(self, *, client: str | None = None, destination: str | None = None) -> Iterator[dict[str, Any]]:
         """The sessions that there are now, page by page. Raises Conflict when NAT64 is disabled."""
-        after: str | None = None
-        while True:
-            page = self._api.get("/v1/nat64/sessions", client=client, destination=destination, after=after, limit=PAGE)
-            yield from page["sessions"]
-            after = page["next"]
-            if after is None:
-                return
+        return self._api.entries("/v1/nat64/sessions", "sessions", client=client, destination=destination)
 
 
 class AccountingApi:
@@ -311,13 +307,8 @@ class AccountingApi:
         self, *, start: float | None = None, end: float | None = None, name: str | None = None
     ) -> Iterator[AccountedSession]:
         """Sessions that existed between two times (seconds since the epoch), oldest first, page by page."""
-        after: int | None = None
-        while True:
-            page = self._api.get("/v1/accounting/sessions", start=start, end=end, name=name, after=after, limit=PAGE)
-            yield from map(AccountedSession.model_validate, page["sessions"])
-            after = page["next"]
-            if after is None:
-                return
+        found = self._api.entries("/v1/accounting/sessions", "sessions", start=start, end=end, name=name)
+        return map(AccountedSession.model_validate, found)
 
     def summary(self, *, start: float | None = None, end: float | None = None) -> AccountedSummary:
         return AccountedSummary.model_validate(self._api.get("/v1/accounting/summary", start=start, end=end))

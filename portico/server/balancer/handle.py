@@ -44,6 +44,10 @@ _FORWARDED: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
 """Events of the gateway that matter here, with what of them does."""
 
 
+_LIVES = {"MemberJoined": True, "MemberLeft": False}
+"""Events of the cluster that say of a host whether it is there."""
+
+
 class Kin:
     """Starts children under the agent's own account; they give away themselves what they do not need.
 
@@ -70,6 +74,10 @@ class Balancer:
         spawn: runs a coroutine in the background and keeps it from being collected.
         boots: numbers for the process' starts.
         door: where the balancer of the unit connects; None starts it under the agent's account.
+
+    Attributes:
+        heard: gets a server's name and whether heartbeats find it alive, at each change; the name is empty and the
+            answer None when there are no heartbeats any more.
     """
 
     def __init__(
@@ -85,6 +93,7 @@ class Balancer:
         self._spawn = spawn
         self._boots = boots
         self.door = door
+        self.heard: Callable[[str, bool | None], None] = lambda _name, _alive: None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told: Assignment | None = None
         self._given: Assignment | None = None
@@ -278,11 +287,15 @@ class Balancer:
             ok, why = self._health
             self._spawn(self._tell("health", ok=ok, why=why))
             self._resync.set()
+        else:
+            self.heard("", None)
 
     def _event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "disconnect":
             self._spawn(self._close([int(number) for number in event["sessions"]]))
             return
+        if event.get("event") == "cluster" and event.get("kind") in _LIVES:
+            self.heard(str(event["host"]), _LIVES[event["kind"]])
         # The process writes its own log; this is for whoever counts.
         log.debug("event=%s", event)
 

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from portico.certificates.ca import CertificateAuthority
@@ -40,13 +41,24 @@ _CONTEXT = b"portico settings revision\0"
 def store_certificate(authority: CertificateAuthority, name: str, addresses: Iterable[Address], now: datetime) -> str:
     """A new key and certificate (PEM, in this order) for both ends of etcd's connections."""
     key = ec.generate_private_key(ec.SECP256R1())
+    return private_pem(key) + to_pem(sign_store(authority, key.public_key(), name, addresses, now))
+
+
+def sign_store(
+    authority: CertificateAuthority,
+    key: CertificatePublicKeyTypes,
+    name: str,
+    addresses: Iterable[Address],
+    now: datetime,
+) -> x509.Certificate:
+    """The certificate of a machine in etcd, for a key that it made itself."""
     begin, end = authority.window(now, LIFETIME_DAYS)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     names = [x509.DNSName(name), *(x509.IPAddress(address) for address in addresses)]
-    certificate = authority.sign(
+    return authority.sign(
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
@@ -54,9 +66,8 @@ def store_certificate(authority: CertificateAuthority, name: str, addresses: Ite
         .add_extension(signature_only(), critical=True)
         .add_extension(x509.ExtendedKeyUsage(both), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
-    return private_pem(key) + to_pem(certificate)
 
 
 def own_certificate(files: ClusterFiles, name: str, addresses: Iterable[Address], now: datetime) -> Path:

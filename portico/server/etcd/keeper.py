@@ -27,7 +27,8 @@ from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unava
 from portico.files import read_file
 from portico.server.credentials import now_utc
 from portico.server.etcd.identity import client_context, make_check, make_seal, own_certificate
-from portico.server.etcd.member import DATA_NAME, MemberProcess, Membership, MembershipFile, Place, arguments
+from portico.server.etcd.member import FOUNDING_HOST, Place
+from portico.server.etcd.part import Part, Share
 from portico.server.etcd.process import find_etcd
 from portico.server.etcd.turn import Turn
 from portico.server.etcd.watching import watch
@@ -55,7 +56,10 @@ Locate = Callable[[Settings, str], Place | None]
 
 
 def place_of(settings: Settings, name: str) -> Place | None:
-    """Where a member is: at its server's first internal DIP; None for anybody else."""
+    """Where a member is: at its server's first internal DIP, or the witness; None for anybody else."""
+    witness = settings.store.witness
+    if witness is not None and witness.name == name:
+        return Place(str(witness.address))
     server = settings.load_balancing.server(name) if settings.load_balancing is not None else None
     address = internal_address(server) if server is not None else None
     return Place(address[0]) if address is not None else None
@@ -75,11 +79,10 @@ class Keeper:
     def __init__(self, peers: Peers, state: Path, door: Door | None = None, locate: Locate = place_of) -> None:
         self.peers = peers
         self.locate = locate
-        self.process = MemberProcess(state / DATA_NAME, door)
-        self.file = MembershipFile(state)
+        self.founding_host = FOUNDING_HOST
+        self.part = Part(state, door)
+        self.process, self.file = self.part.process, self.part.file
         self.problem: PorticoError | None = None
-        self.tuning: tuple[str, ...] = ()
-        """More arguments of etcd."""
         self.store: EtcdStore | None = None
         self.founding: EtcdStore | None = None
         """An etcd that is begun by a move or recovery, before a document names it."""
@@ -87,11 +90,9 @@ class Keeper:
         """The generation that a recovery gives up."""
         self._key: object = None
         self._turn: Turn | None = None
-        self._told = False
         self._answered = float("-inf")
         self._lost_since: float | None = None
         self._unstarted: dict[int, float] = {}
-        self._members: list[Member] = []
         self._wake = asyncio.Event()
         self._one = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
@@ -243,7 +244,9 @@ class Keeper:
         """Makes this server's share what the document says. Raises PorticoError; it is tried again."""
         document = self.peers.document
         if not self.active() or document is None:
-            if self.founding is None:
+            # While a change is in flight it may be undone, and what it moved the settings out of is needed for that.
+            undoable = document is not None and self.peers.distribution.busy
+            if self.founding is None and not undoable:
                 await self._idle()
             return
         if document.store.generation == self.abandoned:
@@ -253,7 +256,8 @@ class Keeper:
         if former is not store:
             self._unwatch()
         newest, trouble = await asyncio.to_thread(_ask, store)
-        await self._take_part(document, store, there=newest is not None)
+        share = await asyncio.to_thread(self.share, document)
+        await self.part.follow(share, store.client, there=newest is not None)
         if newest is None:
             self._lost()
             raise self.no_quorum(trouble)
@@ -280,10 +284,7 @@ class Keeper:
         self._unwatch()
         self._forget_store()
         self.problem = None
-        await self.process.stop()
-        if await asyncio.to_thread(self.file.load) is not None:
-            await asyncio.to_thread(self.file.save, None)
-            await asyncio.to_thread(self.process.forget)
+        await self.part.rest()
 
     def _forget_store(self) -> None:
         if self.store is not None and self.store is not self.founding:
@@ -299,6 +300,8 @@ class Keeper:
             return self.founding
         document = self.peers.document
         if document is None or document.store.generation != generation or generation is None:
+            if self.store is not None and generation is not None and f"/{generation}/" in self.store.prefix:
+                return self.store  # a change that moved the settings out of it is undone
             raise InvalidInput(
                 "The settings cannot be moved like this",
                 why="store.generation names an etcd that nobody has begun",
@@ -310,7 +313,7 @@ class Keeper:
             fresh = self.connect(document, generation)
             self._forget_store()
             self.store, self._key = fresh, key
-        self.store.client.follow(self._endpoints(document))
+        self.store.client.follow(self.endpoints(document))
         return self.store
 
     def connect(self, document: Settings, generation: str, endpoints: Sequence[str] = ()) -> EtcdStore:
@@ -324,7 +327,7 @@ class Keeper:
             context = client_context(trust, Path(section.certificate), key)
         else:
             context = client_context(self.peers.trust, self.certificate(document))
-        client = EtcdClient(endpoints or self._endpoints(document), context)
+        client = EtcdClient(endpoints or self.endpoints(document), context)
         seal = make_seal(self.peers.own_name, self.peers.files.member)
         return EtcdStore(
             client, f"/portico/{state.cluster_id}/{generation}/", seal, make_check(lambda: self.peers.state)
@@ -333,16 +336,17 @@ class Keeper:
     def certificate(self, document: Settings) -> Path:
         """This server's certificate for etcd."""
         place = self.locate(document, self.peers.own_name)
-        addresses = {ip_address(place.host)} if place is not None else set()
+        addresses = {ip_address(self.founding_host)} | ({ip_address(place.host)} if place is not None else set())
         return own_certificate(self.peers.files, self.peers.own_name, addresses, now_utc())
 
-    def _endpoints(self, document: Settings) -> tuple[str, ...]:
+    def endpoints(self, document: Settings) -> tuple[str, ...]:
+        """Where etcd is asked."""
         """This server's own member first: it needs no network."""
         if document.store.endpoints:
             return tuple(document.store.endpoints)
         places = {name: self.locate(document, name) for name in voters(document).names}
         # Members that are to leave still answer while the new ones learn.
-        known = [url for member in self._members for url in member.client_urls]
+        known = [url for member in self.part.members for url in member.client_urls]
         own = self.peers.own_name
         ordered = sorted(places, key=lambda name: name != own)
         urls = [place.client_url for name in ordered if (place := places[name]) is not None]
@@ -381,112 +385,13 @@ class Keeper:
 
     # This server's member
 
-    async def _take_part(self, document: Settings, store: EtcdStore, *, there: bool) -> None:
-        """Runs the member that this server is, or is to be.
-
-        Args:
-            there: whether the etcd that the document means answers. One that was made anew meanwhile answers at the
-                same addresses, and nobody may be added to it who does not mean it.
-        """
-        membership = await asyncio.to_thread(self.file.load)
-        if membership is not None and membership.generation != document.store.generation:
-            await self.process.stop()
-            await asyncio.to_thread(self.file.save, None)
-            membership = None
-        own = self.peers.own_name
-        if own not in voters(document).names:
-            await self._step_down(membership, store.client, there=there)
-            return
-        if membership is not None and membership.had_data and self.process.data_lost:
-            if not self._told:
-                log.warning("etcd: this server's data is gone; it becomes another member")
-                self._told = True
-            await self.process.stop()
-            membership = None
-        if membership is None:
-            if there:
-                await self._be_added(document, store.client)
-            return
-        await self.run_member(document, membership)
-        if self.process.running and there:
-            if not membership.had_data:
-                membership = Membership(**{**vars(membership), "had_data": True})
-                await asyncio.to_thread(self.file.save, membership)
-                await self.run_member(document, membership)
-            await asyncio.to_thread(self._vote, document, store.client)
-
-    async def run_member(self, document: Settings, membership: Membership, keep: Sequence[str] = ()) -> None:
-        """Has etcd run as this member; other members' data goes, but for what is to be kept."""
-        place = self.locate(document, self.peers.own_name)
-        if place is None:
-            raise Unavailable("etcd cannot run here", why="this server has no address that the others know")
-        files = {
-            "ca.pem": self.peers.trust,
-            "store.pem": read_file(await asyncio.to_thread(self.certificate, document)).decode(),
-        }
-        command = [*arguments(self.peers.own_name, place, membership), *self.tuning]
-        await self.process.run(membership, command, files, keep)
-
-    async def _be_added(self, document: Settings, client: EtcdClient) -> None:
-        place = self.locate(document, self.peers.own_name)
-        generation = document.store.generation
-        if place is None or generation is None:
-            return
-
-        def add() -> Membership:
-            for member in client.members():
-                if place.peer_url in member.peer_urls:  # this server, before it lost what it had
-                    client.remove(member.number)
-            added, every = client.add_learner(place.peer_url)
-            others = ",".join(
-                f"{self.peers.own_name if member.number == added.number else member.name}={url}"
-                for member in every
-                for url in member.peer_urls
-            )
-            membership = Membership(generation, f"{added.number:x}", others)
-            self.file.save(membership)
-            return membership
-
-        try:
-            membership = await asyncio.to_thread(add)
-        except EtcdUnavailable:
-            return  # no quorum: the loop says so
-        except Conflict as error:
-            log.info("etcd takes no new member now: %s", error.why)
-            return
-        self._told = False
-        log.info("etcd: this server is member %s and learns", membership.number)
-        await self.run_member(document, membership)
-
-    def _vote(self, document: Settings, client: EtcdClient) -> None:
-        place = self.locate(document, self.peers.own_name)
-        try:
-            self._members = client.members()
-            for member in self._members:
-                if member.learner and place is not None and place.peer_url in member.peer_urls:
-                    client.promote(member.number)
-                    log.info("etcd: this server votes")
-        except (Conflict, Unavailable) as error:
-            log.debug("not yet: %s", error)
-
-    async def _step_down(self, membership: Membership | None, client: EtcdClient, *, there: bool) -> None:
-        """A member that the document does not have runs until etcd has taken it out: it may be needed for that."""
-        if membership is None:
-            await self.process.stop()
-            return
-        document = self.peers.document
-        assert document is not None
-        place = self.locate(document, self.peers.own_name)
-        still = True
-        if there:
-            with contextlib.suppress(EtcdUnavailable):
-                self._members = await asyncio.to_thread(client.members)
-                still = any(place is not None and place.peer_url in member.peer_urls for member in self._members)
-        if still:
-            await self.run_member(document, membership)
-            return
-        await self.process.stop()
-        await asyncio.to_thread(self.file.save, None)
+    def share(self, document: Settings) -> Share:
+        """What this server is to be in etcd. Blocking. Raises PorticoError."""
+        own, generation = self.peers.own_name, document.store.generation
+        assert generation is not None
+        certificate = read_file(self.certificate(document)).decode()
+        files = {"ca.pem": self.peers.trust, "store.pem": certificate}
+        return Share(own, generation, own in voters(document).names, self.locate(document, own), files)
 
     # What the leader does
 
@@ -494,7 +399,7 @@ class Keeper:
         """Takes out a member that the document does not have, one at a time."""
 
         def tidy() -> None:
-            members = self._members = client.members()
+            members = self.part.members = client.members()
             wanted = set(voters(document).names)
             now = time.monotonic()
             unstarted = {member.number for member in members if not member.name}
@@ -556,15 +461,18 @@ class Keeper:
             "voters_why": plan.why if plan is not None else "",
             "revision": newest.number if newest is not None else 0,
             "members": members,
+            "witness": self.peers.witnessing.status(),
             "process": self.process.status() if self.active() else None,
         }
 
     def _describe(self, document: Settings, client: EtcdClient) -> list[dict[str, Any]]:
         with contextlib.suppress(PorticoError):
-            self._members = client.members()
-        known = {url: member for member in self._members for url in member.client_urls}
+            self.part.members = client.members()
+        known = {url: member for member in self.part.members for url in member.client_urls}
+        third = document.store.witness
+        witness = self.locate(document, third.name) if third is not None else None
         rows = []
-        for url in self._endpoints(document):
+        for url in self.endpoints(document):
             member = known.get(url)
             try:
                 said = client.call("maintenance/status", {}, endpoint=url, seconds=1.5)
@@ -575,6 +483,7 @@ class Keeper:
                 {
                     "endpoint": url,
                     "name": member.name if member is not None else None,
+                    "witness": witness is not None and url == witness.client_url,
                     "state": "does not answer"
                     if trouble
                     else "learns"

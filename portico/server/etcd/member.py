@@ -13,7 +13,7 @@ from typing import Any
 from portico.child import Program, Start
 from portico.connected import Door
 from portico.errors import InvalidInput, NotFound, Unavailable
-from portico.files import read_file, write_file
+from portico.files import read_file, remove_file, write_file
 from portico.supervisor import ChildState, Supervisor
 
 log = logging.getLogger("portico.store")
@@ -27,6 +27,9 @@ CLIENT_PORT, PEER_PORT = 2379, 2380
 """As registered for etcd."""
 QUOTA = 512 << 20
 """Bytes of etcd's database. 500 revisions of the largest document have less."""
+FOUNDING_HOST = "127.23.79.1"
+"""Where the first member of a new cluster listens until this machine has its dedicated address; not 127.0.0.1, where an
+etcd of the distribution may be."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class MembershipFile:
     def save(self, membership: Membership | None) -> None:
         if membership is None:
             try:
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path)
             except OSError as error:
                 raise Unavailable(f"Cannot delete {self._path}", why=str(error)) from None
             return
@@ -104,9 +107,21 @@ class MembershipFile:
 
 
 def arguments(
-    name: str, place: Place, membership: Membership, *, quota: int = QUOTA, election_ms: int = 1000
+    name: str,
+    place: Place,
+    membership: Membership,
+    *,
+    listen: Place | None = None,
+    quota: int = QUOTA,
+    election_ms: int = 1000,
 ) -> list[str]:
-    """etcd's command line. TLS and certificates of the cluster's CA on both listeners, always."""
+    """etcd's command line. TLS and certificates of the cluster's CA on both listeners, always.
+
+    Args:
+        place: where the others find it.
+        listen: where it listens instead while it has no others, as the machine does not have that address yet.
+    """
+    here = listen if listen is not None else place
     tls = ["--client-cert-auth", "--trusted-ca-file", "{files}/ca.pem"]
     tls += ["--cert-file", "{files}/store.pem", "--key-file", "{files}/store.pem"]
     tls += ["--peer-client-cert-auth", "--peer-trusted-ca-file", "{files}/ca.pem"]
@@ -115,8 +130,8 @@ def arguments(
     tls += ["--experimental-peer-skip-client-san-verification"]
     return [
         *("--name", name, "--data-dir", "{data}"),
-        *("--listen-client-urls", place.client_url, "--advertise-client-urls", place.client_url),
-        *("--listen-peer-urls", place.peer_url, "--initial-advertise-peer-urls", place.peer_url),
+        *("--listen-client-urls", here.client_url, "--advertise-client-urls", place.client_url),
+        *("--listen-peer-urls", here.peer_url, "--initial-advertise-peer-urls", place.peer_url),
         *("--initial-cluster-token", f"portico-{membership.generation}"),
         *("--initial-cluster", membership.others),
         *("--initial-cluster-state", "new" if membership.founder else "existing"),

@@ -12,11 +12,13 @@ import logging
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from portico.errors import Conflict, NotFound, PorticoError, Unavailable
 from portico.server.etcd.keeper import Keeper
-from portico.server.etcd.member import Membership
+from portico.server.etcd.member import Membership, Place
+from portico.server.etcd.process import find_etcd
 from portico.settings.cluster_store import ClusterStore, voters
 from portico.settings.etcd.client import EtcdUnavailable
 from portico.settings.etcd.store import KEPT, EtcdStore
@@ -56,8 +58,68 @@ class Moves:
                     resolution="Look at it: portico cluster store status",
                     code="STORE_ALREADY",
                 )
-            wanted = _with_store(settings, existing or ClusterStore())
-            return await self._begin(wanted, latest, author, "settings moved to etcd", frozenset())
+            wanted = with_etcd(settings, existing or settings.store)
+            outcome = await self._begin(wanted, latest, author, "settings moved to etcd", frozenset())
+            await self._wait_for_votes(wanted, author)
+            return outcome
+
+    async def enable(self, settings: Settings, *, expected: int, author: str, comment: str) -> Any:
+        """Begins a cluster whose revisions etcd decides, its first one included; returns the change's outcome.
+
+        Everything is undone on failure: the document, the cluster's secrets, the etcd that was started and its data.
+
+        Args:
+            settings: with this server as the only one of the cluster, from `with_etcd`.
+
+        Raises:
+            NotFound: code ETCD_MISSING.
+            PorticoError: it did not work; this server serves alone as before.
+        """
+        async with self._one:
+            peers, keeper = self._peers, self._keeper
+            latest = await asyncio.to_thread(peers.store().latest)
+            # What is wrong with the document is said before anything is touched.
+            find_etcd()
+            await peers.host.change(settings, expected=expected, author=author, comment=comment, dry_run=True)
+            if latest is None or latest.settings.load_balancing is not None:
+                raise Conflict("Load balancing is enabled already", code="LB_ENABLED")
+            await peers.found(settings.server.name)
+            try:
+                # The dedicated address comes with the document, and the document with the etcd that decides about it.
+                async with keeper.pausing():
+                    outcome = await self._begin(
+                        settings, latest, author, comment, frozenset(), Place(keeper.founding_host)
+                    )
+            except BaseException:
+                await peers.disband()
+                raise
+            try:
+                await self._working()
+            except PorticoError as error:
+                await self._serve_alone(latest, settings, author, error)
+                raise
+            return outcome
+
+    async def _working(self) -> None:
+        """Until etcd answers where the others find it. Raises Unavailable (STORE_NOT_STARTED)."""
+        keeper, deadline = self._keeper, time.monotonic() + BEGIN_SECONDS
+        while not keeper.quorum():
+            if time.monotonic() > deadline:
+                why = keeper.process.reason or keeper.process.supervisor.last_failure
+                raise _not_started(why or (keeper.problem.why if keeper.problem is not None else "it does not answer"))
+            await asyncio.sleep(0.1)
+
+    async def _serve_alone(self, former: Revision, settings: Settings, author: str, error: PorticoError) -> None:
+        """Puts the document of a server without a cluster back, without the etcd that does not work."""
+        newest = await asyncio.to_thread(self._peers.store().latest)
+        assert newest is not None
+        self._keeper.abandoned = settings.store.generation
+        try:
+            comment = f"load balancing undone: {error.what}"
+            await self._peers.host.change(former.settings, expected=newest.number, author=author, comment=comment)
+        finally:
+            self._keeper.abandoned = None
+            self._keeper.poke()
 
     async def to_sqlite(self, author: str) -> Any:
         """Lets the servers decide among themselves again. Raises Conflict (STORE_ALREADY), PorticoError."""
@@ -65,7 +127,7 @@ class Moves:
             latest, settings = await self._newest()
             if settings.store.kind == "sqlite":
                 raise Conflict("The settings are in the servers' databases already", code="STORE_ALREADY")
-            section = ClusterStore()
+            section = ClusterStore(witness=settings.store.witness)
             return await self._peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -103,7 +165,11 @@ class Moves:
                 async with self._keeper.pausing():
                     await self._keeper.process.stop()
                     comment = f"etcd made anew from the copy of {self._peers.own_name}"
-                    return await self._begin(_with_store(settings, settings.store), latest, author, comment, lost)
+                    wanted = with_etcd(settings, settings.store)
+                    outcome = await self._begin(wanted, latest, author, comment, lost)
+                    if not lost:
+                        await self._wait_for_votes(wanted, author)
+                    return outcome
             finally:
                 self._keeper.abandoned = None
                 self._keeper.poke()
@@ -130,14 +196,20 @@ class Moves:
     # Steps
 
     async def _begin(
-        self, settings: Settings, latest: Revision, author: str, comment: str, lost: frozenset[str]
+        self,
+        settings: Settings,
+        latest: Revision,
+        author: str,
+        comment: str,
+        lost: frozenset[str],
+        listen: Place | None = None,
     ) -> Any:
         keeper = self._keeper
         former = await asyncio.to_thread(keeper.file.load)
         own = not settings.store.endpoints
         if own:
             self._require_here(settings)
-        store = await self._found(settings, own)
+        store = await self._found(settings, own, listen)
         try:
             outcome = await self._peers.host.change(
                 settings, expected=latest.number, author=author, comment=comment, lost=lost
@@ -155,11 +227,9 @@ class Moves:
             keeper.founding = None
         keeper.keep(store, settings)
         keeper.poke()
-        if not lost:
-            await self._wait_for_votes(settings, author)
         return outcome
 
-    async def _found(self, settings: Settings, own: bool) -> EtcdStore:
+    async def _found(self, settings: Settings, own: bool, listen: Place | None) -> EtcdStore:
         """Begins an etcd with all revisions in it. Raises PorticoError; nothing is left then."""
         keeper, generation = self._keeper, settings.store.generation
         assert generation is not None
@@ -168,7 +238,7 @@ class Moves:
         if own:
             place = keeper.locate(settings, name)
             assert place is not None
-            endpoints = (place.client_url,)
+            endpoints = ((listen or place).client_url,)
             membership = Membership(generation, "founder", f"{name}={place.peer_url}", founder=True)
         former = await asyncio.to_thread(keeper.file.load)
         store = await asyncio.to_thread(keeper.connect, settings, generation, endpoints)
@@ -176,9 +246,10 @@ class Moves:
         try:
             if own:
                 await asyncio.to_thread(keeper.file.save, membership)
-                await keeper.run_member(settings, membership, [former.data] if former is not None else [])
+                share = await asyncio.to_thread(keeper.share, settings)
+                await keeper.part.run(share, membership, [former.data] if former is not None else [], listen)
                 await self._answering(store)
-                membership = Membership(**{**vars(membership), "had_data": True})
+                membership = replace(membership, had_data=True)
                 await asyncio.to_thread(keeper.file.save, membership)
             revisions = await asyncio.to_thread(self._revisions)
             await asyncio.to_thread(store.seed, revisions)
@@ -200,13 +271,7 @@ class Moves:
             except EtcdUnavailable as error:
                 process = self._keeper.process
                 if time.monotonic() > deadline or process.supervisor.failures > 2:
-                    raise Unavailable(
-                        "etcd does not start on this server",
-                        why=process.reason or process.supervisor.last_failure or error.why,
-                        resolution="Look at its messages: journalctl -u portico-store. The settings are where they "
-                        "were",
-                        code="STORE_NOT_STARTED",
-                    ) from None
+                    raise _not_started(process.reason or process.supervisor.last_failure or error.why) from None
             await asyncio.sleep(0.1)
 
     async def _wait_for_votes(self, settings: Settings, author: str) -> None:
@@ -219,7 +284,7 @@ class Moves:
             await asyncio.sleep(0.2)
         missing = ", ".join(sorted(wanted - await asyncio.to_thread(self._voting)))
         latest, current = await self._newest()
-        section = ClusterStore()
+        section = ClusterStore(witness=current.store.witness)
         await self._peers.host.change(
             current.model_copy(update={"store": section}),
             expected=latest.number,
@@ -292,6 +357,20 @@ class Moves:
                 )
 
 
-def _with_store(settings: Settings, section: ClusterStore) -> Settings:
-    fresh = section.model_copy(update={"kind": "etcd", "generation": secrets.token_hex(6)})
+def with_etcd(settings: Settings, section: ClusterStore | None = None) -> Settings:
+    """The document with an etcd that nobody has begun yet.
+
+    Args:
+        section: endpoints and files of an etcd that is there already, or the witness.
+    """
+    fresh = (section or ClusterStore()).model_copy(update={"kind": "etcd", "generation": secrets.token_hex(6)})
     return settings.model_copy(update={"store": fresh})
+
+
+def _not_started(why: str) -> Unavailable:
+    return Unavailable(
+        "etcd does not start on this server",
+        why=why,
+        resolution="Look at its messages: journalctl -u portico-store. The settings are where they were",
+        code="STORE_NOT_STARTED",
+    )

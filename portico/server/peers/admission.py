@@ -20,11 +20,12 @@ from portico.certificates.trust import pin, to_pem
 from portico.errors import Conflict, InvalidInput, PorticoError
 from portico.files import read_file
 from portico.server import bringing
+from portico.server.additions.core import Attempts, Step
 from portico.server.credentials import now_utc
 from portico.server.peers import messages
 from portico.server.peers.records import ticket_data
 from portico.server.peers.tls import fingerprint, sign_member
-from portico.server.peers.tokens import LIFETIME, JoinToken, JoinTokens
+from portico.server.peers.tokens import LIFETIME, JoinToken, JoinTokens, TokenSeen
 from portico.settings import cluster
 from portico.settings.addresses import parse_host_address
 from portico.settings.load_balancing import ClusterServer
@@ -37,6 +38,7 @@ log = logging.getLogger("portico.peers")
 
 HostAddress = IPv4Interface | IPv6Interface
 MAXIMUM_ADDRESSES = 64
+_FAILURE = ("code", "what", "why", "resolution")
 
 
 class Admission:
@@ -46,6 +48,7 @@ class Admission:
         self._peers = peers
         self._tokens = JoinTokens(peers.files.directory)
         self._one = asyncio.Lock()
+        self.attempts = Attempts()
 
     async def create_token(self, name: str, wish: dict[str, Any], lifetime: timedelta = LIFETIME) -> JoinToken:
         """A token with which the machine called `name` joins once.
@@ -77,12 +80,17 @@ class Admission:
                     lifetime=lifetime,
                 )
             )
+        self.attempts.forget(name)
         log.info("join_token=%s name=%s lifetime=%s", token.id, name, lifetime)
         return token
 
     async def tokens(self) -> list[dict[str, str]]:
         """Every token without its secret. Raises PorticoError."""
         return await asyncio.to_thread(self._tokens.as_list, now_utc())
+
+    async def tokens_by_name(self) -> dict[str, TokenSeen]:
+        """The newest token of each server. Raises PorticoError."""
+        return await asyncio.to_thread(self._tokens.by_name, now_utc())
 
     async def join(self, body: dict[str, Any], address: str) -> dict[str, Any]:
         """Takes a machine in: verifies it, adds it to the document on all servers, and gives it what it needs.
@@ -93,14 +101,6 @@ class Admission:
             PorticoError: nothing was changed.
         """
         request = messages.text(body, "request", limit=16 << 10)
-        version = messages.text(body, "version")
-        if version != __version__:
-            raise Conflict(
-                "This machine cannot join",
-                why=f"it has Portico {version}, the cluster {__version__}",
-                resolution="Install the same version on all servers",
-                code="VERSION_DIFFERS",
-            )
         key = parse_request(request).public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -115,7 +115,25 @@ class Admission:
                 now_utc(),
             )
             log.info("join=%s address=%s", name, address)
-            return await self._admit(token, name, wish, body, request)
+            self.attempts.asked(name)
+            try:
+                _require_same_version(messages.text(body, "version"))
+                return await self._admit(token, name, wish, body, request)
+            except PorticoError as error:
+                self.attempts.failed(name, Step.CHECKING, error.as_dict())
+                raise
+
+    async def progress(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A machine that was taken in says what it does, or why it failed."""
+        failure = body.get("failure")
+        if failure is None:
+            self.attempts.doing(name, messages.text(body, "doing"))
+            return {}
+        if not isinstance(failure, dict):
+            raise messages.malformed("'failure' is not an object")
+        told = {key: messages.text({key: failure.get(key) or "-"}, key, limit=1000) for key in _FAILURE}
+        self.attempts.failed(name, Step.JOINING, told)
+        return {}
 
     async def _admit(
         self, token: str, name: str, wish: dict[str, Any], body: dict[str, Any], request: str
@@ -165,6 +183,7 @@ class Admission:
         async with self._one:
             if await asyncio.to_thread(self._tokens.confirm, name):
                 log.info("join=%s complete", name)
+            self.attempts.kept(name)
         return {}
 
     async def abandon(self, name: str) -> dict[str, Any]:
@@ -187,6 +206,7 @@ class Admission:
 
     def forget(self, name: str) -> None:
         """Tokens for a server that was taken out are of no use any more."""
+        self.attempts.taken_out(name)
         try:
             self._tokens.burn(name)
         except PorticoError as error:
@@ -202,6 +222,17 @@ class Admission:
         changed = cluster.remove_server(latest.settings, name)
         await self._peers.host.change(
             changed, expected=latest.number, author="join", comment=f"{name} did not finish joining"
+        )
+
+
+def _require_same_version(version: str) -> None:
+    """Servers of neighbouring versions run side by side during an upgrade; nobody joins meanwhile."""
+    if version != __version__:
+        raise Conflict(
+            "This machine cannot join",
+            why=f"it has Portico {version}, the cluster {__version__}",
+            resolution="Install the same version on all servers",
+            code="VERSION_DIFFERS",
         )
 
 

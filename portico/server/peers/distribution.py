@@ -184,13 +184,15 @@ class Distribution:
             await asyncio.sleep(0.1)
 
     async def _prepare(self, change: Change, base: Revision) -> None:
+        written = await asyncio.to_thread(dump, change.settings)  # once: it takes some 30 ms with 32 servers
+
         def question(link: Link) -> dict[str, Any]:
             balancing = change.settings.load_balancing
             return {
                 "transaction": change.number,
                 "base": base.number,
                 "base_sha256": base.sha256,
-                "settings": _text(change.settings),
+                "settings": written,
                 "removed": balancing is None or balancing.server(link.name) is None,
                 "files": files,
             }
@@ -342,10 +344,6 @@ class Distribution:
     def busy(self) -> bool:
         """Whether a change is in flight, here or elsewhere: nobody catches up meanwhile."""
         return self._coordinating or self._pending_now() is not None
-
-
-def _text(settings: Settings) -> str:
-    return dump(settings)
 
 
 def _in_flight(name: str) -> Conflict:

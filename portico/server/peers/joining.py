@@ -20,7 +20,7 @@ from portico.certificates.ca import AUTHORITY_NAME, CertificateAuthority
 from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import save_tickets
 from portico.certificates.trust import pin
-from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted
+from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError
 from portico.files import private_directory, read_file, write_file
 from portico.server import bringing
 from portico.server.cluster_secrets import ClusterFiles, ClusterState
@@ -35,6 +35,8 @@ from portico.settings.model import Settings
 from portico.settings.store import Revision, SettingsStore
 
 JOIN_SECONDS = 160.0
+REPORT_SECONDS = 5.0
+"""A report is for people who look on; nothing waits long for it."""
 
 
 @dataclass
@@ -109,6 +111,18 @@ class Joining:
             bringing.remove(bringing.brought(ClusterFiles(self.state).directory))
             ClusterFiles(self.state).remove()
             write_own_name(self.state, None)
+
+    def report(self, doing: str, failure: PorticoError | None = None) -> None:
+        """Says on the server that made the token what is done here, for those who look on. Never fails.
+
+        Before this machine was taken in there is nobody to say it to.
+        """
+        if self.revision is None:
+            return
+        told = {key: str(value)[:900] for key, value in failure.as_dict().items()} if failure is not None else None
+        body = {"doing": doing[:200], "failure": told}
+        with contextlib.suppress(PorticoError):
+            asyncio.run(self._tell("/v1/join/progress", body))
 
     async def _look(self) -> str:
         caller = Caller(self.token.host, self.token.port, None, blind_context())
@@ -220,10 +234,10 @@ class Joining:
             await caller.close()
             await asyncio.to_thread(store.close)
 
-    async def _tell(self, path: str) -> None:
+    async def _tell(self, path: str, body: dict[str, Any] | None = None) -> None:
         caller = self._caller(self._member_context())
         try:
-            await caller.post(path, {}, seconds=JOIN_SECONDS)
+            await caller.post(path, body or {}, seconds=JOIN_SECONDS if body is None else REPORT_SECONDS)
         finally:
             await caller.close()
 

@@ -25,8 +25,20 @@ Result = TypeVar("Result")
 
 
 @dataclass
+class Heard:
+    """What the balancer last found out about a server by heartbeats: whether it lives, and since when (monotonic)."""
+
+    alive: bool
+    since: float
+
+
+@dataclass
 class Link:
-    """One other server. `answered` is a monotonic time, `said` its last greeting."""
+    """One other server. `answered` is a monotonic time, `said` its last greeting.
+
+    Attributes:
+        heard: by heartbeats; None while they say nothing, as without a balancer here.
+    """
 
     name: str
     place: tuple[str, int]
@@ -34,10 +46,21 @@ class Link:
     answered: float = float("-inf")
     said: dict[str, Any] = field(default_factory=dict)
     trouble: str = ""
+    heard: Heard | None = None
 
     @property
     def reachable(self) -> bool:
         return time.monotonic() - self.answered < SILENCE
+
+    @property
+    def present(self) -> bool:
+        """Whether it is there, which heartbeats find out sooner than answers that do not come.
+
+        One that heartbeats miss and that has answered since is there: only its balancer is dead or held up. One that
+        they hear and that does not answer is not, as nothing can be agreed with it.
+        """
+        missed = self.heard is not None and not self.heard.alive and self.answered <= self.heard.since
+        return self.reachable and not missed
 
 
 def internal_address(server: ClusterServer) -> tuple[str, int] | None:
@@ -52,6 +75,7 @@ class Links:
     def __init__(self, locate: Locate) -> None:
         self.locate = locate
         self._links: dict[str, Link] = {}
+        self._heard: dict[str, Heard] = {}
 
     async def follow(self, servers: Iterable[ClusterServer], own_name: str, context: ssl.SSLContext) -> None:
         """Adds and removes callers, so that there is one for each server but the own one."""
@@ -61,7 +85,7 @@ class Links:
                 await self._links.pop(name).caller.close()
         for name, place in wanted.items():
             if place is not None and name not in self._links:
-                self._links[name] = Link(name, place, Caller(*place, name, context))
+                self._links[name] = Link(name, place, Caller(*place, name, context), heard=self._heard.get(name))
 
     async def close(self) -> None:
         links, self._links = list(self._links.values()), {}
@@ -76,6 +100,26 @@ class Links:
 
     def reachable(self) -> list[Link]:
         return [link for link in self._links.values() if link.reachable]
+
+    def present(self) -> list[Link]:
+        return [link for link in self._links.values() if link.present]
+
+    def heard(self, name: str, alive: bool) -> None:
+        """Heartbeats found a server to live, or to be silent."""
+        self._keep(name, Heard(alive, time.monotonic()))
+
+    def deafened(self) -> None:
+        """There are no heartbeats here any more: who is there is known from answers alone."""
+        for name in list(self._heard):
+            self._keep(name, None)
+
+    def _keep(self, name: str, heard: Heard | None) -> None:
+        if heard is None:
+            self._heard.pop(name, None)
+        else:
+            self._heard[name] = heard
+        if (link := self._links.get(name)) is not None:
+            link.heard = heard
 
     async def each(
         self, links: Iterable[Link], ask: Callable[[Link], Awaitable[Result]]

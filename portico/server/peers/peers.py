@@ -21,6 +21,7 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.etcd.keeper import Keeper
 from portico.server.etcd.moves import Moves
+from portico.server.etcd.witnessing import Witnessing
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
@@ -95,7 +96,6 @@ class Peers:
         locate: where the listener of a server is.
 
     Attributes:
-        alive: names of the servers that the cluster's heartbeats find alive; None: those that answer on the channel.
         problem: why the channel does not work on this server.
         own_health: this server's report, for the others; raises PorticoError while there is none.
     """
@@ -120,7 +120,6 @@ class Peers:
         self.farewell = Farewell(self)
         self.departure = Departure(host.state)
         self.following = Following(self)
-        self.alive: Callable[[], Collection[str]] | None = None
         self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
@@ -129,11 +128,13 @@ class Peers:
         self.spawn = spawn
         self.keeper = Keeper(self, host.state, store_door)
         self.moves = Moves(self.keeper)
+        self.witnessing = Witnessing(self)
         self._listener: Listener | None = None
         self._place: tuple[str, int] | None = None
         self.document: Settings | None = None
         self._state_lock = asyncio.Lock()
         self._running = False
+        self._poked = asyncio.Event()
         self._ending = False
         host.credentials.leads = self.leads
 
@@ -249,7 +250,10 @@ class Peers:
                 log.warning("peers=%s", error)
             except Exception:
                 log.exception("peers failed")
-            await asyncio.sleep(GREETING_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GREETING_INTERVAL):
+                    await self._poked.wait()
+            self._poked.clear()
 
     # Who is there
 
@@ -261,10 +265,19 @@ class Peers:
         return next((name for name in names if self.document.load_balancing.server(name) is not None), None)
 
     def present(self) -> set[str]:
-        """This server and those that can be reached."""
-        if self.alive is not None:
-            return {self.own_name, *self.alive()}
-        return {self.own_name, *(link.name for link in self.links.reachable())}
+        """This server and those that are there, as heartbeats and answers say (`Link.present`)."""
+        return {self.own_name, *(link.name for link in self.links.present())}
+
+    def heard(self, name: str, alive: bool | None) -> None:
+        """Heartbeats found a server to live or to be silent; None: there are none here any more, whatever the name.
+
+        All servers are greeted at once: who is silent and answers is there, and who came back has what is new.
+        """
+        if alive is None:
+            self.links.deafened()
+        else:
+            self.links.heard(name, alive)
+        self._poked.set()
 
     def leader(self) -> str:
         """The server that issues certificates and rotates keys now; this one when it is in no cluster."""
@@ -361,6 +374,18 @@ class Peers:
             raise
         finally:
             self._ending = False
+
+    async def found(self, name: str) -> None:
+        """Makes the secrets of a new cluster before a document has it; `disband` forgets them. Raises PorticoError."""
+        await asyncio.to_thread(self._found, name)
+        self.state = await asyncio.to_thread(self.files.load)
+        self.own_name, self.trust = name, self.files.authority().pem
+
+    async def disband(self) -> None:
+        """Forgets the secrets of a cluster that no document has. Raises PorticoError."""
+        await self._close()
+        self.state = None
+        await asyncio.to_thread(self.files.remove)
 
     async def changed(self) -> None:
         """Spreads what is newest here. Never fails."""

@@ -22,6 +22,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
+from portico.server.etcd import witnessing
 from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
@@ -44,7 +45,7 @@ _STATUS: tuple[tuple[type[PorticoError], int], ...] = (
     (Unavailable, 503),
 )
 
-STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join")})
+STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join"), witnessing.JOIN})
 """What a machine without a member's certificate may ask."""
 
 
@@ -76,6 +77,8 @@ class Routes:
             ("POST", "/v1/join"): self._join,
             ("POST", "/v1/join/confirm"): self._confirm,
             ("POST", "/v1/join/abandon"): self._abandon,
+            witnessing.JOIN: self._join_witness,
+            ("POST", "/v1/join/progress"): self._progress,
             ("POST", "/v1/greeting"): self._greet,
             ("POST", "/v1/changed"): self._changed,
             ("GET", "/v1/state"): self._state,
@@ -106,6 +109,8 @@ class Routes:
         key = (request.method, parts.path)
         try:
             sender = self._peers.member(request.fingerprint) if request.fingerprint is not None else None
+            if sender is None and key == witnessing.ASK and self._peers.witnessing.knows(request.fingerprint):
+                return _json(200, await self._peers.witnessing.answer())
             if sender is None and (request.fingerprint is not None or key not in STRANGERS):
                 reason = "not a member's certificate" if request.fingerprint is not None else "no certificate"
                 self._peers.refusals.note(reason, request.address)
@@ -136,11 +141,17 @@ class Routes:
     async def _join(self, asked: Asked) -> Any:
         return await self._peers.admission.join(asked.body, asked.address)
 
+    async def _join_witness(self, asked: Asked) -> Any:
+        return await self._peers.witnessing.join(asked.body, asked.address)
+
     async def _confirm(self, asked: Asked) -> Any:
         return await self._peers.admission.confirm(asked.server)
 
     async def _abandon(self, asked: Asked) -> Any:
         return await self._peers.admission.abandon(asked.server)
+
+    async def _progress(self, asked: Asked) -> Any:
+        return await self._peers.admission.progress(asked.server, asked.body)
 
     async def _greet(self, asked: Asked) -> Any:
         self._peers.catching_up.heard(asked.server, asked.body)

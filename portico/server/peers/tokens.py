@@ -95,6 +95,20 @@ class _Record:
         return datetime.fromisoformat(self.expires)
 
 
+@dataclass(frozen=True)
+class TokenSeen:
+    """A token without its secret.
+
+    Attributes:
+        state: open, used, expired or burned.
+        waiting: its server was taken in, and has not said yet that it has everything.
+    """
+
+    state: str
+    expires: str
+    waiting: bool
+
+
 class JoinTokens:
     """The tokens of one server, in a private file. Blocking."""
 
@@ -211,6 +225,17 @@ class JoinTokens:
             {"id": item.id, "name": item.name, "expires": item.expires, "state": _state(item, now)}
             for item in self._read()
         ]
+
+    def by_name(self, now: datetime) -> dict[str, TokenSeen]:
+        """What is known of each server's token; one that ended while its machine was joining is expired."""
+        return {
+            item.name: TokenSeen(
+                "expired" if now >= item.end and item.added is None else _state(item, now),
+                item.expires,
+                item.added is not None,
+            )
+            for item in self._read()
+        }
 
     def _update(self, token_id: str, revision: int) -> None:
         records = self._read()

@@ -7,12 +7,14 @@ that a server that missed the end cannot bring it back.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
+from portico.certificates.listing import bad_cursor
 from portico.errors import InvalidInput, LimitReached, NotFound
 
 MAXIMUM: Final = 20_000
@@ -87,6 +89,20 @@ class Grants:
     def all(self) -> list[Grant]:
         """Newest first."""
         return sorted(self._grants.values(), key=lambda grant: (-grant.began, grant.id))
+
+    def page(self, after: str | None, limit: int) -> tuple[list[Grant], str | None]:
+        """Newest first behind a cursor, and the cursor of the next page. Raises InvalidInput (CURSOR_INVALID)."""
+        found = self.all()
+        begin = 0
+        if after is not None:
+            began, _, identifier = after.partition("/")
+            try:
+                begin = bisect.bisect_right(found, (-float(began), identifier), key=lambda g: (-g.began, g.id))
+            except ValueError:
+                raise bad_cursor() from None
+        page = found[begin : begin + limit]
+        more = begin + limit < len(found)
+        return page, f"{page[-1].began!r}/{page[-1].id}" if more else None
 
     def active(self, now: float) -> dict[Machine, Grant]:
         """What holds now, by computer; of two that servers made at once the later one."""

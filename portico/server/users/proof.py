@@ -12,7 +12,6 @@ import binascii
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,10 +30,10 @@ from portico.certificates.revocation import read_crl
 from portico.certificates.trust import common_name, name_sha256, parse_certificates, serial_hex
 from portico.errors import InvalidInput, NotPermitted
 from portico.files import read_file
+from portico.server.users.once import Once
 
 SECONDS: Final = 120
 """A challenge is good for so long."""
-MAXIMUM_USED: Final = 10_000
 MAXIMUM_CHAIN: Final = 8
 MAXIMUM_NAME: Final = 200
 
@@ -50,7 +49,7 @@ class Challenges:
     """
 
     def __init__(self) -> None:
-        self._used: OrderedDict[str, float] = OrderedDict()
+        self._used = Once()
 
     def make(self, key: bytes, machine: str, now: float) -> str:
         """A challenge for a computer."""
@@ -59,20 +58,17 @@ class Challenges:
 
     def use(self, challenge: str, keys: Iterable[bytes], machine: str, now: float) -> None:
         """Takes a challenge, once. Raises NotPermitted (CHALLENGE_REFUSED)."""
-        while self._used and next(iter(self._used.values())) + SECONDS < now:
-            self._used.popitem(last=False)
         stamp, _, code = challenge.rpartition(".")
         made, _, _ = stamp.partition(".")
         good = any(hmac.compare_digest(_code(key, stamp, machine).encode(), code.encode()) for key in keys)
         fresh = good and -SECONDS <= now - int(made) <= SECONDS
-        if not fresh or challenge in self._used or len(self._used) >= MAXIMUM_USED:
+        if not fresh or not self._used.take(challenge, int(made) + SECONDS, now):
             raise NotPermitted(
                 "The login took too long",
                 why="its challenge is not one of this cluster, is used, or is older than two minutes",
                 resolution="Try again: portico client login",
                 code="CHALLENGE_REFUSED",
             )
-        self._used[challenge] = now
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from portico.administration.access import expected, provider_trust
 from portico.administration.limits import BackOff, RateLimit, place
-from portico.administration.provider import Provider
 from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError, Unavailable
 from portico.files import read_file, write_file
 from portico.server.credentials import now_utc
@@ -28,7 +25,7 @@ from portico.server.reconcile.level_rules import Member
 from portico.server.users.grants import Grant, Grants
 from portico.server.users.opened import Tunnels, machine_of
 from portico.server.users.proof import Challenges, Trust, signed_text, verify
-from portico.settings.management import Oidc
+from portico.server.users.tokens import TokenLogins
 from portico.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +44,8 @@ AGAIN: Final = 1.0
 TOGETHER: Final = 0.05
 """Seconds in which changes are gathered."""
 PROVIDER_SECONDS: Final = 12.0
+SPREAD_SECONDS: Final = 2.0
+"""So long a login waits until the other servers know of it; the gateway waits 15 s for everything."""
 
 
 class Users:
@@ -62,7 +61,7 @@ class Users:
         self._tunnels = Tunnels()
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._provider: tuple[Oidc, Provider] | None = None
+        self._tokens = TokenLogins()
         self._given: tuple[bool, tuple[Member, ...]] | None = None
         self._looked = float("-inf")
         self.problem: PorticoError | None = None
@@ -135,6 +134,7 @@ class Users:
         self._audit("user login", user, request, machine[1], "done", _shown(grant))
         log.info("user=%r machine=%r method=%s logged in", user, machine[1], grant.method)
         self._poke()
+        self._spread()
         return {"level": "User", "authentication": chosen, "grant": _shown(grant)}
 
     def _logout(self, request: Request, settings: Settings) -> dict[str, Any]:
@@ -146,6 +146,7 @@ class Users:
         for grant in ended:
             self._audit("user logout", grant.user, request, machine[1], "done")
         self._poke()
+        self._spread()
         return self._status(request, settings)
 
     def _by_certificate(
@@ -164,7 +165,7 @@ class Users:
         oidc, loop = settings.user_oidc, self._loop
         if oidc is None or loop is None:
             raise Unavailable("No user can log in now", why="the provider is not known here", code="OIDC_DISABLED")
-        asked = asyncio.run_coroutine_threadsafe(self._ask_provider(oidc, token, settings), loop)
+        asked = asyncio.run_coroutine_threadsafe(self._tokens.user(token, oidc, settings.management, time.time()), loop)
         try:
             return asked.result(PROVIDER_SECONDS)
         except TimeoutError:
@@ -172,15 +173,6 @@ class Users:
             raise Unavailable(
                 "The provider does not answer in time", why=oidc.issuer, resolution="Try again", code="OIDC_UNAVAILABLE"
             ) from None
-
-    async def _ask_provider(self, oidc: Oidc, token: str, settings: Settings) -> str:
-        if self._provider is None or self._provider[0] != oidc:
-            context = await asyncio.to_thread(provider_trust, oidc.ca_file)
-            if self._provider is not None:
-                await self._provider[1].close()
-            self._provider = (oidc, Provider(oidc.issuer, context))
-        wanted = replace(expected(settings.management, oidc), anybody=True)
-        return (await self._provider[1].identity(token, wanted, time.time())).name
 
     def _limit(self, request: Request, machine: tuple[str, str], now: float) -> None:
         wait = max(self._failures.wait(machine[1], now), self._logins.take(machine[1], now))
@@ -200,11 +192,12 @@ class Users:
 
     # What an administrator asks
 
-    def all(self) -> list[dict[str, Any]]:
-        """Every grant that is remembered, newest first."""
+    def page(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """Grants that are remembered, newest first, and the cursor of the next page. Raises InvalidInput."""
         now = time.time()
         with self._lock:
-            return [{**_shown(grant), "state": grant.state(now)} for grant in self._grants.all()]
+            found, more = self._grants.page(after, limit)
+            return [{**_shown(grant), "state": grant.state(now)} for grant in found], more
 
     async def revoke(self, *, identifier: str | None, user: str | None, machine: str | None, by: str) -> list[Grant]:
         """Ends grants, on every server before it returns. Raises NotFound (NO_SUCH_GRANT), Unavailable."""
@@ -284,6 +277,12 @@ class Users:
     async def run(self) -> None:
         """Keeps packet filter and gateway at what the grants and the tunnels say."""
         self._loop = asyncio.get_running_loop()
+        try:
+            await self._keep()
+        finally:
+            await self._tokens.close()
+
+    async def _keep(self) -> None:
         while True:
             try:
                 await self._follow()
@@ -340,6 +339,16 @@ class Users:
     def _poke(self) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _spread(self) -> None:
+        """Has the other servers know, from a thread: the computer's next tunnel may be theirs."""
+        if self._loop is None:
+            return
+        told = asyncio.run_coroutine_threadsafe(self._agent.peers.changed(), self._loop)
+        try:
+            told.result(SPREAD_SECONDS)
+        except TimeoutError:
+            log.info("other servers are slow to take up who has logged in or out; they ask by themselves")
 
     # The file
 

@@ -10,6 +10,8 @@ import pytest
 from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
+from portico.health.heuristics.backup import BackupSeen
+from portico.health.heuristics.boot import Configured, NetworkConfiguration
 from portico.health.observations import (
     Card,
     Certificate,
@@ -113,6 +115,10 @@ def down(name: str) -> tuple[Process, ...]:
     )
 
 
+def configured(place: str, dedicated: str) -> dict[type[Any], Any]:
+    return {NetworkConfiguration: NetworkConfiguration((Configured("203.0.113.11", place, dedicated),))}
+
+
 def silent(*addresses: str) -> tuple[DnsServer, ...]:
     return tuple(
         replace(server, answers=False, detail="no answer") if server.address in addresses else server
@@ -195,6 +201,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("SERVER_ON_ONE_PATH", W, seen(cluster=members("Converged", Member("da3", "Converged", (), ("internal",))))),
     ("NO_REDUNDANCY", E, seen(cluster=members("Stopped", None))),
     ("NO_QUORUM", E, seen(cluster=replace(CLUSTER, quorum=False))),
+    ("WITNESS_SILENT", W, seen(cluster=replace(CLUSTER, witness="witness1", witness_silent=16.0))),
     ("NOT_CONVERGED", W, seen(cluster=replace(CLUSTER, converging_for=31.0))),
     ("BALANCER_TROUBLE", E, seen(processes=down("balancer"))),
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),
@@ -207,6 +214,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
         W,
         seen(cluster=replace(CLUSTER, neighbours=(replace(NEIGHBOURS[0], clock_ahead=-6.0), NEIGHBOURS[1]))),
     ),
+    ("BACKUP_FAILED", W, seen(extras={BackupSeen: BackupSeen("the disk is full", "Make room")})),
     ("NLS_FAILS", E, seen(location=Location((replace(TROUBLE, code="NLS_UNREACHABLE"),)))),
     ("NLS_CERTIFICATE_ENDS", W, seen(location=Location((replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),)))),
     ("NLS_NOT_ASKED", U, seen(location=Location(None))),
@@ -218,6 +226,8 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("ADAPTER_ERRORS", W, seen(cards=(Card("eth1", "internal", errors_lately=100),))),
     ("ADDRESS_MISSING", E, seen(drifting=("add address 10.0.0.21/24 on eth1",))),
     ("ADAPTERS_UNKNOWN", U, seen(cards=None)),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("/etc/netplan/01.yaml", "203.0.113.12/24"))),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("", ""))),
     ("SERVICE_NOT_RUNNING", E, seen(processes=down("gateway"))),
     ("SERVICE_RESTARTS", W, seen(processes=(Process("gateway", True, "running", restarts_lately=3),))),
     ("LOG_OF_BINDINGS_TROUBLE", W, seen(warnings={"accounting": TROUBLE})),

@@ -75,6 +75,23 @@ def test_confirmation_without_a_terminal_is_refused() -> None:
     assert runner.invoke(app, ["run", "--yes"]).exit_code == ExitCode.DONE
 
 
+def test_a_refused_confirmation_names_the_options_that_the_command_has() -> None:
+    app = typer.Typer(cls=output.PorticoGroup)
+
+    @app.command()
+    def careful(yes: output.Yes = False, dry_run: output.DryRun = False, json: output.Json = False) -> None:
+        output.confirm("Remove it?", yes=yes)
+
+    @app.command()
+    def bold(yes: output.Yes = False, json: output.Json = False) -> None:
+        output.confirm("Remove it?", yes=yes)
+
+    for name, looks in (("careful", True), ("bold", False)):
+        result = runner.invoke(app, [name, "--json"])
+        said = json.loads(result.stderr)["error"]["resolution"]
+        assert "--yes" in said and ("--dry-run" in said) is looks
+
+
 def test_failed_step_is_recorded_and_marked() -> None:
     progress = output.Progress()
     with progress.step("good") as detail:

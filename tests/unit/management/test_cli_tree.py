@@ -27,6 +27,7 @@ READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "
     "log",
     "query",
     "servers",
+    "progress",
 }
 
 
@@ -66,7 +67,7 @@ def test_every_command_has_json_and_an_example(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_that_changes_something_shared_can_be_tried_dry(name: str) -> None:
     group, verb = name.split()[0], name.split()[-1]
-    if group in CHANGE_SHARED_STATE and verb not in READ_ONLY:
+    if (group in CHANGE_SHARED_STATE and verb not in READ_ONLY) or name == "cluster stop":
         assert "--dry-run" in _options(COMMANDS[name])
 
 
@@ -129,8 +130,10 @@ def test_the_shell_completes_names_that_only_the_server_knows(monkeypatch: pytes
     answers: dict[str, Any] = {
         "/v1/clients": {"clients": [{"name": "laptop7"}, {"name": "laptop8"}, {"name": "till1"}]},
         "/v1/settings/history": [{"number": 12}, {"number": 1}],
-        "/v1/ca/certificates": [{"serial": "ab", "revoked": None}, {"serial": "ac", "revoked": "2026"}],
-        "/v1/ca/tokens": [{"id": "t1", "state": "open"}, {"id": "t2", "state": "used"}],
+        "/v1/ca/certificates": {
+            "certificates": [{"serial": "ab", "revoked": None}, {"serial": "ac", "revoked": "2026"}],
+        },
+        "/v1/ca/tokens": {"tokens": [{"id": "t1", "state": "open"}, {"id": "t2", "state": "used"}]},
     }
     monkeypatch.setattr(ApiClient, "get", lambda _self, path, **_: answers[path])
 

