@@ -45,6 +45,7 @@ _NAMES: Final = (
     (kinds.PortPool, "address and ports"),
     (kinds.Mapping, "IPv6 /96 and IPv4 prefix"),
     (kinds.Upstream, "address, or [address]:port"),
+    (kinds.DirectoryPath, "directory"),
     (kinds.FilePath, "file"),
     (kinds.SecretPath, "file"),
     (kinds.CertificatePath, "file"),
