@@ -22,6 +22,7 @@ from portico.files import private_directory
 from portico.server.backup.schedule import Backups
 from portico.server.balancer.boots import BOOT_NAME, Boots
 from portico.server.balancer.handle import Balancer
+from portico.server.certificate_match import CertificateMatch
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.facts import Prober
@@ -98,6 +99,7 @@ class Agent:
         self.users = Users(self)
         self.enrolment.users = self.users.routes
         self.peers = Peers(self, self._spawn, store_door=store_door)
+        self.match = CertificateMatch(self)
         self.balancer.heard = self.peers.heard
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
@@ -161,6 +163,7 @@ class Agent:
         self._spawn(self.health.run())
         self._spawn(self.location.run())
         self._spawn(self.users.run())
+        self._spawn(self.match.run())
         self._spawn(self.backups.run())
 
     async def stop(self) -> list[str]:
@@ -187,6 +190,7 @@ class Agent:
     async def command(self, name: str, *, by: str) -> None:
         """start, stop, drain, suspend or resume of this server. Raises as `Balancer.command`."""
         log.info("command=%r by=%s", name, by)
+        self.match.refuse(name)
         await self.balancer.command(name)
 
     # Status
@@ -222,6 +226,7 @@ class Agent:
                     self.transactions.unwritten,
                     self.transactions.interrupted.problem,
                     self.peers.farewell.problem(),
+                    self.match.problem,
                     self.translation.accounting.problem(),
                     self.inbox.problem(),
                     *self.credentials.warnings.values(),

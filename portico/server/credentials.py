@@ -52,6 +52,7 @@ class Credentials:
         store: None while its database cannot be used; nothing can be issued or newly revoked then.
         authority: None without a built-in CA.
         warnings: what is wrong now, by source.
+        shown: PEM chain of the certificate that clients are shown; empty before there was one.
     """
 
     directory: Path
@@ -60,6 +61,7 @@ class Credentials:
     tickets: tuple[TicketKey, ...] = ()
     revoked: tuple[Revoked, ...] = ()
     warnings: dict[str, PorticoError] = field(default_factory=dict)
+    shown: str = ""
     leads: Callable[[], bool] = field(default=lambda: True, repr=False)
     """Whether this server rotates what several have in common."""
     _identity: Identity | None = field(default=None, repr=False)
@@ -172,6 +174,7 @@ class Credentials:
             PorticoError: there is no server certificate that can be used.
         """
         chain, key = self._server_certificate(settings, now)
+        self.shown = chain
         self._rotate(now)
         self.refresh_revoked(settings, now)
         return GatewaySecrets(

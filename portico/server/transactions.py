@@ -294,7 +294,8 @@ class Transactions:
         changes = await self._agent.platform.apply(settings, values)
         await asyncio.to_thread(self._agent.machine.settle, settings)
         await self._agent.peers.applied(revision.settings)
-        await self._agent.balancer.apply(settings, revision.number, self._agent.peers.secrets())
+        judged = await self._agent.match.judged(settings)
+        await self._agent.balancer.apply(judged, revision.number, self._agent.peers.secrets())
         await self._agent.translation.applied(settings, values)
         store = self.store()
         if not store.read_only:

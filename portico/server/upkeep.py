@@ -149,7 +149,8 @@ class Upkeep:
                     settings, revision = agent.platform.settings, self._in_force.revision
                     if settings is not None and revision is not None:
                         # Heartbeat keys rotate without a change of settings.
-                        await agent.balancer.apply(settings, revision.number, agent.peers.secrets())
+                        judged = await agent.match.judged(settings)
+                        await agent.balancer.apply(judged, revision.number, agent.peers.secrets())
                 except PorticoError as error:
                     log.warning("certificates and keys cannot be refreshed: %s", error)
             await agent.roster.note_seen()

@@ -6,10 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from portico.settings.kinds import FilePath, SecretPath, Section, State
+from portico.settings.kinds import DirectoryPath, FilePath, SecretPath, Section, State
 
-Directory = Annotated[str, Field(pattern=r"^/[^\x00-\x1f]*$", max_length=4096)]
-"""No file that a server needs: it is not brought to one that joins."""
 TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 
@@ -17,7 +15,7 @@ class Backup(Section):
     """Each server writes its own, of everything that it needs to be put up again."""
 
     state: State = Field(default="disabled", description="whether backups are made by schedule")
-    directory: Directory | None = Field(
+    directory: DirectoryPath | None = Field(
         default=None, description="where they are written, on every server; a mounted file system elsewhere is better"
     )
     interval_hours: int = Field(default=24, ge=1, le=744, description="between two backups")

@@ -211,6 +211,7 @@ PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.p
 Mapping = Annotated[PrefixMapping, _parsed(PrefixMapping, PrefixMapping.parse), _as_text]
 Upstream = Annotated[DnsServer, _parsed(DnsServer, DnsServer.parse), _as_text]
 _Path = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
+DirectoryPath = _Path
 FilePath = Annotated[_Path, FileOf("shared")]
 SecretPath = Annotated[_Path, FileOf("shared", secret=True)]
 CertificatePath = Annotated[_Path, FileOf("own")]

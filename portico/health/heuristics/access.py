@@ -147,7 +147,7 @@ CERTIFICATE_TROUBLE = CATALOGUE.add(
     resolution="{resolution}",
 )
 
-_BY_OTHERS: Final = frozenset({"server certificate", "unwritten", "accounting", "events"})
+_BY_OTHERS: Final = frozenset({"server certificate", "certificate match", "unwritten", "accounting", "events"})
 """Sources of warnings that have a finding of their own."""
 
 

@@ -49,6 +49,14 @@ NOT_HEARD = CATALOGUE.add(
     resolution="On it: portico cluster status; systemctl status portico-balancer; UDP port 2504 and the frames of "
     "heartbeats must pass between the servers",
 )
+MISMATCH = CATALOGUE.add(
+    "CERTIFICATE_MISMATCH",
+    HIGH_AVAILABILITY,
+    ERROR,
+    what="This server is stopped: it missed a change of certificates",
+    cause="{why}",
+    resolution="{resolution}",
+)
 NO_CHANNEL = CATALOGUE.add(
     "SERVER_CHANNEL_SILENT",
     HIGH_AVAILABILITY,
@@ -185,6 +193,8 @@ def takes_part(seen: Observations) -> Findings:
         found.append(BALANCER.finding(why=cluster.balancer_problem))
     elif cluster.members is None:
         found.append(MEMBERS_UNKNOWN.finding())
+    if (trouble := seen.warnings.get("certificate match")) is not None:
+        found.append(MISMATCH.finding(why=trouble.why, resolution=trouble.resolution))
     if cluster.channel_problem:
         found.append(CHANNEL.finding(why=cluster.channel_problem))
     if not cluster.quorum:

@@ -52,7 +52,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     @routes.get("")
     async def status(agent: Agent = the_agent) -> dict[str, Any]:
         """The cluster as this server sees it: states, versions, buckets, clients, counters, the last events."""
-        return with_versions(agent, await agent.balancer.status())
+        return {**with_versions(agent, await agent.balancer.status()), "mismatches": agent.match.reasons()}
 
     @routes.post("/explain")
     @viewer

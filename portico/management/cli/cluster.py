@@ -198,6 +198,8 @@ def _show(out: Console, found: dict[str, Any]) -> None:
         out.print(f"Tunnels closed here, their addresses being held by another server: {counts}")
     if found["problem"]:
         out.print(f"Problem: {found['problem']}", style="red", markup=False)
+    for name, why in found.get("mismatches", {}).items():
+        out.print(f"{name} has the wrong certificates: {why}", style="red", markup=False)
     for event in found["events"][-_LAST_EVENTS:]:
         rest = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("at", "kind"))
         out.print(f"{output.time_text(event['at'])}  {event['kind']}  {rest}", markup=False, style="dim")

@@ -129,6 +129,7 @@ class Collector:
         for source, error in (
             ("unwritten", agent.transactions.unwritten),
             ("accounting", agent.translation.accounting.problem()),
+            ("certificate match", agent.match.problem),
         ):
             if error is not None:
                 found[source] = trouble(error)

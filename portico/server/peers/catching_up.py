@@ -53,6 +53,7 @@ class CatchingUp:
                 **self._peers.records.greeting(),
                 **self._peers.administration.greeting(),
                 **self._peers.following.greeting(),
+                **self._peers.host.match.greeting(),
             }
 
         return await asyncio.to_thread(look)

@@ -15,6 +15,7 @@ from portico.certificates.tickets import TicketKey
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
 from portico.server import bringing
+from portico.server.certificate_match import CertificateMatch
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
@@ -59,6 +60,7 @@ class Host(Protocol):
     enrolment: Enrolment
     state: Any
     machine: Machine
+    match: CertificateMatch
 
     @property
     def gateway(self) -> Gateway: ...

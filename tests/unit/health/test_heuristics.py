@@ -206,6 +206,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("NOT_CONVERGED", W, seen(cluster=replace(CLUSTER, converging_for=31.0))),
     ("BALANCER_TROUBLE", E, seen(processes=down("balancer"))),
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),
+    ("CERTIFICATE_MISMATCH", E, seen(warnings={"certificate match": TROUBLE})),
     ("CHANNEL_TROUBLE", E, seen(cluster=replace(CLUSTER, channel_problem="the port is taken"))),
     ("CLUSTER_UNKNOWN", U, seen(cluster=replace(CLUSTER, members=None))),
     ("VERSIONS_DIFFER", W, seen(version="1.1.0")),

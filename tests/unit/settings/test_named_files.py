@@ -25,21 +25,14 @@ def test_every_setting_that_the_reference_calls_a_file_is_found(data: dict[str, 
             "store": {"ca": "/14", "certificate": "/15", "key": "/16"},
             "alerts": {"webhooks": [webhook]},
             "management": {"oidc": oidc, "certificate_file": "/17", "key_file": "/18"},
-            "backup": {"recipient_file": "/19", "passphrase_file": "/20"},
+            "backup": {"passphrase_file": "/19", "recipient_file": "/20", "directory": "/var/backups"},
         }
     )  # fmt: skip
     found = named_files(settings)
     assert set(found) == {f"/{number}" for number in range(1, 21)}
     assert found["/1"].setting == "alerts.webhooks[0].secret_file"
     assert {path for path, named in found.items() if named.of.secret} == {
-        "/1",
-        "/5",
-        "/9",
-        "/10",
-        "/11",
-        "/16",
-        "/18",
-        "/20",
+        *(f"/{number}" for number in (1, 5, 9, 10, 11, 16, 18, 19))
     }
     assert {path for path, named in found.items() if named.of.kind == "fetched"} == {"/7", "/13"}
     rows = [line for line in reference_markdown().splitlines() if "| file" in line or "list of: file" in line]
