@@ -43,3 +43,8 @@ def server_socket() -> Path:
 def client_socket() -> Path:
     """The API of this machine's client agent."""
     return runtime_directory() / "client.sock"
+
+
+def client_status_socket() -> Path:
+    """Where every user of this machine may read the client's status. In a directory of its own, which others enter."""
+    return runtime_directory() / "client-status" / "status.sock"

@@ -27,7 +27,7 @@ from portico.certificates.ca import AUTHORITY_NAME, PUBLIC_NAME, CertificateAuth
 from portico.certificates.issue import client_name, parse_request, signature_only
 from portico.certificates.trust import parse_certificates, pin, private_pem, serial_hex, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 
 SERVER_NAME: Final = "server.pem"
 SERVER_DAYS: Final = 90
@@ -86,7 +86,7 @@ class ManagementAuthority:
         if own is not None and _age(own) <= _age(other):
             return False
         private_directory(self.directory)
-        (self.directory / SERVER_NAME).unlink(missing_ok=True)
+        remove_file(self.directory / SERVER_NAME)
         write_file(self.directory / AUTHORITY_NAME, pem.encode())
         write_file(self.directory / PUBLIC_NAME, other.pem.encode(), mode=0o644)
         self._authority = other
@@ -134,8 +134,12 @@ class ManagementAuthority:
         )
         return to_pem(made) + authority.pem, serial_hex(made.serial_number), end
 
-    def context(self, server: Path) -> ssl.SSLContext:
-        """Of the API's listener: a certificate of another CA ends the handshake, none at all does not.
+    def context(self, server: Path, key: Path | None = None) -> ssl.SSLContext:
+        """Of the API's listener: a client certificate of another CA ends the handshake, none at all does not.
+
+        Args:
+            server: the listener's own certificate with its chain.
+            key: its key; None: it is in the same file.
 
         Raises:
             PorticoError: a file cannot be used.
@@ -149,10 +153,13 @@ class ManagementAuthority:
         try:
             known = self.known()
             context.load_verify_locations(cadata=known.pem if known is not None else "")
-            context.load_cert_chain(server)
+            context.load_cert_chain(server, key)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise PorticoError(
-                f"The API's certificate {server} cannot be used", why=str(error), code="MANAGEMENT_CERTIFICATE"
+                f"The API's certificate {server} cannot be used",
+                why=str(error),
+                resolution=f"Look at it and its key: openssl x509 -in {server} -noout -dates -ext subjectAltName",
+                code="MANAGEMENT_CERTIFICATE",
             ) from None
         return context
 
@@ -169,7 +176,7 @@ class ManagementAuthority:
     def forget(self) -> None:
         """Removes everything. Raises OSError."""
         for name in (AUTHORITY_NAME, PUBLIC_NAME, SERVER_NAME):
-            (self.directory / name).unlink(missing_ok=True)
+            remove_file(self.directory / name)
         self._authority = None
 
 

@@ -2,6 +2,7 @@
 
 `GET /v1/status`; `POST /v1/connect`, `/v1/disconnect`, `/v1/redial`, `/v1/renew`, `/v1/reload`. Each answers with the
 status. `GET /v1/user`, `/v1/user/challenge`, `POST /v1/user/login`, `/v1/user/logout`: the user's level of access.
+`GET /v1/log`, `/v1/readers`: the last log lines, and who reads the status socket.
 An error is `{"error": {code, what, why, resolution}}`.
 """
 
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from portico.client import users
 from portico.client.status import ClientStatus
+from portico.client.surface import surface
 from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
 from portico.files import not_written
 
@@ -28,6 +30,7 @@ class Agent(Protocol):
     """What the socket offers to the outside."""
 
     user: users.User
+    surface: surface.Surface
 
     async def status(self) -> ClientStatus: ...
     async def connect(self) -> None: ...
@@ -83,6 +86,7 @@ def create_app(agent: Agent) -> FastAPI:
     offer("renew", agent.renew)
     offer("reload", agent.reload)
     users.offer(app, agent)
+    surface.offer(app, agent)
     return app
 
 

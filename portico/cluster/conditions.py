@@ -115,7 +115,8 @@ class Judge:
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
         host = self.config.host_id
         deaf = bool(before & Condition.DEAF)
-        lag = self._watch.judge(host, others, len(self.config.nics), deaf, now)
+        deaf_on = self.lag.nic if deaf and self.lag is not None else None
+        lag = self._watch.judge(host, others, len(self.config.nics), deaf_on, now)
         counted = self._watch.counted(host)
         if lag is None or counted is None:
             self._lag_since = None

@@ -78,18 +78,20 @@ class FrameWatch:
             return None
         return after[nic] - before[nic]
 
-    def judge(self, host: int, others: Collection[int], nics: int, deaf: bool, now: float) -> Lag | None:
+    def judge(self, host: int, others: Collection[int], nics: int, deaf_on: int | None, now: float) -> Lag | None:
         """The network card on which a host lags, None if on none.
 
         A host that was deaf must see three quarters of the median, not half, to be so no longer, and stays deaf while
-        nobody sees enough frames to compare. Where all others are deaf or gone, nobody is.
+        nobody sees enough frames to compare: on the card on which it was, as the other may never have any. Where all
+        others are deaf or gone, nobody is.
 
         Args:
             host: the one in question.
             others: whom to compare with; the deaf ones left out.
-            deaf: whether the host was judged deaf before.
+            deaf_on: the card on which the host was judged deaf before; None: it was not.
         """
         for nic in range(nics):
+            deaf = nic == deaf_on
             mine = self.increase(host, nic, now)
             theirs = [found for other in others if (found := self.increase(other, nic, now)) is not None]
             if not theirs:

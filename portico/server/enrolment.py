@@ -13,6 +13,7 @@ from typing import Any
 
 from portico.certificates.tokens import TokenRefused
 from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.location.clients import assistant_settings
 from portico.naming.nrpt import table
 from portico.server.credentials import Credentials
 from portico.server.gateway import Request, Response
@@ -32,13 +33,17 @@ _STATUS: Mapping[type[PorticoError], int] = {
 
 
 def client_settings(settings: Settings, values: Effective, revision: int) -> dict[str, Any]:
-    """What a remote computer needs to know: {url, domain, nrpt, dns_address, intranet_prefixes, revision}."""
+    """What a remote computer needs to know: {url, domain, nrpt, dns_address, intranet_prefixes, revision, assistant}.
+
+    The last is `portico.location.clients`.
+    """
     return {
         "url": values.url,
         "domain": settings.deployment.domain,
         "nrpt": table(settings, values).as_list(),
         "dns_address": str(values.dns64_address) if values.dns64_address is not None else None,
         "intranet_prefixes": [str(route) for route in values.routes],
+        "assistant": assistant_settings(settings, values),
         "revision": revision,
     }
 
@@ -64,6 +69,7 @@ class Enrolment:
             ("POST", "/portico/v1/enrol"): self._enrol,
             ("POST", "/portico/v1/renew"): self._renew,
             ("GET", "/portico/v1/client-settings"): self._settings,
+            ("GET", "/portico/v1/crl"): self._crl,
         }
         self.users: Mapping[tuple[str, str], Callable[[Request, Settings], dict[str, Any]]] = {}
         """Requests about the users of computers."""
@@ -93,6 +99,13 @@ class Enrolment:
 
     def _trust(self, _request: Request, settings: Settings, _values: Effective, _revision: int) -> Response:
         return Response(200, "application/x-pem-file", self._credentials.trust(settings).encode())
+
+    def _crl(self, _request: Request, _settings: Settings, _values: Effective, _revision: int) -> Response:
+        """The signed list of what the built-in CA has revoked: public, as those of other CAs."""
+        crl = self._credentials.crl()
+        if crl is None:
+            return _problem(404, NotFound("There is no revocation list", code="NO_SUCH_RESOURCE"))
+        return Response(200, "application/x-pem-file", crl)
 
     def _enrol(self, request: Request, settings: Settings, values: Effective, revision: int) -> Response:
         fields = _fields(request.body, ("id", "secret", "csr"))

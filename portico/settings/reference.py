@@ -13,6 +13,8 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
+    backup,
+    assistant,
     cluster_store,
     kinds,
     load_balancing,
@@ -55,10 +57,13 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
+    (backup.TimeOfDay, "time as `02:30`"),
     (alerts.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
     (location.HttpsUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
+    (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
+    (assistant.Email, "mail address"),
 )
 
 _WINDOWS: Final = {

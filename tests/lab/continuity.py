@@ -16,8 +16,9 @@ from typing import Any, Self
 from portico.lab import deployment, faults, wait
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
+from portico.lab.probe.tap import Tap
 from portico.lab.services import nginx
-from tests.lab.helpers import APP4, APP6, ECHO_PORT, Download, reaches, start_download
+from tests.lab.helpers import APP4, APP6, ECHO_PORT, SERVER_ADDRESS, Download, reaches, start_download
 from tests.peers.crowd import Crowd
 
 SERVERS = ("da1", "da2", "da3")
@@ -27,6 +28,8 @@ PING_MS = 100
 APP6_ADDRESS = "fd7c:1a2b:3c4d:1::6"
 SIZE = 60_000_000
 RATE = "12M"  # bytes a second: longer than anything here takes
+ANSWERS = f"tcp src port 443 and src host {SERVER_ADDRESS} and less 400"
+"""Who answers shows in short frames as well; those of a download are too many for a tap on a busy machine."""
 LONGEST = 5.0
 """Seconds within which everybody must be back on a machine that does other things too; `make bench` has the figures."""
 
@@ -168,8 +171,8 @@ class Trouble:
 def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybody: bool = True) -> Iterator[Trouble]:
     """The block does something to the server that client1 is on; nobody may lose more than a moment.
 
-    A download of client1 and its idle TCP session outlast it, names are resolved, and every tunnel of the crowd is
-    back. The figures are printed.
+    A download of client1 and its idle TCP session outlast it, names are resolved, every tunnel of the crowd is back, no
+    attempt of a client to dial is answered by two servers. The figures are printed.
 
     Args:
         checksum: of the large file on app6.
@@ -180,7 +183,11 @@ def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybod
     server = server_of(cluster)
     trouble = Trouble(server, tuple(name for name in SERVERS if name != server), tunnels(cluster)[server] - 1)
     assert trouble.tunnels > 0
-    with Session(client, APP6_ADDRESS) as session, Gaps(client, APP6_ADDRESS) as gaps:
+    with (
+        Tap(cluster.state, list(SERVERS), "inet", ANSWERS) as tap,
+        Session(client, APP6_ADDRESS) as session,
+        Gaps(client, APP6_ADDRESS) as gaps,
+    ):
         session.echoes()
         download = _download(client)
         crowd.figures(reset=True)
@@ -203,6 +210,7 @@ def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybod
         f"{back.get('p50_ms', 0)} ms (median), {back.get('p99_ms', 0)} ms (p99), {back.get('max_ms', 0)} ms (longest); "
         f"client1 heard nothing for {gaps.longest * 1000:.0f} ms; lost {figures['lost']}, failed {figures['failed']}"
     )
+    assert (tap.answers.twice, tap.missed) == (0, 0), tap.answers.examples
     assert nginx.checksum(download.file) == checksum
     assert back.get("p99_ms", 0.0) < LONGEST * 1000, figures
     assert gaps.longest < LONGEST

@@ -230,3 +230,7 @@ def test_a_dead_server_is_told_by_the_one_that_is_left_and_since_when_is_kept(wa
     after = watched.row("da1", "network-security")
     assert after["state"] == before["state"] and after["since"] == before["since"], "a restart forgets nothing"
     assert watched.alerts("da1", "network-security") == [], "and tells nothing twice"
+    # Its network configuration is the one of before, so that it came with the virtual addresses.
+    assert "203.0.113.11/" not in lab.host("da1").output("ip", "-o", "addr", "show", "dev", "eth0")
+    again = watched.sees("da1", "network-adapters", "VIRTUAL_ADDRESS_AT_BOOT", ask="da1", about="203.0.113.11")
+    assert "203.0.113.21/24" in again["resolution"], again

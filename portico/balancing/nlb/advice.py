@@ -83,7 +83,8 @@ def _platform(nic: NicPlan, platform: Platform) -> list[Advice]:
                 "NLB_HYPERV_SPOOFING",
                 "warning",
                 "The virtual network adapter must be allowed to use the cluster's hardware address",
-                "without it the virtual switch delivers no frame for that address here, and takes none from it",
+                "without it the virtual switch delivers no frame for that address here, and takes none from it; with"
+                " takeover set it before, or the adapter loses its connection",
                 (
                     Commands(
                         "PowerShell on the Hyper-V host, for each server",
@@ -185,7 +186,16 @@ def _switch(nic: NicPlan, platform: Platform) -> list[Advice]:
 
 def _routers(nic: NicPlan) -> list[Advice]:
     if nic.mode == "unicast":
-        return []
+        return [
+            Advice(
+                "NLB_UNICAST_ROUTER",
+                "note",
+                f"A router may send frames for {mac.text(nic.cluster_mac)} to the port of one server only",
+                "answers for the VIP name that address and come from another one, the server's own; a switch that"
+                " routes must flood such frames like any switch, which some do only when told",
+                (Commands("Dell OS9", ("ip vlan-flooding",)),),
+            )
+        ]
     entries = static_entries(nic.vips, nic.cluster_mac)
     return [
         Advice(

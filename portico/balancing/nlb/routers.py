@@ -72,6 +72,16 @@ def _eos(vip: Address, mac: bytes) -> list[str]:
     return [f"ipv6 neighbor {vip} {INTERFACE} {_dotted(mac)}"]
 
 
+def _os9(vip: Address, mac: bytes) -> list[str]:
+    if vip.version == 4:
+        return [f"arp {vip} {mac.hex(':')} {INTERFACE}"]
+    return [f"ipv6 neighbor {vip} {INTERFACE} {mac.hex(':')}"]
+
+
+def _ports_os9(mac: bytes) -> tuple[str, ...]:
+    return (f"mac-address-table static {mac.hex(':')} vlan {VLAN} output-range {PORTS}",)
+
+
 def _comware(vip: Address, mac: bytes) -> list[str]:
     if vip.version == 4:
         return [f"arp multiport {vip} {_dotted(mac, '-')} {VLAN}"]
@@ -125,6 +135,7 @@ _ROUTERS: tuple[tuple[str, _Lines, _After], ...] = (
     ("Cisco NX-OS", _nx_os, _ports_nx_os),
     ("Juniper Junos", _junos, _nothing),
     ("Arista EOS", _eos, _ports_cisco),
+    ("Dell OS9", _os9, _ports_os9),
     ("HPE Comware", _comware, _ports_comware),
     ("HPE Aruba AOS-CX", _aos_cx, _nothing),
     ("MikroTik RouterOS", _routeros, _nothing),

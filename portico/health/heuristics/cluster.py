@@ -9,6 +9,7 @@ from portico.health.findings import CATALOGUE
 from portico.health.observations import Observations
 from portico.health.registry import Findings, heuristic
 from portico.health.states import HealthState
+from portico.versions import side_by_side
 
 WARNING, ERROR, UNKNOWN = HealthState.WARNING, HealthState.ERROR, HealthState.UNKNOWN
 HIGH_AVAILABILITY: Final = Component.HIGH_AVAILABILITY
@@ -131,10 +132,11 @@ VERSIONS = CATALOGUE.add(
     "VERSIONS_DIFFER",
     HIGH_AVAILABILITY,
     WARNING,
+    worse=ERROR,
     shared=True,
     what="The servers run different versions of Portico",
     cause="{versions}",
-    resolution="Finish the upgrade: the same version on every server",
+    resolution="Finish the upgrade, the same version on every server: portico cluster upgrade shows what is next",
 )
 CLOCK = CATALOGUE.add(
     "CLOCKS_DIFFER",
@@ -249,7 +251,9 @@ def servers_are_alike(seen: Observations) -> Findings:
     versions = {n.name: n.version for n in cluster.neighbours if n.reachable and n.version}
     versions[cluster.own] = seen.version
     if len(set(versions.values())) > 1:
-        found.append(VERSIONS.finding(versions=", ".join(f"{name} {text}" for name, text in sorted(versions.items()))))
+        words = ", ".join(f"{name} {text}" for name, text in sorted(versions.items()))
+        apart = any(not side_by_side(text, seen.version) for text in versions.values())
+        found.append(VERSIONS.finding(worse=apart, versions=words))
     for neighbour in cluster.neighbours:
         if neighbour.clock_ahead is not None and abs(neighbour.clock_ahead) > CLOCKS:
             found.append(CLOCK.finding(neighbour.name, seconds=abs(neighbour.clock_ahead)))

@@ -125,6 +125,7 @@ class Answers:
     Attributes:
         doubles: questions (datagrams, connection attempts) that a second server answered, and connections in which a
             server went on after another one had taken over.
+        twice: of these the questions: datagrams and connection attempts.
         repeats: answers the same server gave again, as a retransmission does.
         moved: connections that another server took over, with a reset for example.
         by_server: answers of each server.
@@ -136,7 +137,7 @@ class Answers:
         self._limit = limit
         self._questions: OrderedDict[Hashable, set[str]] = OrderedDict()
         self._flows: OrderedDict[Hashable, list[str]] = OrderedDict()
-        self.doubles = self.repeats = self.moved = self.forgotten = 0
+        self.doubles = self.twice = self.repeats = self.moved = self.forgotten = 0
         self.by_server: dict[str, int] = {}
         self.examples: list[tuple[Hashable, list[str]]] = []
 
@@ -149,6 +150,7 @@ class Answers:
         else:
             servers.add(server)
             if len(servers) > 1:
+                self.twice += 1
                 self._double(question, sorted(servers))
         self._forget(self._questions)
 

@@ -24,6 +24,7 @@ from portico.management.api import (
     access,
     accounting,
     additions,
+    backup,
     ca,
     check,
     cluster,
@@ -230,6 +231,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(health.router(agent_of, _FAULTS))
     app.include_router(accounting.router(agent_of, _FAULTS))
     app.include_router(users.router(agent_of, _FAULTS))
+    app.include_router(backup.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

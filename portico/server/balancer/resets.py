@@ -17,6 +17,11 @@ from portico.cluster.holdings import Outer
 
 PATIENCE = 10.0
 """Seconds for which a connection of a dead server is watched for. Clients that are asked answer within a round trip."""
+AGAIN = 0.2
+"""Seconds after which a connection that was reset and goes on is reset again: the reset was lost. The shortest time
+after which TCP repeats itself."""
+RATE = 10_000
+"""Resets a second, and at once: so many clients notice within a second. Whoever floods gets no more for it."""
 
 _ETHERNET = 14
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
@@ -61,12 +66,21 @@ class Resets:
 
     Args:
         limit: connections at most.
+        rate: resets a second at most.
+
+    Attributes:
+        sent: resets.
+        limited: not sent, as the connection had just got one, or too many others had.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rate: int = RATE) -> None:
         self.sent = 0
+        self.limited = 0
         self._limit = limit
+        self._rate = rate
+        self._left, self._since = float(rate), 0.0
         self._watched: dict[tuple[bytes, int, bytes, int], float] = {}
+        self._answered: dict[tuple[bytes, int, bytes, int], float] = {}
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -83,15 +97,16 @@ class Resets:
         """Forgets those that were watched for long enough."""
         if self._watched and now >= next(iter(self._watched.values())):
             self._watched = {key: until for key, until in self._watched.items() if now < until}
+            self._answered = {key: when for key, when in self._answered.items() if key in self._watched}
 
-    def answer(self, frame: bytes, ours: Callable[[Outer], bool]) -> bytes | None:
+    def answer(self, frame: bytes, ours: Callable[[Outer], bool], now: float) -> bytes | None:
         """The packet that ends a connection, for an Ethernet frame of it; None for everything else."""
         try:
-            return self._answer(frame, ours)
+            return self._answer(frame, ours, now)
         except (struct.error, IndexError, ValueError):
             return None
 
-    def _answer(self, frame: bytes, ours: Callable[[Outer], bool]) -> bytes | None:
+    def _answer(self, frame: bytes, ours: Callable[[Outer], bool], now: float) -> bytes | None:
         kind = frame[12:14]
         if kind == b"\x08\x00" and frame[14] == 0x45:
             source, target, start = frame[26:30], frame[30:34], _ETHERNET + 20
@@ -100,15 +115,29 @@ class Resets:
         else:
             return None
         source_port, target_port, _, acknowledged, _, flags = struct.unpack_from("!HHIIBB", frame, start)
-        if (source, source_port, target, target_port) not in self._watched:
+        key = source, source_port, target, target_port
+        if key not in self._watched:
             return None
         if flags & (_SYN | _RST) or not flags & _ACK:
             return None  # it begins anew, or is over
         outer = Outer(_address(source), source_port, _address(target), target_port)
         if not ours(outer):
             return None
+        if not self._may(key, now):
+            self.limited += 1
+            return None
         self.sent += 1
         return segment(outer, acknowledged, 0, _RST)
+
+    def _may(self, key: tuple[bytes, int, bytes, int], now: float) -> bool:
+        """Whether one more reset may leave, and notes that it does."""
+        self._left = min(self._rate, self._left + max(0.0, now - self._since) * self._rate)
+        self._since = now
+        if self._left < 1.0 or now - self._answered.get(key, float("-inf")) < AGAIN:
+            return False
+        self._left -= 1.0
+        self._answered[key] = now
+        return True
 
 
 def _address(packed: bytes) -> IPv4Address | IPv6Address:

@@ -34,6 +34,7 @@ from portico.errors import Conflict, PorticoError, Unavailable
 from portico.server.balancer import explaining, plans
 from portico.server.balancer.flows import busy_buckets, connections, rule_of
 from portico.server.balancer.kept import KeptSlots, bitmap, connected
+from portico.server.balancer.limiting import Limiting
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.orphans import INTERVAL, Orphans, RawSender
 from portico.server.balancer.plans import Assignment
@@ -106,6 +107,7 @@ class Shell:
         self._orphaned_buckets: tuple[frozenset[int], ...] = ()
         """By rule: what was taken from servers that are dead or hear no client."""
         self._raw = RawSender()
+        self._limiting = Limiting()
         self._watches: list[PacketSocket] = []
         """Open while answers of a dead server's clients are expected."""
         self._asking: asyncio.TimerHandle | None = None
@@ -263,7 +265,7 @@ class Shell:
                     "silence_seconds": round(view.silence, 3) if view is not None else None,
                 }
             )
-        ownership = member.ownership
+        ownership, resets = member.ownership, self._orphans.resets
         return {
             "name": told.own.name,
             "priority": told.own.priority,
@@ -287,7 +289,8 @@ class Shell:
             "clients": len(self._tunnels),
             "tunnels_closed": vars(self._tunnels.counters),
             "directory": {name: len(member.directory.holdings_of(host)) for host, name in names.items()},
-            "orphans": {**vars(self._orphans.counters), "reset": self._orphans.resets.sent},
+            "orphans": {**vars(self._orphans.counters), "reset": resets.sent, "limited": resets.limited},
+            "resets": self._limiting.counts(),
             "clients_over_limit": self._overflow,
             "counters": self._counters,
             "unsent": [link.failed for link in self._links],
@@ -457,6 +460,7 @@ class Shell:
         for presence in self._presences:
             if (due := presence.next_time()) is not None and time.monotonic() >= due:
                 presence.ready()
+        self._limiting.look(now)
         if now >= self._slots_due and self._kept.rules:
             self._let_go(self._member, now)
         if now >= self._flows_due and any(rule.dirty for rule in self._member.ownership.rules):
@@ -509,6 +513,7 @@ class Shell:
             self._hardware.give_back(plan.nics)
             fresh.install(plan, plans.owned(member.ownership, self._kept.slots), set(self._tunnels.holdings()))
             self._hardware.take(plan.nics)
+            self._limiting.install(plan.nics)
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
             for link in links:
@@ -619,7 +624,7 @@ class Shell:
 
     def _answered(self, watch: PacketSocket) -> None:
         for frame in watch.receive():
-            reset = self._orphans.resets.answer(frame, self._is_ours)
+            reset = self._orphans.resets.answer(frame, self._is_ours, self._loop.time())
             if reset is not None and not self._raw.send(reset):
                 self._orphans.counters.failed += 1
 
@@ -664,6 +669,7 @@ class Shell:
             if self._plan is not None:
                 self._hardware.give_back(self._plan.nics, everything=True)
             self._filter.remove()
+            self._limiting.remove()
         self._choice = self._member = None
 
     @property

@@ -16,7 +16,7 @@ from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import parse_request, signature_only
 from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 from portico.server.cluster_secrets import MEMBER_NAME
 
 LIFETIME_DAYS = 3650
@@ -47,7 +47,7 @@ def keep_member(directory: Path, certificate_pem: str) -> None:
     if key is None or key.public_key() != certificate.public_key():
         raise InvalidInput("The member's certificate cannot be used", why="it is not for this machine's key")
     write_file(directory / MEMBER_NAME, (private_pem(key) + certificate_pem).encode())
-    (directory / PENDING_NAME).unlink(missing_ok=True)
+    remove_file(directory / PENDING_NAME)
 
 
 def _own_key(directory: Path) -> ec.EllipticCurvePrivateKey | None:

@@ -80,6 +80,7 @@ def test_facts_come_from_the_machine(tmp_path: Path) -> None:
         (Facts(), {"mode": "igmp"}, "NLB_IGMP_SNOOPING", "note", "ip igmp snooping querier"),
         (Facts(), {"mode": "multicast"}, "NLB_STATIC_NEIGHBOUR", "note", "arp 203.0.113.10 03bf.cb00.710a ARPA"),
         (Facts(), {}, "NLB_UNICAST_FLOODS", "note", "no switchport block unicast"),
+        (Facts(), {}, "NLB_UNICAST_ROUTER", "note", "ip vlan-flooding"),
         (dmi(product_name="OpenStack Nova"), {}, "NLB_OPENSTACK_PORT_SECURITY", "warning", "ip-address=2001:db8::10"),
     ],
 )
@@ -110,7 +111,7 @@ def test_a_bridge_hears_nothing() -> None:
 
 def test_static_entries_name_every_vip_and_the_mac() -> None:
     entries = static_entries(VIPS, NIC.cluster_mac)
-    assert len(entries) == 10
+    assert len(entries) == 11
     digits = NIC.cluster_mac.hex()
     for entry in entries:
         text = "\n".join(entry.commands)

@@ -10,9 +10,10 @@ from tests.unit.cluster.simulator import Cluster, OneOwner
 
 
 class Traffic:
-    """VIP frames at 1000 a second for all servers but the deaf ones."""
+    """VIP frames at 1000 a second for all servers but the deaf ones, on the first card; none on `quiet` others."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, quiet: int = 0) -> None:
+        self.quiet = quiet
         self.cluster = cluster
         self.deaf: set[int] = set()
         self.late: set[int] = set()
@@ -25,8 +26,11 @@ class Traffic:
             for host in self.cluster.servers:
                 self._seen[host] += 0 if host in self.deaf else self.rate
                 if host not in self.late:
-                    self.cluster.command(host, "frame_counters", [FrameCount(self._seen[host], 0)])
+                    self.cluster.command(host, "frame_counters", self._counts(host))
             self.cluster.run(0.02)
+
+    def _counts(self, host: int) -> list[FrameCount]:
+        return [FrameCount(self._seen[host], 0), *[FrameCount(0, 0)] * self.quiet]
 
 
 def test_a_server_that_sees_no_vip_frames_gives_its_buckets_away_within_two_seconds_and_comes_back() -> None:
@@ -45,6 +49,20 @@ def test_a_server_that_sees_no_vip_frames_gives_its_buckets_away_within_two_seco
     assert event.nic == 0 and event.seen * 2 < event.median
     rule = cluster.member(1).ownership.rules[1]
     assert rule.orphaned, "what a deaf server held is reset: it would never see its clients' packets"
+    traffic.deaf = set()
+    traffic.run(2.5)
+    assert cluster.member(2).conditions == Condition(0)
+    assert cluster.settled()
+
+
+def test_a_card_without_traffic_keeps_nobody_deaf_who_hears_again_on_the_other() -> None:
+    cluster = Cluster(3, nics=("eth0", "eth1"))
+    cluster.until(cluster.settled)
+    traffic = Traffic(cluster, quiet=1)
+    traffic.run(2.0)
+    traffic.deaf = {2}
+    traffic.run(2.0)
+    assert cluster.member(2).conditions == Condition.DEAF
     traffic.deaf = set()
     traffic.run(2.5)
     assert cluster.member(2).conditions == Condition(0)
@@ -97,8 +115,8 @@ def test_a_lag_of_less_than_half_is_none_and_hysteresis_keeps_the_deaf_deaf() ->
     watch = FrameWatch()
     for host, rate in ((1, 6), (2, 10), (3, 10)):
         counts(watch, host, rate)
-    assert watch.judge(1, [2, 3], 1, False, 1.5) is None
-    lag = watch.judge(1, [2, 3], 1, True, 1.5)
+    assert watch.judge(1, [2, 3], 1, None, 1.5) is None
+    lag = watch.judge(1, [2, 3], 1, 0, 1.5)
     assert lag is not None and lag.seen < lag.median * 3 / 4
 
 
@@ -106,7 +124,7 @@ def test_few_frames_prove_nothing_and_a_reboot_starts_anew() -> None:
     watch = FrameWatch()
     counts(watch, 1, 0)
     counts(watch, 2, 1)
-    assert watch.judge(1, [2], 1, False, 1.5) is None
+    assert watch.judge(1, [2], 1, None, 1.5) is None
     watch.add(2, 2, [FrameCount(0, 0)], 1.5)
     assert watch.increase(2, 0, 1.5) is None
 
@@ -115,11 +133,11 @@ def test_what_a_host_counted_while_it_stood_still_makes_nobody_else_deaf() -> No
     watch = FrameWatch()
     counts(watch, 1, 10)
     counts(watch, 2, 10)
-    assert watch.judge(1, {2}, 1, False, 2.0) is None
+    assert watch.judge(1, {2}, 1, None, 2.0) is None
     # Host 2 is frozen for a minute, and its kernel goes on counting.
     counts(watch, 1, 10, start=60.0)
     watch.add(2, 1, [FrameCount(100_000, 0)], 61.9)
-    assert watch.judge(1, {2}, 1, False, 61.95) is None
+    assert watch.judge(1, {2}, 1, None, 61.95) is None
 
 
 def test_the_third_departure_within_a_minute_makes_a_host_wait() -> None:

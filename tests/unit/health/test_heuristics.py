@@ -10,6 +10,8 @@ import pytest
 from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
+from portico.health.heuristics.backup import BackupSeen
+from portico.health.heuristics.boot import Configured, NetworkConfiguration
 from portico.health.observations import (
     Card,
     Certificate,
@@ -65,13 +67,13 @@ DNS_SERVERS = (
 )
 PATHS = ("internal", "internet")
 MEMBERS = tuple(Member(f"da{n}", "Default" if n == 1 else "Converged", (), PATHS) for n in (1, 2, 3))
-NEIGHBOURS = (Neighbour("da2", True, "1.0", 7, 0.0), Neighbour("da3", True, "1.0", 7, 0.2))
+NEIGHBOURS = (Neighbour("da2", True, "1.0.0", 7, 0.0), Neighbour("da3", True, "1.0.0", 7, 0.2))
 CLUSTER = Cluster("da1", MEMBERS, NEIGHBOURS)
 VOLUME = Volume("/var/lib/portico/server", 50 << 30, 100 << 30, 6_000_000, 6_500_000)
 FINE = Observations(
     now=NOW,
     server="da1",
-    version="1.0",
+    version="1.0.0",
     settings=settings(),
     processes=(Process("gateway", True, "running"), Process("balancer", True, "running")),
     volumes=(VOLUME,),
@@ -111,6 +113,10 @@ def down(name: str) -> tuple[Process, ...]:
         replace(process, state="waiting", reason="killed") if process.name == name else process
         for process in FINE.processes
     )
+
+
+def configured(place: str, dedicated: str) -> dict[type[Any], Any]:
+    return {NetworkConfiguration: NetworkConfiguration((Configured("203.0.113.11", place, dedicated),))}
 
 
 def silent(*addresses: str) -> tuple[DnsServer, ...]:
@@ -201,12 +207,14 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),
     ("CHANNEL_TROUBLE", E, seen(cluster=replace(CLUSTER, channel_problem="the port is taken"))),
     ("CLUSTER_UNKNOWN", U, seen(cluster=replace(CLUSTER, members=None))),
-    ("VERSIONS_DIFFER", W, seen(version="1.1")),
+    ("VERSIONS_DIFFER", W, seen(version="1.1.0")),
+    ("VERSIONS_DIFFER", E, seen(version="1.4.0")),
     (
         "CLOCKS_DIFFER",
         W,
         seen(cluster=replace(CLUSTER, neighbours=(replace(NEIGHBOURS[0], clock_ahead=-6.0), NEIGHBOURS[1]))),
     ),
+    ("BACKUP_FAILED", W, seen(extras={BackupSeen: BackupSeen("the disk is full", "Make room")})),
     ("NLS_FAILS", E, seen(location=Location((replace(TROUBLE, code="NLS_UNREACHABLE"),)))),
     ("NLS_CERTIFICATE_ENDS", W, seen(location=Location((replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),)))),
     ("NLS_NOT_ASKED", U, seen(location=Location(None))),
@@ -218,6 +226,8 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("ADAPTER_ERRORS", W, seen(cards=(Card("eth1", "internal", errors_lately=100),))),
     ("ADDRESS_MISSING", E, seen(drifting=("add address 10.0.0.21/24 on eth1",))),
     ("ADAPTERS_UNKNOWN", U, seen(cards=None)),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("/etc/netplan/01.yaml", "203.0.113.12/24"))),
+    ("VIRTUAL_ADDRESS_AT_BOOT", W, seen(extras=configured("", ""))),
     ("SERVICE_NOT_RUNNING", E, seen(processes=down("gateway"))),
     ("SERVICE_RESTARTS", W, seen(processes=(Process("gateway", True, "running", restarts_lately=3),))),
     ("LOG_OF_BINDINGS_TROUBLE", W, seen(warnings={"accounting": TROUBLE})),

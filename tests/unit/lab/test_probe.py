@@ -119,9 +119,9 @@ def test_two_servers_for_one_question_are_a_double() -> None:
     answers.answered("one", "da1")
     answers.answered("two", "da2")
     answers.answered("two", "da2")
-    assert (answers.doubles, answers.repeats) == (0, 1)
+    assert (answers.doubles, answers.twice, answers.repeats) == (0, 0, 1)
     answers.answered("one", "da2")
-    assert answers.doubles == 1
+    assert (answers.doubles, answers.twice) == (1, 1)
     assert answers.examples == [("one", ["da1", "da2"])]
     assert answers.by_server == {"da1": 1, "da2": 3}
 
@@ -133,7 +133,7 @@ def test_a_connection_may_change_hands_but_not_back() -> None:
     answers.spoke("flow", "da2")
     assert (answers.doubles, answers.moved) == (0, 1)
     answers.spoke("flow", "da1")
-    assert answers.doubles == 1
+    assert (answers.doubles, answers.twice) == (1, 0)
     answers.began("flow", "da1")
     answers.spoke("flow", "da1")
     assert answers.doubles == 1, "a new connection of the same ports is judged by itself"

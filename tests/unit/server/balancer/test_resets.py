@@ -32,7 +32,7 @@ def watching(*outers: Outer) -> Resets:
 
 @pytest.mark.parametrize("outer", [CLIENT, CLIENT6])
 def test_a_watched_connection_is_reset_where_its_client_expects_the_next_byte(outer: Outer) -> None:
-    packet = watching(outer).answer(frame(outer, acknowledged=123_456), lambda _: True)
+    packet = watching(outer).answer(frame(outer, acknowledged=123_456), lambda _: True, 1.0)
     assert packet is not None
     start = 20 if outer.client.version == 4 else 40
     source, target, sequence, _, _, flags = struct.unpack_from("!HHIIBB", packet, start)
@@ -43,14 +43,14 @@ def test_a_watched_connection_is_reset_where_its_client_expects_the_next_byte(ou
 def test_other_connections_are_left_alone() -> None:
     resets = watching(CLIENT)
     other = Outer(CLIENT.client, 40001, CLIENT.vip, 443)
-    assert resets.answer(frame(other), lambda _: True) is None
-    assert resets.answer(frame(CLIENT), lambda _: False) is None
+    assert resets.answer(frame(other), lambda _: True, 1.0) is None
+    assert resets.answer(frame(CLIENT), lambda _: False, 1.0) is None
     assert resets.sent == 0
 
 
 @pytest.mark.parametrize("flags", [SYN, RST, RST | ACK, 0])
 def test_what_begins_or_ends_is_no_reason_for_a_reset(flags: int) -> None:
-    assert watching(CLIENT).answer(frame(CLIENT, flags=flags), lambda _: True) is None
+    assert watching(CLIENT).answer(frame(CLIENT, flags=flags), lambda _: True, 1.0) is None
 
 
 def test_watching_ends() -> None:
@@ -58,7 +58,7 @@ def test_watching_ends() -> None:
     resets.expire(PATIENCE - 0.1)
     assert len(resets) == 1
     resets.expire(PATIENCE)
-    assert len(resets) == 0 and resets.answer(frame(CLIENT), lambda _: True) is None
+    assert len(resets) == 0 and resets.answer(frame(CLIENT), lambda _: True, 1.0) is None
 
 
 def test_the_table_is_bounded() -> None:
@@ -67,9 +67,29 @@ def test_the_table_is_bounded() -> None:
     assert len(resets) == 3
 
 
+def test_a_connection_that_floods_gets_one_reset_in_the_time_in_which_tcp_repeats_itself() -> None:
+    resets = watching(CLIENT)
+    sent = [resets.answer(frame(CLIENT), lambda _: True, 1.0 + n / 1000) is not None for n in range(1000)]
+    assert sum(sent) == 5 and (resets.sent, resets.limited) == (5, 995)
+
+
+def test_a_flood_over_many_connections_gets_no_more_resets_than_the_rate() -> None:
+    outers = [Outer(CLIENT.client, port, CLIENT.vip, 443) for port in range(1024, 2024)]
+    resets = Resets(1000, rate=100)
+    resets.watch(outers, 0.0)
+    for outer in outers:
+        resets.answer(frame(outer), lambda _: True, 1.0)
+    assert (resets.sent, resets.limited) == (100, 900)
+    for outer in outers:
+        resets.answer(frame(outer), lambda _: True, 1.5)
+    assert resets.sent == 150, "half a second later, half as many"
+    resets.expire(PATIENCE)
+    assert not resets._answered
+
+
 @given(st.binary(max_size=80))
 def test_any_bytes_are_read_without_an_error(data: bytes) -> None:
-    assert watching(CLIENT, CLIENT6).answer(data, lambda _: True) is None
+    assert watching(CLIENT, CLIENT6).answer(data, lambda _: True, 1.0) is None
 
 
 def run(program: tuple[tuple[int, int, int, int], ...], data: bytes) -> int:

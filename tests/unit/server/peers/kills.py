@@ -212,8 +212,9 @@ async def put_back(cluster: Cluster, copy: Path) -> None:
     for server in cluster.servers.values():
         await server.stop()
     cluster.servers.clear()
-    await asyncio.to_thread(shutil.rmtree, cluster.root)
-    await asyncio.to_thread(shutil.copytree, copy, cluster.root)
+    for path in await asyncio.to_thread(lambda: list(cluster.root.iterdir())):
+        await asyncio.to_thread(shutil.rmtree, path)
+    await asyncio.to_thread(shutil.copytree, copy, cluster.root, dirs_exist_ok=True)
     for name in sorted(await asyncio.to_thread(os.listdir, copy)):
         await cluster.add(name).start()
     await until(lambda: all(server.agent.peers.quorum() for server in cluster.servers.values()))
