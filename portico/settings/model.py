@@ -13,8 +13,8 @@ from pydantic import Field
 
 from portico.settings.accounting import Accounting
 from portico.settings.alerts import Alerts
-from portico.settings.backup import Backup
 from portico.settings.assistant import ConnectivityAssistant
+from portico.settings.backup import Backup
 from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,

@@ -13,8 +13,8 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
-    backup,
     assistant,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
