@@ -332,7 +332,7 @@ def _enable_unit(state: Path) -> str:
                 why=f"{sys.executable} is below a home directory, which the unit hides",
                 resolution="Install it for the machine: make install, or packaging/install.sh",
             )
-        targets = [_UNIT_DIRECTORY / name for name in _UNITS]
+        targets = [_UNIT_DIRECTORY / name for name in _SERVER_UNITS]
         _note(state, units=[str(target) for target in targets])
         for target in targets:
             write_file(target, unit_text(target.name, executable(), sys.executable).encode(), mode=0o644)

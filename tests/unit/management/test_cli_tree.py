@@ -17,7 +17,7 @@ from portico.management.cli.app import app as management_app
 from portico.management.client import ApiClient
 
 ROOT = Path(__file__).parents[3]
-ENDLESS = {"server run", "client run", "lab exec", "lab pcap", "lab console"}
+ENDLESS = {"server run", "client run", "witness run", "lab exec", "lab pcap", "lab console"}
 """These become another program or run until they are stopped: they have no result."""
 CHANGE_SHARED_STATE = ("server", "settings", "clients", "ca", "nat64", "dns64", "lb")
 READ_ONLY = {"show", "status", "list", "plan", "history", "compare", "export", "run"} | {
