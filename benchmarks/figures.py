@@ -42,6 +42,8 @@ FIGURES: dict[str, Figure] = {
     "small_of_32": Figure("packets/s, 32 servers", "packets/s", "{:,.0f}", more=True),
     "list_ms": Figure("slowest list call, ms", "ms", "{:.1f}", more=False),
     "list_ms_95": Figure("19 of 20 answers, ms", "ms", "{:.1f}", more=False),
+    "change_s": Figure("a change everywhere, s", "s", "{:.2f}", more=False),
+    "start_s": Figure("a server's start, s", "s", "{:.2f}", more=False),
     "answers": Figure("answers/s", "answers/s", "{:,.0f}", more=True),
     "answers_per_core": Figure("answers per CPU second", "answers per CPU second", "{:,.0f}", more=True),
 }

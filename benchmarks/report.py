@@ -19,6 +19,7 @@ _TABLES = (
         "Set-up, memory, names",
         ("handshakes", "known_handshakes", "library_handshakes", "tunnel_kib", "answers", "answers_per_core"),
     ),
+    ("Settings of 32 servers", ("change_s", "start_s")),
     (
         "The load-balancing filter",
         ("filtered", "unfiltered", "filtered_small", "unfiltered_small", "small_of_2", "small_of_8", "small_of_32"),

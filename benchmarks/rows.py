@@ -15,6 +15,7 @@ OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
 LISTS = "lists of the API"
+SETTINGS, SETTINGS_ETCD = "settings: SQLite", "settings: etcd"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
 FAST_FILTER, PORTABLE_FILTER = "filter: eBPF", "filter: nftables"
 
@@ -96,6 +97,15 @@ ROWS += tuple(
         ("64-byte packets/s, of 32 servers to one of 2", "small_of_32", "small_of_2", 0.97),
     )
 )
+ROWS += tuple(
+    Row("settings", f"{what} of 32 servers with 1,000 revisions, {subject}, s", subject, (figure,), (), Kind.VALUE,
+        must, None, False)
+    for subject in (SETTINGS, SETTINGS_ETCD)
+    for what, figure, must in (
+        ("a change in force on each", "change_s", 2),
+        ("the start of one", "start_s", 3),
+    )
+)  # fmt: skip
 KEYS = tuple(dict.fromkeys(row.key for row in ROWS))
 
 

@@ -9,8 +9,9 @@
 #   /usr/local/bin/portico                      a link to PREFIX/bin/portico
 #   /usr/local/lib/systemd/system/              portico-server.service, portico-client.service (not enabled), and the
 #                                               units of their packet paths, portico-gateway and portico-tunnel, and of
-#                                               load balancing and the cluster's store, portico-balancer, portico-store
-#   /usr/local/lib/sysusers.d/portico.conf      the accounts of those four
+#                                               load balancing and the cluster's store, portico-balancer, portico-store;
+#                                               portico-witness.service (not enabled)
+#   /usr/local/lib/sysusers.d/portico.conf      the accounts of these processes
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/opt/portico root= wheel= remove=
@@ -32,9 +33,9 @@ case $prefix in /?*) ;; *) fail "the prefix must be an absolute directory, not '
 bin=/usr/local/bin
 units=/usr/local/lib/systemd/system
 accounts=/usr/local/lib/sysusers.d
-names="portico-server portico-gateway portico-balancer portico-store portico-location portico-client portico-tunnel"
+names="portico-server portico-gateway portico-balancer portico-store portico-location portico-witness portico-client portico-tunnel"
 make_accounts() {
-    for account in portico-gateway portico-balancer portico-store portico-location portico-client; do
+    for account in portico-gateway portico-balancer portico-store portico-witness portico-location portico-client; do
         id -u "$account" >/dev/null 2>&1 || PATH=$PATH:/usr/sbin \
             useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
     done

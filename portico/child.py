@@ -96,6 +96,10 @@ class Source(Protocol):
     """Where children come from, one at a time."""
 
     @property
+    def unit(self) -> str | None:
+        """Of the service manager, when that starts them."""
+
+    @property
     def awaited(self) -> str:
         """What `available` waits for, in words; empty when it does not wait."""
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
+
+Watcher = Callable[[Path, tuple[bytes, int] | None], None]
+
+watchers: list[Watcher] = []
+"""Told of every file that this process writes (its bytes and mode) or removes (None), while `changing` is held."""
+
+changing = threading.RLock()
+"""Whoever compares files with what was written holds it, so that no write is seen half done."""
 
 
 def read_file(path: Path, *, limit: int = 1 << 20) -> bytes:
@@ -79,7 +89,9 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        with changing:
+            Path(temporary).replace(path)
+            _tell(path, (data, mode))
         temporary = None
         _sync_directory(path.parent)
     except (OSError, ValueError) as error:
@@ -88,6 +100,30 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file of state, which may be gone already. Raises OSError."""
+    with changing:
+        path.unlink(missing_ok=True)
+        _tell(path, None)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory of state with everything in it. Raises OSError."""
+    with changing:
+        shutil.rmtree(path)
+        _tell(path, None)
+
+
+def note_written(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """For code that writes a file of state in a way of its own, while it holds `changing`."""
+    _tell(path, (data, mode))
+
+
+def _tell(path: Path, content: tuple[bytes, int] | None) -> None:
+    for watcher in list(watchers):
+        watcher(path, content)
 
 
 def private_directory(path: Path) -> Path:

@@ -29,6 +29,12 @@ def client_state() -> Path:
     return state_directory() / "client"
 
 
+def witness_state() -> Path:
+    """Of a machine that is no server and votes in the cluster's etcd. Its account enters nothing below the others'."""
+    state = state_directory()
+    return state.with_name(f"{state.name}-witness")
+
+
 def server_socket() -> Path:
     """The API of this machine's server, for root."""
     return runtime_directory() / "server.sock"
@@ -37,3 +43,8 @@ def server_socket() -> Path:
 def client_socket() -> Path:
     """The API of this machine's client agent."""
     return runtime_directory() / "client.sock"
+
+
+def client_status_socket() -> Path:
+    """Where every user of this machine may read the client's status. In a directory of its own, which others enter."""
+    return runtime_directory() / "client-status" / "status.sock"

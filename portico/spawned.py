@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pwd
 import resource
@@ -21,11 +22,25 @@ from pathlib import Path
 from portico.child import Begun, Program, Start
 from portico.errors import NotFound, Unavailable
 
+log = logging.getLogger("portico.supervisor")
+
+
+def account(name: str) -> str | None:
+    """Who a child runs as. Only root can become another user; then the account must exist, or the start says so."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        log.error("user=%s does not exist; its process cannot start without it", name)
+    return name
+
 
 class Spawner:
     """Starts children. See `portico.child.Source`."""
 
     awaited = ""
+    unit: str | None = None
 
     async def available(self) -> None:
         """Always."""

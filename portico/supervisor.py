@@ -128,6 +128,17 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.alive else None
 
+    def status(self) -> dict[str, Any]:
+        """State, its reason, unit, process id, restarts, and since when the child that runs does (None: none does)."""
+        return {
+            "state": self.state.value,
+            "reason": self.reason,
+            "unit": self._source.unit,
+            "pid": self.pid,
+            "restarts": self.restarts,
+            "since": self.started_at if self.state is ChildState.RUNNING else None,
+        }
+
     def start(self) -> None:
         """Begins supervising, or ends a back-off. Does not wait; see `wait_ready`."""
         if self._task is None or self._task.done():

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.capacity import report
-from benchmarks.capacity.scenarios import SCENARIOS, Bench, Row
+from benchmarks.capacity.scenarios import SCENARIOS, Bench, Row, scenario
 from benchmarks.deployment import deployed
 
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="just this scenario (repeatable)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement")
+    parser.add_argument("--scale", type=float, default=1.0, help="a part of each number, to try it; keeps nothing")
     parser.add_argument("--results", type=Path, default=Path("build/capacity.json"), help="where results are kept")
     parser.add_argument("--again", action="store_true", help="measure also what is in the results already")
     parser.add_argument("--document", type=Path, default=Path("docs/capacity.md"), help="where the table goes")
@@ -32,8 +33,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the measurement builds network namespaces: run it as root (sudo make bench-capacity)", file=sys.stderr)
         return 5
+    tried = options.scale != 1.0
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    rows = _kept(options.results)
+    rows = {} if tried else _kept(options.results)
     wanted = options.only or list(SCENARIOS)
     missing = [name for name in wanted if options.again or options.only or name not in rows]
     say = _to_stderr if options.json else _to_stdout
@@ -47,11 +49,12 @@ def main() -> int:
                 tempfile.TemporaryDirectory(prefix="portico-capacity-") as directory,
                 deployed(f"capacity-{secrets.token_hex(3)}", Path(directory), client=False) as place,
             ):
-                rows[name] = SCENARIOS[name](Bench(place, options.seconds, say))
+                rows[name] = scenario(name, options.scale)(Bench(place, options.seconds, say))
         except KeyboardInterrupt:
             interrupted = True
             break
-        _keep(options.results, rows)
+        if not tried:
+            _keep(options.results, rows)
         say(f"    {_summary(rows[name])} ({time.monotonic() - began:.0f} s)")
     ordered = [rows[name] for name in SCENARIOS if name in rows]
     if options.json:
@@ -63,7 +66,7 @@ def main() -> int:
             f"interrupted: {len(ordered)} of {len(SCENARIOS)} scenarios are in {options.results}; run it again to go on"
         )
         return 130
-    if not options.no_write:
+    if not options.no_write and not tried:
         kernel = platform.release().split("-")[0]
         method = (
             f"Measured {datetime.now(UTC):%Y-%m-%d} on a machine of {os.cpu_count()} cores, Linux {kernel}, "

@@ -20,14 +20,14 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from portico.certificates.ca import AUTHORITY_NAME, PUBLIC_NAME, CertificateAuthority
-from portico.certificates.issue import client_name, parse_request, signature_only
+from portico.certificates.end_entity import end_entity
+from portico.certificates.issue import client_name, parse_request
 from portico.certificates.trust import parse_certificates, pin, private_pem, serial_hex, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 
 SERVER_NAME: Final = "server.pem"
 SERVER_DAYS: Final = 90
@@ -86,7 +86,7 @@ class ManagementAuthority:
         if own is not None and _age(own) <= _age(other):
             return False
         private_directory(self.directory)
-        (self.directory / SERVER_NAME).unlink(missing_ok=True)
+        remove_file(self.directory / SERVER_NAME)
         write_file(self.directory / AUTHORITY_NAME, pem.encode())
         write_file(self.directory / PUBLIC_NAME, other.pem.encode(), mode=0o644)
         self._authority = other
@@ -112,11 +112,16 @@ class ManagementAuthority:
         except PorticoError:
             pass  # it is made from the CA, so it is made again
         key = ec.generate_private_key(ec.SECP256R1())
-        begin, end = authority.window(now, SERVER_DAYS)
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted(names)]
         alternatives += [x509.IPAddress(address) for address in sorted(addresses, key=str)]
-        made = _sign(
-            authority, sorted(names)[0], key.public_key(), begin, end, ExtendedKeyUsageOID.SERVER_AUTH, alternatives
+        made = end_entity(
+            authority,
+            key.public_key(),
+            sorted(names)[0],
+            days=SERVER_DAYS,
+            now=now,
+            purposes=[ExtendedKeyUsageOID.SERVER_AUTH],
+            names=alternatives,
         )
         write_file(path, (private_pem(key) + to_pem(made) + authority.pem).encode())
         return path
@@ -128,14 +133,22 @@ class ManagementAuthority:
             InvalidInput: code CLIENT_NAME_INVALID, REQUEST_INVALID, CA_EXPIRED.
         """
         authority = self.ensure(now)
-        begin, end = authority.window(now, days)
-        made = _sign(
-            authority, client_name(name), parse_request(request), begin, end, ExtendedKeyUsageOID.CLIENT_AUTH, []
+        made = end_entity(
+            authority,
+            parse_request(request),
+            client_name(name),
+            days=days,
+            now=now,
+            purposes=[ExtendedKeyUsageOID.CLIENT_AUTH],
         )
-        return to_pem(made) + authority.pem, serial_hex(made.serial_number), end
+        return to_pem(made) + authority.pem, serial_hex(made.serial_number), made.not_valid_after_utc
 
-    def context(self, server: Path) -> ssl.SSLContext:
-        """Of the API's listener: a certificate of another CA ends the handshake, none at all does not.
+    def context(self, server: Path, key: Path | None = None) -> ssl.SSLContext:
+        """Of the API's listener: a client certificate of another CA ends the handshake, none at all does not.
+
+        Args:
+            server: the listener's own certificate with its chain.
+            key: its key; None: it is in the same file.
 
         Raises:
             PorticoError: a file cannot be used.
@@ -149,10 +162,13 @@ class ManagementAuthority:
         try:
             known = self.known()
             context.load_verify_locations(cadata=known.pem if known is not None else "")
-            context.load_cert_chain(server)
+            context.load_cert_chain(server, key)
         except (OSError, ssl.SSLError, ValueError) as error:
             raise PorticoError(
-                f"The API's certificate {server} cannot be used", why=str(error), code="MANAGEMENT_CERTIFICATE"
+                f"The API's certificate {server} cannot be used",
+                why=str(error),
+                resolution=f"Look at it and its key: openssl x509 -in {server} -noout -dates -ext subjectAltName",
+                code="MANAGEMENT_CERTIFICATE",
             ) from None
         return context
 
@@ -169,34 +185,8 @@ class ManagementAuthority:
     def forget(self) -> None:
         """Removes everything. Raises OSError."""
         for name in (AUTHORITY_NAME, PUBLIC_NAME, SERVER_NAME):
-            (self.directory / name).unlink(missing_ok=True)
+            remove_file(self.directory / name)
         self._authority = None
-
-
-def _sign(
-    authority: CertificateAuthority,
-    name: str,
-    key: CertificatePublicKeyTypes,
-    begin: datetime,
-    end: datetime,
-    purpose: x509.ObjectIdentifier,
-    alternatives: list[x509.GeneralName],
-) -> x509.Certificate:
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])]))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signature_only(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-    if alternatives:
-        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-    return authority.sign(builder)
 
 
 def _names(certificate: x509.Certificate) -> set[str]:

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from portico.administration.roles import Role
 from portico.errors import InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 
 RECORDS_NAME = "access.json"
 MAXIMUM_RECORDS: Final = 4096
@@ -269,7 +269,7 @@ class AccessRecords:
     def forget(self) -> None:
         """Removes everything. Raises OSError."""
         with self._lock:
-            self.path.unlink(missing_ok=True)
+            remove_file(self.path)
             self._records = {}
 
     def _all(self) -> dict[str, Record]:

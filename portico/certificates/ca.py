@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from portico.certificates.trust import name_sha256, name_text, parse_certificates, private_pem, to_pem
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError
-from portico.files import not_written, private_directory, read_file, write_file
+from portico.files import changing, not_written, note_written, private_directory, read_file, write_file
 
 AUTHORITY_NAME = "authority.pem"
 PUBLIC_NAME = "ca.pem"
@@ -220,7 +220,9 @@ def _write_new(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, path)
+            with changing:
+                os.link(temporary, path)
+                note_written(path, data)
         finally:
             Path(temporary).unlink(missing_ok=True)
     except FileExistsError:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
+from portico.certificates.end_entity import end_entity
 from portico.certificates.store import CertificateStore, IssuedRecord, Kind
 from portico.certificates.tokens import TokenRefused, redeem
 from portico.certificates.trust import common_name, name_sha256, parse_certificates, private_pem, serial_hex, to_pem
@@ -115,12 +116,13 @@ class Issuer:
             InvalidInput: code CA_EXPIRED; PorticoError of the store.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(
+        certificate = end_entity(
+            self.authority,
             key.public_key(),
-            name=connect_to[:64],
+            connect_to,
             days=days,
             now=now,
-            usage=ExtendedKeyUsageOID.SERVER_AUTH,
+            purposes=[ExtendedKeyUsageOID.SERVER_AUTH],
             names=_general_names(connect_to, addresses),
         )
         with self.store.transaction() as connection:
@@ -192,37 +194,11 @@ class Issuer:
         now: datetime,
         token: str | None,
     ) -> str:
-        certificate = self._sign(key, name=name, days=days, now=now, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+        certificate = end_entity(
+            self.authority, key, name, days=days, now=now, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH]
+        )
         self.store.add_issued(connection, self._record(certificate, "client", name, now, token))
         return to_pem(certificate)
-
-    def _sign(
-        self,
-        key: CertificatePublicKeyTypes,
-        *,
-        name: str,
-        days: int,
-        now: datetime,
-        usage: x509.ObjectIdentifier,
-        names: list[x509.GeneralName] | None = None,
-    ) -> x509.Certificate:
-        begin, end = self.authority.window(now, days)
-        builder = (
-            x509.CertificateBuilder()
-            # A certificate with alternative names but no subject is refused by Windows' wizard and by some clients.
-            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(end)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(signature_only(), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return self.authority.sign(builder)
 
     def _record(
         self, certificate: x509.Certificate, kind: Kind, name: str, now: datetime, token: str | None
@@ -262,21 +238,6 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return ip_address(text)
     except ValueError:
         return None
-
-
-def signature_only() -> x509.KeyUsage:
-    """The key usage of end entities: ECDSA keys sign and do nothing else (RFC 5280 section 4.2.1.3)."""
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _bad_request(why: str) -> InvalidInput:

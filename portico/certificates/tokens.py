@@ -7,10 +7,8 @@ the secret (32 random bytes, so a slow hash would add nothing). It works once, e
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
-import json
 import re
 import secrets
 import sqlite3
@@ -19,16 +17,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from portico.certificates import token_text
 from portico.certificates.store import CertificateStore, TokenRecord, stamp, token_record
 from portico.certificates.trust import pin
 from portico.errors import Conflict, InvalidInput, LimitReached, NotPermitted
 
-VERSION: Final = 1
 DEFAULT_LIFETIME = timedelta(hours=1)
 MAXIMUM_LIFETIME = timedelta(days=30)
 MAXIMUM_OPEN = 10_000
 WRONG_SECRETS: Final = 3
-MAXIMUM_TEXT = 4096
+_FIELDS: Final = ("url", "pin", "id", "secret", "name")
 
 Random = Callable[[int], bytes]
 
@@ -77,16 +75,7 @@ class Token:
     @property
     def text(self) -> str:
         """The token as it is handed over."""
-        fields = {
-            "v": VERSION,
-            "url": self.url,
-            "pin": self.pin,
-            "id": self.id,
-            "secret": self.secret,
-            "name": self.name,
-        }
-        data = json.dumps(fields, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        return token_text.write({name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
     def parse(cls, text: str) -> Token:
@@ -95,25 +84,13 @@ class Token:
         Raises:
             InvalidInput: code TOKEN_MALFORMED.
         """
-        compact = re.sub(r"\s+", "", text)
-        if not compact or len(compact) > MAXIMUM_TEXT:
-            raise _malformed("it is empty" if not compact else "it is too long")
         try:
-            data = base64.b64decode(compact + "=" * (-len(compact) % 4), altchars=b"-_", validate=True)
-            fields = json.loads(data)
-        except (binascii.Error, ValueError, RecursionError):
-            raise _malformed("it is incomplete or was changed") from None
-        if not isinstance(fields, dict) or fields.get("v") != VERSION or isinstance(fields.get("v"), bool):
-            raise _malformed("its version is not known to this program")
-        values = {key: fields.get(key) for key in ("url", "pin", "id", "secret", "name")}
-        for key, value in values.items():
-            if not isinstance(value, str) or not value or not value.isprintable():
-                raise _malformed(f"'{key}' is missing")
-        if not re.fullmatch(r"https://[^/@?#\s]+", str(values["url"])):
+            values = token_text.texts(token_text.read(text), _FIELDS)
+        except token_text.Malformed as error:
+            raise _malformed(str(error)) from None
+        if not re.fullmatch(r"https://[^/@?#\s]+", values["url"]):
             raise _malformed("its URL is not of the form https://host:port")
-        if not re.fullmatch(r"[0-9a-f]{64}", str(values["pin"])):
-            raise _malformed("its pin is not a SHA-256")
-        return cls(**{key: str(value) for key, value in values.items()})
+        return cls(**values)
 
 
 def create_token(

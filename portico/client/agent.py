@@ -10,26 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import pwd
-import random
-import secrets
-import socket
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from portico.certificates.issue import Identity
-from portico.certificates.renewal import is_due
 from portico.certificates.trust import common_name
-from portico.client import device, enrol, firewall, network
+from portico.client import device, enrol, firewall, network, server_address
+from portico.client.account import ACCOUNT, account
+from portico.client.assistance import Assistance, Line, as_status
+from portico.client.assistant.report import Report
+from portico.client.currency import Access, Currency
 from portico.client.identity import (
     ClientFiles,
     ClientSettings,
-    KnownAddresses,
     LocalSettings,
     Proxy,
     Wish,
@@ -38,22 +34,28 @@ from portico.client.identity import (
 )
 from portico.client.naming import Naming
 from portico.client.resolv_conf import ResolvConfFile
-from portico.client.status import NO_SUCH_HOST, ClientStatus, Facts, Failure, derive, interface_text
+from portico.client.status import (
+    DEACTIVATED,
+    ClientStatus,
+    Facts,
+    Failure,
+    Status,
+    Substatus,
+    derive,
+    interface_text,
+)
+from portico.client.surface.surface import Surface
 from portico.client.users import User
 from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
-from portico.files import private_directory, read_file, write_file
 from portico.supervisor import ChildState, Program, Start, Supervisor
+
+__all__ = ["ACCOUNT", "TUNNEL_UNIT", "ClientAgent"]
 
 log = logging.getLogger("portico.client.agent")
 
-ACCOUNT = "portico-client"
 TUNNEL_UNIT = "portico-tunnel.service"
 RESOLV_CONF = Path("/etc/resolv.conf")
-_LOOK_AGAIN = 3600.0
-"""Seconds between looks at the server's settings and the certificate's age."""
-_RETRY = (60.0, 3600.0)
-"""The first and the longest wait after a renewal that failed."""
 _RESOLVE_AGAIN = 15.0
 
 
@@ -80,7 +82,7 @@ class ClientAgent:
         self._resolver_port = resolver_port
         self._turn = asyncio.Lock()
         self._problem = ""
-        self._renewal_problem = ""
+        self._currency = Currency(self)
         self._settings: ClientSettings | None = None
         self._local = LocalSettings()
         self._identity: Identity | None = None
@@ -101,7 +103,13 @@ class ClientAgent:
         self._state = device.DeviceState()
         self._linked = asyncio.Event()
         self.user = User(self._ask_about_user, lambda: self._link == "link_up")
-        self._came_up = asyncio.Event()
+        self.surface = Surface()
+        self._assistance: Assistance | None = None
+        self._way_turn = asyncio.Lock()
+        self._wanted = True
+        """The tunnel: not inside the corporate network."""
+        self._ready = False
+        """Everything is there that the tunnel's process needs."""
 
     async def start(self) -> None:
         """Takes back what a killed agent left, then connects unless told otherwise before."""
@@ -132,7 +140,7 @@ class ClientAgent:
             raise not_enrolled()
         self.files.save("wish", Wish(connect=True))
         async with self._turn:
-            if self._supervisor is None:
+            if self._naming is None:
                 await self._begin()
         if self._problem:
             raise Unavailable(
@@ -157,6 +165,8 @@ class ClientAgent:
     async def redial(self, reason: str) -> None:
         """Dials anew at once, keeping the device."""
         supervisor = self._supervisor
+        if self._assistance is not None:
+            self._assistance.assistant.look_again()
         if supervisor is None:
             return
         log.info("redial reason=%r", reason)
@@ -185,11 +195,15 @@ class ClientAgent:
                 identity, settings = self.files.identity(), self.files.settings()
         facts = self._facts(enrolled, wish, identity)
         status, substatus = derive(facts)
+        assistant = as_status(self._assistance)
+        if assistant is not None:
+            status, substatus = Status(assistant["status"]), Substatus(assistant["substatus"])
         naming, running = self._naming, self._supervisor
         problems = [
             self._problem,
-            self._renewal_problem,
+            self._currency.problem,
             naming.problem if naming else "",
+            self.surface.problem,
             *self.files.problems.values(),
         ]
         if running is not None and running.state is ChildState.WAITING:
@@ -202,7 +216,7 @@ class ClientAgent:
             status=status,
             substatus=substatus,
             transition_technology="IPHTTPS" if facts.link == "link_up" else "None",
-            interface_status=interface_text(facts),
+            interface_status=interface_text(facts) if self._wanted else DEACTIVATED,
             link=facts.link or "disabled",
             wish="connect" if wish else "disconnect",
             name=(common_name(identity.certificate.subject) or "") if identity else "",
@@ -229,12 +243,22 @@ class ClientAgent:
             user=level.user,
             user_since=level.since,
             user_until=level.until,
+            assistant=assistant or self.report().as_dict(),
         )
+
+    def report(self) -> Report:
+        """How it stands now, as every user of this computer may know it."""
+        if self._assistance is not None:
+            return self._assistance.assistant.report()
+        said = derive(self._facts(self.files.enrolled, self.files.wish().connect, None))
+        return self.surface.without_assistant(*said, self._problem)
 
     async def _ask_about_user(self, method: str, what: str, body: dict[str, str] | None) -> dict[str, Any]:
         identity, trust, settings = self.files.identity(), self.files.trust(), self.files.settings()
         proxy = enrol.effective_proxy(self.files.local())
-        return await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
+        answer = await asyncio.to_thread(enrol.ask_about_user, identity, trust, settings.url, proxy, method, what, body)
+        asyncio.get_running_loop().call_soon(self._poke)  # behind the caller, who takes the answer up
+        return answer
 
     def _facts(self, enrolled: bool, wish: bool, identity: Identity | None) -> Facts:
         watch = self._watch
@@ -266,7 +290,7 @@ class ClientAgent:
         """What kept the agent from trying (a file, a missing module, a busy port) may go away by itself."""
         await asyncio.sleep(15)
         async with self._turn:
-            if self._supervisor is None:
+            if self._naming is None:
                 await self._begin()
 
     async def _up(self) -> None:
@@ -274,7 +298,7 @@ class ClientAgent:
         self._identity, self._trust, self._settings = files.identity(), files.trust(), files.settings()
         local = self._local = files.local()
         self._proxy = enrol.effective_proxy(local)
-        tunnel = self._tunnel = device.Tunnel(secret=self._secret(), default_router=local.default_router)
+        tunnel = self._tunnel = device.Tunnel(secret=files.interface_secret(), default_router=local.default_router)
         await asyncio.to_thread(tunnel.open)
         await self._apply_firewall()
         naming = self._naming = Naming(
@@ -282,24 +306,86 @@ class ClientAgent:
         )
         await naming.start(self._settings)
         self._addresses = files.known_addresses(server_of(self._settings.url)[0])
-        await self._resolve(first=True)
-        user = _account() if self._door is None else None
-        program = Program("client tunnel", "portico.client.tunnel_process", user=user, heartbeat="status")
-        self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child, source=self._door)
-        self._supervisor.start()
+        self._assistance = Assistance(self, self._trust)
+        self._assistance.assistant.on_change = self.surface.changed
+        # Before the assistant looks for the first time, so that no change falls between the two.
         self._watch = network.Watch(lambda: self._way, self._on_network, self._on_any_change)
         self._run(self._watch.run(), "watch the network")
+        self._run(self._assistance.assistant.run(), "assist")
+        await self._resolve(first=True)
+        self._ready = True
+        if self._wanted:
+            await self.bring_up()
         self._run(naming.keep(), "follow resolv.conf")
         self._run(self._keep_resolving(), "resolve the server")
-        self._run(self._keep_current(), "renew")
+        self._run(self._currency.keep(), "renew")
         self._run(self._await_address(), "await an address")
         self._run(self.user.keep(), "know the user's level")
+
+    async def bring_up(self) -> None:
+        """The tunnel's device and process, and the rules for names, unless they are there. See `assistance.Agent`."""
+        async with self._way_turn:
+            self._wanted = True
+            tunnel, naming = self._tunnel, self._naming
+            if not self._ready or self._supervisor is not None or tunnel is None or naming is None:
+                return
+            if not tunnel.is_open:
+                # A device that a cancelled task left half made could not be closed.
+                await _whole(asyncio.to_thread(tunnel.open))
+                await naming.set_inside(False)
+                self._run(self._resolve(), "resolve")  # what the name meant inside need not be what it means here
+            user = account() if self._door is None else None
+            program = Program("client tunnel", "portico.client.tunnel_process", user=user, heartbeat="status")
+            self._supervisor = Supervisor(program, self._prepare, self._on_event, self._on_child, source=self._door)
+            self._supervisor.start()
+
+    async def hang_up(self) -> None:
+        """Takes down what `bring_up` has brought: this computer is inside."""
+        async with self._way_turn:
+            self._wanted = False
+            if self._naming is not None:
+                await self._naming.set_inside(True)
+            if self._supervisor is not None:
+                await _whole(self._supervisor.stop())
+                self._supervisor = None
+            if self._tunnel is not None:
+                self._tunnel.close()
+            self._link = self._peer = ""
+            self._failure = self._next_attempt = None
+            self._state = device.DeviceState()
+            self._lost()
+
+    def line(self) -> Line:
+        """See `assistance.Agent`."""
+        level, up = self.user.known, self._link == "link_up" and bool(self._state.addresses)
+        return Line(
+            derive(self._facts(True, True, self._identity)), up, self._failure, level.level, level.authentication
+        )
+
+    def client_settings(self) -> ClientSettings:
+        """Those in force."""
+        assert self._settings is not None
+        return self._settings
+
+    def resolvers(self) -> tuple[str, ...]:
+        """The machine's own."""
+        return self._naming.upstream() if self._naming is not None else ()
+
+    def problem(self, text: str) -> None:
+        """What keeps the tunnel from being brought up; empty: nothing."""
+        self._problem = text
+
+    def _poke(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.poke()
 
     async def _end(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._assistance = None
+        self._wanted, self._ready = True, False
         if self._supervisor is not None:
             await self._supervisor.stop()
             self._supervisor = None
@@ -318,6 +404,7 @@ class ClientAgent:
         self._failure = self._next_attempt = self._since = None
         self._state = device.DeviceState()
         self._linked.clear()
+        self.surface.changed()
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -328,24 +415,6 @@ class ClientAgent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task=%r failed", task.get_name(), exc_info=error)
-
-    def _secret(self) -> bytes:
-        """This computer's secret for its interface identifiers, made once."""
-        path = self.files.directory / "interface.secret"
-        try:
-            data = read_file(path)
-            if len(data) == 16:
-                return data
-            log.warning("%s is damaged; this computer gets new addresses in the tunnel", path)
-        except PorticoError as error:
-            if error.code != "FILE_MISSING":
-                log.warning("%s; this computer gets new addresses in the tunnel", error)
-        data = secrets.token_bytes(16)
-        try:
-            write_file(private_directory(self.files.directory) / path.name, data)
-        except PorticoError as error:  # the tunnel works; only its addresses change with the next start
-            log.warning("%s", error)
-        return data
 
     async def _apply_firewall(self) -> None:
         assert self._settings is not None
@@ -397,12 +466,13 @@ class ClientAgent:
         if self._link == "link_up":
             if before != "link_up":
                 self._since, self._failure, self._next_attempt = now, None, None
-                self._came_up.set()
+                self._currency.came_up.set()
                 if self._state.addresses:
                     self._run(self._announce(), "announce the addresses")
             self._linked.set()
         else:
             self._lost()
+        self._poke()
 
     def _on_child(self, state: ChildState, reason: str) -> None:
         if state is not ChildState.RUNNING:
@@ -410,6 +480,7 @@ class ClientAgent:
                 log.info("child=%s reason=%r", state, reason)
             self._link = ""
             self._lost()
+            self._poke()
 
     def _lost(self) -> None:
         self._since = None
@@ -435,17 +506,24 @@ class ClientAgent:
                 if not naming.core.tunnel:
                     log.info("connected addresses=%s", ",".join(self._state.addresses))
                     naming.server.set_tunnel(True)
+                    self._poke()
                 await asyncio.sleep(1.0)
             else:
                 await asyncio.sleep(0.05)
 
     def _on_network(self, reason: str) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed(certainly=True)
         self._run(self.redial(reason), "redial")
 
     def _on_any_change(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed()
         self._run(self._look_around(), "look at the network")
 
     def _on_resolvers(self) -> None:
+        if self._assistance is not None:
+            self._assistance.assistant.changed()
         self._run(self._find_server(), "resolve")
 
     async def _look_around(self) -> None:
@@ -456,14 +534,14 @@ class ClientAgent:
 
     async def _find_server(self) -> None:
         """A network that has just come up is the moment to look up a server that could not be found before."""
-        if not self._addresses and self._link != "link_up":
+        if not self._addresses and self._link != "link_up" and self._wanted:
             await self._resolve()
 
     async def _keep_resolving(self) -> None:
         """The server may move; while there is no tunnel its name is looked up again and again."""
         while True:
             await asyncio.sleep(_RESOLVE_AGAIN)
-            if self._link != "link_up":
+            if self._link != "link_up" and self._wanted:
                 await self._resolve()
 
     async def _resolve(self, *, first: bool = False) -> None:
@@ -472,19 +550,10 @@ class ClientAgent:
         host, port = server_of(self._settings.url)
         dialled = (self._proxy.host, self._proxy.port) if self._proxy else (host, port)
         known = self._addresses
-        try:
-            async with asyncio.timeout(3.0 if first and known else 8.0):
-                found = await lookup(*dialled)
-        except (OSError, TimeoutError) as error:
-            log.warning("host=%s cannot be resolved: %s; known=%s", dialled[0], error, ",".join(known) or "none")
-            if not known:
-                self._failure = Failure(NO_SUCH_HOST, f"{dialled[0]} cannot be resolved: {error}", time.time())
-            found = known
-        if found and found != known and not self._proxy:
-            try:
-                self.files.save("addresses", KnownAddresses(host=host, addresses=found))
-            except PorticoError as error:  # a disk that is full must not keep the computer outside
-                log.warning("%s", error)
+        found, failure = await server_address.find(
+            self.files, host, dialled, known, by_proxy=self._proxy is not None, hurry=first
+        )
+        self._failure = failure or self._failure
         self._addresses = found
         if found != self._way:
             self._way = found
@@ -497,68 +566,38 @@ class ClientAgent:
         if found != known and not first:
             await self._reconfigure()
 
-    async def _keep_current(self) -> None:
-        """Renews the certificate in time and follows the server's settings."""
-        failures = 0
-        while True:
-            due = self._identity is not None and is_due(
-                self._identity.certificate, self._local.renew_before_days, datetime.now(UTC)
-            )
-            try:
-                if due:
-                    await self.renew()
-                if self._link == "link_up":
-                    await self._refresh_settings()
-                failures, self._renewal_problem = 0, ""
-            except PorticoError as error:
-                failures += 1
-                log.warning("%s", error)
-                if due:
-                    self._renewal_problem = f"The certificate is not renewed: {error}"
-            wait = min(_RETRY[0] * 2.0 ** min(failures - 1, 10), _RETRY[1]) if failures else _LOOK_AGAIN
-            # A tunnel that comes up is a reason to look: the settings may be new. Not all clients at the same moment.
-            # Not wait_for: it forgets a cancellation that comes together with the event (Python before 3.12).
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait * random.uniform(0.8, 1.2)):  # noqa: S311
-                    await self._came_up.wait()
-                self._came_up.clear()
-                await asyncio.sleep(random.uniform(0.5, 5.0))  # noqa: S311
-
-    async def _refresh_settings(self) -> None:
-        assert self._settings is not None
+    def access(self) -> Access:
+        """See `currency.Agent`."""
         assert self._identity is not None
-        settings = await asyncio.to_thread(
-            enrol.fetch_settings, self._identity, self._trust, self._settings.url, self._proxy
-        )
-        if settings == self._settings:
-            return
-        log.info("settings revision=%d before=%d", settings.revision, self._settings.revision)
-        moved = settings.url != self._settings.url
+        expected = self._link == "link_up" or not self._wanted
+        days = self._local.renew_before_days
+        return Access(self._identity, self._trust, self._proxy, self.client_settings(), days, expected)
+
+    async def adopt(self, settings: ClientSettings) -> None:
+        """Takes up other settings of the server. Raises PorticoError."""
+        moved = settings.url != self.client_settings().url
         self.files.save("settings", settings)
         self._settings = settings
         if self._naming is not None:
             await self._naming.change(settings)
         if self._tunnel is not None:
             await self._apply_firewall()
+        self.adopt_revoked()
         if moved:
             await self._resolve()
             await self._reconfigure()
 
-
-async def lookup(host: str, port: int) -> tuple[str, ...]:
-    """The addresses of a name by the machine's own means (hosts file, DNS). Raises OSError."""
-    with contextlib.suppress(ValueError):
-        return (str(ip_address(host)),)
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+    def adopt_revoked(self) -> None:
+        """Takes up a newer revocation list."""
+        if self._assistance is not None:
+            self._assistance.renew()
 
 
-def _account() -> str | None:
-    """The child's account when it exists (enrolment makes it)."""
-    if os.geteuid() != 0:
-        return None
+async def _whole(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for work to end also when the task that waits is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
     try:
-        return pwd.getpwnam(ACCOUNT).pw_name
-    except KeyError:
-        log.warning("there is no user %s: the tunnel process runs as root without capabilities", ACCOUNT)
-        return None
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise

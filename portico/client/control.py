@@ -2,6 +2,7 @@
 
 `GET /v1/status`; `POST /v1/connect`, `/v1/disconnect`, `/v1/redial`, `/v1/renew`, `/v1/reload`. Each answers with the
 status. `GET /v1/user`, `/v1/user/challenge`, `POST /v1/user/login`, `/v1/user/logout`: the user's level of access.
+`GET /v1/log`, `/v1/readers`: the last log lines, and who reads the status socket.
 An error is `{"error": {code, what, why, resolution}}`.
 """
 
@@ -20,14 +21,17 @@ from starlette.exceptions import HTTPException
 
 from portico.client import users
 from portico.client.status import ClientStatus
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.client.surface import surface
+from portico.errors import Conflict, NotFound, PorticoError
 from portico.files import not_written
+from portico.http_status import status_of
 
 
 class Agent(Protocol):
     """What the socket offers to the outside."""
 
     user: users.User
+    surface: surface.Surface
 
     async def status(self) -> ClientStatus: ...
     async def connect(self) -> None: ...
@@ -37,23 +41,13 @@ class Agent(Protocol):
     async def reload(self) -> None: ...
 
 
-_STATUS_CODES: tuple[tuple[type[PorticoError], int], ...] = (
-    (NotFound, 404),
-    (NotPermitted, 403),
-    (Conflict, 409),
-    (InvalidInput, 400),
-    (LimitReached, 429),
-)
-
-
 def create_app(agent: Agent) -> FastAPI:
     """The API of one agent."""
     app = FastAPI(title="Portico client", docs_url=None, redoc_url=None, openapi_url=None)
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, PorticoError)
-        code = next((number for kind, number in _STATUS_CODES if isinstance(error, kind)), 503)
-        return JSONResponse({"error": error.as_dict()}, code)
+        return JSONResponse({"error": error.as_dict()}, status_of(error, 503))
 
     async def unknown(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -83,6 +77,7 @@ def create_app(agent: Agent) -> FastAPI:
     offer("renew", agent.renew)
     offer("reload", agent.reload)
     users.offer(app, agent)
+    surface.offer(app, agent)
     return app
 
 

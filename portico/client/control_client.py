@@ -7,16 +7,9 @@ from typing import Any
 
 import httpx
 
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError, Unavailable
+from portico.errors import NotPermitted, Unavailable
+from portico.http_status import kind_of
 from portico.paths import client_socket
-
-_KINDS: dict[int, type[PorticoError]] = {
-    400: InvalidInput,
-    403: NotPermitted,
-    404: NotFound,
-    409: Conflict,
-    429: LimitReached,
-}
 
 
 def ask(
@@ -54,7 +47,7 @@ def ask(
     if response.is_success and isinstance(data, dict):
         return data
     detail = data.get("error", {}) if isinstance(data, dict) else {}
-    kind = _KINDS.get(response.status_code, Unavailable)
+    kind = kind_of(response.status_code, Unavailable)
     raise kind(
         str(detail.get("what", f"The agent answers with HTTP {response.status_code}")),
         why=str(detail.get("why", "")),

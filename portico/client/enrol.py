@@ -24,6 +24,7 @@ from portico.certificates.tokens import Token
 from portico.certificates.trust import common_name, parse_certificates, pin, to_pem
 from portico.client.identity import ClientFiles, ClientSettings, LocalSettings, Proxy, parse_proxy, server_of
 from portico.errors import InvalidInput, NotPermitted, PorticoError, Unavailable
+from portico.http_status import kind_of
 
 TIMEOUT = 15.0
 _LARGEST_ANSWER = 1 << 20
@@ -117,6 +118,16 @@ def fetch_settings(identity: Identity, trust: str, url: str, proxy: Proxy | None
     return _settings(_ask_json("GET", f"{_origin(url)}/portico/v1/client-settings", trust, identity, proxy, None))
 
 
+def fetch_revoked(identity: Identity, trust: str, url: str, proxy: Proxy | None) -> str | None:
+    """The server's revocation list, PEM; None from a server that has none. Raises as `enrol`."""
+    try:
+        return _ask("GET", f"{_origin(url)}/portico/v1/crl", context=_verified(trust, identity), proxy=proxy)
+    except PorticoError as error:
+        if error.code in ("NO_SUCH_RESOURCE", "SERVER_REFUSED"):  # an older one answers in its own way
+            return None
+        raise
+
+
 def ask_about_user(
     identity: Identity,
     trust: str,
@@ -159,6 +170,18 @@ def _settings(data: object) -> ClientSettings:
 def _ask_json(
     method: str, url: str, trust: str, identity: Identity | None, proxy: Proxy | None, body: Mapping[str, str] | None
 ) -> dict[str, Any]:
+    text = _ask(method, url, context=_verified(trust, identity), proxy=proxy, body=body)
+    try:
+        answer = httpx.Response(200, text=text).json()
+    except (ValueError, RecursionError):
+        raise _bad_answer("it is not JSON") from None
+    if not isinstance(answer, dict):
+        raise _bad_answer("it is not a JSON object")
+    return answer
+
+
+def _verified(trust: str, identity: Identity | None) -> ssl.SSLContext:
+    """Believes the server by its trust alone, and shows it the identity. Raises InvalidInput (PEM_DAMAGED)."""
     try:
         context = ssl.create_default_context(cadata=trust)
     except ssl.SSLError as error:
@@ -167,14 +190,7 @@ def _ask_json(
     if identity is not None:
         with _as_file(identity) as path:
             context.load_cert_chain(path)
-    text = _ask(method, url, context=context, proxy=proxy, body=body)
-    try:
-        answer = httpx.Response(200, text=text).json()
-    except (ValueError, RecursionError):
-        raise _bad_answer("it is not JSON") from None
-    if not isinstance(answer, dict):
-        raise _bad_answer("it is not a JSON object")
-    return answer
+    return context
 
 
 @contextlib.contextmanager
@@ -237,7 +253,7 @@ def _refusal(status: int, text: str, url: str) -> PorticoError:
     with contextlib.suppress(ValueError, RecursionError):
         parsed = httpx.Response(status, text=text).json()
         detail = parsed.get("error") if isinstance(parsed, dict) else None
-    kind = NotPermitted if status in (401, 403) else Unavailable if status >= 500 else InvalidInput
+    kind = kind_of(status, Unavailable if status >= 500 else InvalidInput)
     if isinstance(detail, dict) and isinstance(detail.get("what"), str):
         code = detail.get("code")
         return kind(

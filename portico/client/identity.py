@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from portico.certificates.issue import Identity
 from portico.certificates.renewal import load_identity
 from portico.certificates.trust import parse_certificates, to_pem
+from portico.client.assistant.settings import AssistantSettings
 from portico.client.resolver.core import Fallback
 from portico.errors import InvalidInput, NotFound, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
@@ -59,6 +61,7 @@ class ClientSettings(BaseModel):
         url: what is dialled, `https://host:port/IPHTTPS`.
         intranet_prefixes: sources that may open connections towards this computer; empty: any that comes through the
             tunnel.
+        assistant: None from a server that has none: this computer is always outside, and nothing is probed.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -67,6 +70,7 @@ class ClientSettings(BaseModel):
     nrpt: tuple[NrptRule, ...] = Field(default=(), max_length=1000)
     dns_address: str | None = None
     intranet_prefixes: tuple[Ipv6Prefix, ...] = Field(default=(), max_length=1000)
+    assistant: AssistantSettings | None = None
     revision: int = 0
 
     @field_validator("url")
@@ -283,6 +287,40 @@ class ClientFiles:
             return ()
         return known.addresses if known.host == host else ()
 
+    def revoked(self) -> str | None:
+        """The server's newest revocation list, PEM; None without one. A damaged file is only worth a warning."""
+        path = self.directory / "crl.pem"
+        try:
+            return read_file(path).decode("ascii")
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                self._problem(path, error)
+        except UnicodeDecodeError:
+            log.warning("%s is damaged", path)
+        return None
+
+    def save_revoked(self, pem: str) -> None:
+        """Raises Unavailable (FILE_NOT_WRITTEN)."""
+        self._save(self.directory / "crl.pem", pem.encode())
+
+    def interface_secret(self) -> bytes:
+        """This computer's secret for its interface identifiers, 16 bytes, made once."""
+        path = self.directory / "interface.secret"
+        try:
+            data = read_file(path)
+            if len(data) == 16:
+                return data
+            log.warning("%s is damaged; this computer gets new addresses in the tunnel", path)
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                log.warning("%s; this computer gets new addresses in the tunnel", error)
+        data = secrets.token_bytes(16)
+        try:
+            write_file(private_directory(self.directory) / path.name, data)
+        except PorticoError as error:  # the tunnel works; only its addresses change with the next start
+            log.warning("%s", error)
+        return data
+
     def save_identity(self, key_pem: str, chain_pem: str) -> None:
         """Raises Unavailable (FILE_NOT_WRITTEN)."""
         self._save(self.identity_path, (key_pem + chain_pem).encode())
@@ -316,7 +354,16 @@ class ClientFiles:
             Unavailable: code FILE_NOT_WRITTEN; something is left.
         """
         self._finish()
-        for name in ("enrolment.json", "identity.pem", "trust.pem", "settings.json", "addresses.json", "wish.json"):
+        parts = (
+            "enrolment.json",
+            "identity.pem",
+            "trust.pem",
+            "settings.json",
+            "addresses.json",
+            "wish.json",
+            "crl.pem",
+        )
+        for name in parts:
             for path in (_copy(self.directory / name), self.directory / name):
                 try:
                     path.unlink(missing_ok=True)

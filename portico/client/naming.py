@@ -56,6 +56,7 @@ class Naming:
         self._settings: ClientSettings | None = None
         self._seen: object = None
         self._on_change = on_change
+        self._inside = False
 
     async def start(self, settings: ClientSettings) -> None:
         """Starts the resolver, then lets the machine ask it.
@@ -82,8 +83,35 @@ class Naming:
     async def change(self, settings: ClientSettings) -> None:
         """Takes new settings of the server while running. Raises PorticoError."""
         self._adopt(settings)
-        if self.mode != "none":
+        if self.mode == "resolv_conf" or (self.mode == "resolved" and not self._inside):
             await self._point()
+
+    async def set_inside(self, inside: bool) -> None:
+        """Inside, no rule counts: every name is asked where the machine asks anyway ([MS-GPNRPT], location).
+
+        Raises PorticoError when the machine cannot be told.
+        """
+        self._inside = inside
+        if self._settings is None:
+            return
+        self._adopt(self._settings)
+        if self.mode == "resolved" and inside:
+            try:
+                await resolved.revert(self._interface)
+            except PorticoError as error:  # it forgets them with the link, which goes away next
+                log.info("%s", error)
+        elif self.mode == "resolved":
+            await self._point()
+
+    def upstream(self) -> tuple[str, ...]:
+        """The machine's own resolvers, also where names are not brought under the table. Reads a file."""
+        if self.mode != "none":
+            return self.core.outside
+        try:
+            return self._file.upstream().nameservers
+        except PorticoError as error:
+            log.warning("%s", error)
+            return ()
 
     async def stop(self) -> None:
         """Gives the machine its own resolvers back, then stops ours. Raises PorticoError when the first fails."""
@@ -128,7 +156,7 @@ class Naming:
 
     def _adopt(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self.core.policy = settings.table()
+        self.core.policy = Table([]) if self._inside else settings.table()
         self.core.exempt = frozenset({server_of(settings.url)[0].lower()})
 
     async def _point(self) -> None:

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -167,3 +168,11 @@ class Watch:
             if slept:
                 log.info("slept seconds=%.0f", slept)
                 self._on_change(f"the computer slept for {slept:.0f} s")
+
+
+async def lookup(host: str, port: int) -> tuple[str, ...]:
+    """The addresses of a name by the machine's own means (hosts file, DNS). Raises OSError."""
+    with contextlib.suppress(ValueError):
+        return (str(ip_address(host)),)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))

@@ -16,7 +16,7 @@ from portico.client.control import ControlServer, listen
 from portico.client.identity import ClientFiles
 from portico.connected import Door
 from portico.files import exclusive, private_directory
-from portico.paths import client_socket
+from portico.paths import client_socket, client_status_socket
 
 log = logging.getLogger("portico.client.service")
 
@@ -59,6 +59,8 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
     if door is not None:
         door.open()
     agent = ClientAgent(files, door=door)
+    logging.getLogger().addHandler(agent.surface.tail)
+    agent.surface.open(client_status_socket())
     control = ControlServer(agent, listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -75,6 +77,7 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
     serving = loop.create_task(control.run_until_stopped(), name="control socket")
     stopping = loop.create_task(stop.wait())
     starting = loop.create_task(agent.start(), name="start")
+    telling = loop.create_task(agent.surface.keep(agent.report), name="tell the status")
     notify("READY=1")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,6 +88,9 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await agent.stop()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        await agent.surface.close()
         if door is not None:
             door.close()
         control.should_exit = True

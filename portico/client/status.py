@@ -41,6 +41,8 @@ NO_SUCH_HOST = 0x2AF9
 NO_HOST_DATA = 0x2AFC
 
 INTERFACE_ACTIVE = "IPHTTPS interface active"
+DEACTIVATED = "IPHTTPS interface deactivated"
+"""Inside the corporate network."""
 WAITING = "Failed to connect to the IPHTTPS server. Waiting to reconnect"
 
 
@@ -144,6 +146,8 @@ class ClientStatus:
     user: str = ""
     user_since: float | None = None
     user_until: float | None = None
+    assistant: dict[str, Any] | None = None
+    """`portico.client.assistant.report.Report` in its JSON form; None while there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """The form of the control socket and of `--json`."""

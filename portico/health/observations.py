@@ -100,12 +100,14 @@ class DnsServer:
         suffix: the domain it is for; empty: everything else.
         answers: None before the first answer or silence.
         detail: the answer's code, or why there was none.
+        seconds: the answer took, the quicker of two where the first was slow; None without one.
     """
 
     address: str
     suffix: str = ""
     answers: bool | None = None
     detail: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ class Cluster:
         converging_for: seconds since the servers last agreed who takes what; 0 while they do.
         channel_problem: why the peers' channel does not work here.
         balancer_problem: why this server's part in load balancing does not work.
+        witness: name of the machine that votes beside two servers, empty without one.
+        witness_silent: seconds since it was heard here; None while it is not to vote.
     """
 
     own: str
@@ -168,6 +172,8 @@ class Cluster:
     quorum: bool = True
     channel_problem: str = ""
     balancer_problem: str = ""
+    witness: str = ""
+    witness_silent: float | None = None
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,18 @@ def _only(name: str, form: str) -> Callable[[Mapping[str, Any]], str | None]:
     return make
 
 
+def _add_manager(values: Mapping[str, Any]) -> str | None:
+    """Windows names a management server by what it is given; here a name and its addresses go together."""
+    if values.get("type") not in (None, "", "Manual"):
+        return None
+    name, *addresses = map(str, values.get("arguments", ()))
+    return f"Add-DAMgmtServer -MgmtServer {array(addresses)}" if [name] == addresses else None
+
+
+_CA: Final = "Windows has its certification authority in a role of its own (ADCSAdministration)"
+_STORE: Final = "Windows keeps its configuration in its directory"
+_ADMINISTRATORS: Final = "Windows has its administrators in its directory"
+
 _CMDLETS: Final[dict[str, Callable[[Mapping[str, Any]], str | None] | str]] = {
     "lb enable": _enable,
     "lb disable": lambda _: "Set-RemoteAccessLoadBalancer -Disable -Force",
@@ -139,10 +151,40 @@ _CMDLETS: Final[dict[str, Callable[[Mapping[str, Any]], str | None] | str]] = {
     "clients disconnect": "Windows disconnects VPN users only (Disconnect-VpnUser)",
     "clients revoke": "Windows revokes certificates in its CA",
     "ca revoke": "Windows revokes certificates in its CA",
+    "ca init": _CA,
+    "ca renew": _CA,
+    "ca issue": _CA,
+    "ca repair": _CA,
+    "ca token create": "Windows makes computers clients by a group of its directory (Add-DAClient)",
+    "ca token revoke": "Windows makes computers clients by a group of its directory (Remove-DAClient)",
+    "management-servers add": _add_manager,
+    "management-servers remove": _only("", "Remove-DAMgmtServer -MgmtServer {} -Force"),
+    "users revoke": "Windows disconnects VPN users only (Disconnect-VpnUser)",
+    "settings repair": "Windows keeps its configuration in its directory",
+    "cluster store move": _STORE,
+    "cluster store recover": _STORE,
+    "cluster store rejoin": _STORE,
+    "cluster store compact": _STORE,
+    "dns64 flush": "no cmdlet empties the cache of DNS64 (Clear-DnsServerCache is of the DNS server)",
+    "dns update": "Windows registers its records by itself (Register-DnsClient)",
+    "admin revoke": _ADMINISTRATORS,
+    "admin revoke-user": _ADMINISTRATORS,
+    "admin token create": _ADMINISTRATORS,
+    "admin certificate issue": _ADMINISTRATORS,
 }
 """What makes the cmdlet, or why there is none."""
 
-_ASKING: Final = frozenset(_CMDLETS) - {"cluster start", "cluster drain", "cluster suspend", "cluster resume"}
+_ASKING: Final = frozenset(_CMDLETS) - {
+    *(f"cluster {command}" for command in ("start", "drain", "suspend", "resume")),
+    "ca init",
+    "ca issue",
+    "ca token create",
+    "cluster store compact",
+    "dns64 flush",
+    "dns update",
+    "admin token create",
+    "admin certificate issue",
+}
 """Commands that ask before they change something."""
 
 

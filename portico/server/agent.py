@@ -19,6 +19,7 @@ from portico.administration.access import Access
 from portico.connected import Door
 from portico.errors import PorticoError
 from portico.files import private_directory
+from portico.server.backup.schedule import Backups
 from portico.server.balancer.boots import BOOT_NAME, Boots
 from portico.server.balancer.handle import Balancer
 from portico.server.credentials import Credentials, now_utc
@@ -100,6 +101,7 @@ class Agent:
         self.balancer.heard = self.peers.heard
         self.health = Health(self)
         self.peers.own_health = self.health.own_data
+        self.backups = Backups(self)
         self.location = Location(self, state, self.peers.leads, location_door)
         self._tasks: set[asyncio.Task[None]] = set()
         # What the API, the other servers and the gateway ask of the agent is done in its rooms.
@@ -159,6 +161,7 @@ class Agent:
         self._spawn(self.health.run())
         self._spawn(self.location.run())
         self._spawn(self.users.run())
+        self._spawn(self.backups.run())
 
     async def stop(self) -> list[str]:
         """Stops serving and leaves no trace in the kernel; returns what could not be removed, in words."""

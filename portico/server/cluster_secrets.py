@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from typing import Any
 
 from portico.certificates.ca import CertificateAuthority
 from portico.errors import InvalidInput, NotFound, Unavailable
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, remove_tree, write_file
 
 DIRECTORY = "cluster"
 SECRETS_NAME = "secrets.json"
@@ -200,9 +199,9 @@ class ClusterFiles:
             Unavailable: something could not be deleted; repeat it.
         """
         try:
-            (self.directory / SECRETS_NAME).unlink(missing_ok=True)
+            remove_file(self.directory / SECRETS_NAME)
             if self.directory.exists():
-                shutil.rmtree(self.directory)
+                remove_tree(self.directory)
         except OSError as error:
             raise Unavailable(
                 f"Cannot delete {self.directory}", why=str(error), resolution=f"Delete it: rm -r {self.directory}"

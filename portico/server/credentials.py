@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from portico.certificates.imported import load_kept, load_server, save_kept
 from portico.certificates.issue import Identity, Issuer
 from portico.certificates.renewal import SERVER_NAME, covers, ensure_server_identity, load_identity, renewal_time
 from portico.certificates.revocation import (
+    CRL_NAME,
     Revoked,
     current_revocations,
     load_revoked,
@@ -33,13 +33,15 @@ from portico.certificates.store import CertificateStore
 from portico.certificates.tickets import TicketKey, load_tickets, next_rotation, rotate_tickets, save_tickets
 from portico.certificates.trust import merge, parse_certificates, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import not_written, private_directory, read_file
+from portico.files import not_written, private_directory, read_file, remove_tree
 from portico.settings.model import Certificates, Settings
 from portico.transition.gateway_config import GatewaySecrets
 
 log = logging.getLogger("portico.server")
 
 DIRECTORY = "certificates"
+MAXIMUM_HANDED_OUT = 512 << 10
+"""Bytes of a revocation list that clients are given: some 15,000 entries."""
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Credentials:
         self.close()
         try:
             if self.directory.exists():
-                shutil.rmtree(self.directory)
+                remove_tree(self.directory)
         except OSError as error:
             raise not_written(self.directory, error) from None
         self.store = self.authority = self._identity = self._kept = None
@@ -218,6 +220,15 @@ class Credentials:
             return
         with self._noting("crl"):
             write_crl(self.authority, self.store, self.directory, now)
+
+    def crl(self) -> bytes | None:
+        """The newest signed list, PEM; None before the first or when it is too large to be handed out."""
+        try:
+            return read_file(self.directory / CRL_NAME, limit=MAXIMUM_HANDED_OUT)
+        except PorticoError as error:
+            if error.code != "FILE_MISSING":
+                log.warning("%s", error)
+            return None
 
     def _server_certificate(self, settings: Settings, now: datetime) -> tuple[str, str]:
         certificates = settings.certificates

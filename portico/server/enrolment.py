@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from portico.certificates.tokens import TokenRefused
-from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
+from portico.http_status import status_of
+from portico.location.clients import assistant_settings
 from portico.naming.nrpt import table
 from portico.server.credentials import Credentials
 from portico.server.gateway import Request, Response
@@ -22,23 +24,20 @@ from portico.settings.model import Settings
 log = logging.getLogger("portico.enrolment")
 
 _JSON = "application/json"
-_STATUS: Mapping[type[PorticoError], int] = {
-    InvalidInput: 400,
-    NotPermitted: 403,
-    NotFound: 404,
-    Conflict: 409,
-    LimitReached: 429,
-}
 
 
 def client_settings(settings: Settings, values: Effective, revision: int) -> dict[str, Any]:
-    """What a remote computer needs to know: {url, domain, nrpt, dns_address, intranet_prefixes, revision}."""
+    """What a remote computer needs to know: {url, domain, nrpt, dns_address, intranet_prefixes, revision, assistant}.
+
+    The last is `portico.location.clients`.
+    """
     return {
         "url": values.url,
         "domain": settings.deployment.domain,
         "nrpt": table(settings, values).as_list(),
         "dns_address": str(values.dns64_address) if values.dns64_address is not None else None,
         "intranet_prefixes": [str(route) for route in values.routes],
+        "assistant": assistant_settings(settings, values),
         "revision": revision,
     }
 
@@ -64,6 +63,7 @@ class Enrolment:
             ("POST", "/portico/v1/enrol"): self._enrol,
             ("POST", "/portico/v1/renew"): self._renew,
             ("GET", "/portico/v1/client-settings"): self._settings,
+            ("GET", "/portico/v1/crl"): self._crl,
         }
         self.users: Mapping[tuple[str, str], Callable[[Request, Settings], dict[str, Any]]] = {}
         """Requests about the users of computers."""
@@ -85,7 +85,7 @@ class Enrolment:
             return _problem(403, error)
         except PorticoError as error:
             log.warning("path=%s peer=%s refused=%s %s", request.path, request.peer, error.code, error)
-            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 503)
+            status = status_of(error, 503)
             return _problem(status, error)
         except Exception:
             log.exception("path=%s peer=%s failed", request.path, request.peer)
@@ -93,6 +93,13 @@ class Enrolment:
 
     def _trust(self, _request: Request, settings: Settings, _values: Effective, _revision: int) -> Response:
         return Response(200, "application/x-pem-file", self._credentials.trust(settings).encode())
+
+    def _crl(self, _request: Request, _settings: Settings, _values: Effective, _revision: int) -> Response:
+        """The signed list of what the built-in CA has revoked: public, as those of other CAs."""
+        crl = self._credentials.crl()
+        if crl is None:
+            return _problem(404, NotFound("There is no revocation list", code="NO_SUCH_RESOURCE"))
+        return Response(200, "application/x-pem-file", crl)
 
     def _enrol(self, request: Request, settings: Settings, values: Effective, revision: int) -> Response:
         fields = _fields(request.body, ("id", "secret", "csr"))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-import os
-import pwd
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 
 from portico.connected import Door
 from portico.errors import PorticoError, Unavailable
+from portico.spawned import account
 from portico.supervisor import ChildError, ChildState, Program, Start, Supervisor
 
 log = logging.getLogger("portico.gateway")
@@ -75,7 +74,7 @@ class Gateway:
         self._answer = answer
         self._spawn = spawn
         self.supervisor = Supervisor(
-            Program("gateway", MODULE, user=_user() if door is None else None, heartbeat="stats"),
+            Program("gateway", MODULE, user=account(USER) if door is None else None, heartbeat="stats"),
             prepare,
             self._event,
             self._changed,
@@ -88,15 +87,7 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         """State, process id, restarts and since when, for `portico server status`."""
-        watched = self.supervisor
-        return {
-            "state": watched.state.value,
-            "reason": watched.reason,
-            "unit": self.door.unit if self.door is not None else None,
-            "pid": watched.pid,
-            "restarts": watched.restarts,
-            "since": watched.started_at,
-        }
+        return self.supervisor.status()
 
     async def configure(self, config: dict[str, Any]) -> None:
         """Gives the running gateway a new configuration as a whole.
@@ -190,17 +181,6 @@ class Gateway:
             log.info("request=%d answer lost: %s", request.number, error)
         except PorticoError as error:
             log.warning("request=%d answer lost: %s", request.number, error)
-
-
-def _user() -> str | None:
-    """The account of the gateway. Only root can become another user; then it must exist, or the start says so."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        log.error("user=%s does not exist; the gateway cannot start without it", USER)
-    return USER
 
 
 def _line(event: dict[str, Any]) -> str:

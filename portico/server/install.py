@@ -26,9 +26,11 @@ from portico.paths import log_directory
 from portico.server.balancer import handle as balancer
 from portico.server.credentials import DIRECTORY, Credentials, now_utc
 from portico.server.desired import kept_addresses
+from portico.server.etcd.member import UNIT as STORE_UNIT
 from portico.server.etcd.member import USER as STORE_USER
 from portico.server.facts import read_facts
 from portico.server.gateway import UNIT, USER
+from portico.server.kept_files import MADE_NAME
 from portico.server.location import pages as location
 from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.peers.joining import Joining
@@ -41,12 +43,12 @@ from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import APPLIED_NAME, DATABASE_NAME, SettingsStore
 from portico.settings.verify import verify
 
-MADE_NAME = "installed.json"
 UNIT_NAME = "portico-server.service"
 _UNITS = (UNIT, balancer.UNIT, location.UNIT, UNIT_NAME)
 _USERS = (USER, balancer.USER, location.USER, STORE_USER)
 _HIDDEN = ("/home", "/root", "/run/user")
 """systemd.exec(5), ProtectHome."""
+_SERVER_UNITS = (*_UNITS, STORE_UNIT)
 _UNIT_DIRECTORY = Path("/etc/systemd/system")
 _PACKAGED_UNITS = tuple(
     Path(directory, UNIT_NAME) for directory in ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
@@ -98,6 +100,45 @@ def join_steps(joining: Joining, state: Path) -> list[Step]:
         *_unit_step(state),
         Step("Store the settings", lambda: True, lambda: _finish(joining)),
     ]
+
+
+def refresh_steps(state: Path) -> list[Step]:
+    """What this version needs of the machine and a former one may not have made: accounts, and units as it ships them.
+
+    Units that a distribution's package brought are its own.
+    """
+    steps = [_user_step(user, state) for user in _USERS]
+    directory = next(
+        (d for d in (_UNIT_DIRECTORY, _PACKAGED_UNITS[0].parent) if (d / UNIT_NAME).exists()),
+        None,
+    )
+    if directory is not None:
+        outdated = partial(_outdated_units, directory)
+        steps.append(
+            Step(f"Bring the units in {directory} up to date", lambda: bool(outdated()), partial(_write, outdated))
+        )
+    return steps
+
+
+def _outdated_units(directory: Path) -> dict[Path, bytes]:
+    """Units that are not as this version ships them; those of the client only where it is installed."""
+    found: dict[Path, bytes] = {}
+    for item in resources.files("portico").joinpath("systemd").iterdir():
+        target = directory / item.name
+        if item.name.endswith(".service") and (target.exists() or item.name in _SERVER_UNITS):
+            text = unit_text(item.name, executable(), sys.executable).encode()
+            if not target.exists() or target.read_bytes() != text:
+                found[target] = text
+    return found
+
+
+def _write(outdated: Callable[[], dict[Path, bytes]]) -> str:
+    written = outdated()
+    for target, text in written.items():
+        write_file(target, text, mode=0o644)
+    if systemd_runs():
+        _run(["systemctl", "daemon-reload"])
+    return ", ".join(target.name for target in written)
 
 
 def refuse_second_installation(state: Path) -> None:

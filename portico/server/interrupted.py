@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from portico.errors import NotFound, PorticoError
-from portico.files import read_file, write_file
+from portico.files import read_file, remove_file, write_file
 from portico.settings.store import Revision
 
 log = logging.getLogger("portico.server")
@@ -53,7 +53,7 @@ class Interrupted:
     def end(self) -> None:
         """It ended, one way or the other."""
         try:
-            self._path.unlink(missing_ok=True)
+            remove_file(self._path)
         except OSError as error:
             log.warning("file=%s cannot be removed: %s", self._path, error)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from portico.certificates.renewal import SERVER_NAME
 from portico.errors import InvalidInput, NotFound, Unavailable
-from portico.files import read_file, write_file
+from portico.files import read_file, remove_file, write_file
 from portico.server.credentials import Credentials
 from portico.server.facts import Prober, read_facts
 from portico.server.reconcile.kernel import Kernel
@@ -53,7 +53,7 @@ def write_own_name(state: Path, name: str | None) -> None:
         write_file(path, json.dumps({"server": name}).encode())
         return
     try:
-        path.unlink(missing_ok=True)
+        remove_file(path)
     except OSError as error:
         raise Unavailable(f"Cannot delete {path}", why=str(error), resolution=f"Delete it: rm {path}") from None
 

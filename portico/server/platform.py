@@ -14,6 +14,7 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.desired import desired_kernel, kept_addresses
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.handover import Handover
+from portico.server.kept_files import KeptFiles
 from portico.server.reconcile import sysctls
 from portico.server.reconcile.kernel import FORWARD_IPV6, Kernel
 from portico.server.reconcile.wanted import TRANSLATOR, TUNNEL, Change, Wanted
@@ -48,6 +49,7 @@ class Platform:
     ) -> None:
         self.credentials = credentials
         self.kernel = Kernel(state / LEDGER_NAME)
+        self.files = KeptFiles(state)
         self.returned = Returned(state)
         self.sockets: Sockets | None = None
         self.dns_sockets: DnsSockets | None = None
@@ -80,6 +82,7 @@ class Platform:
         config = build_gateway_config(settings, values, secrets)
         wanted = await asyncio.to_thread(self.wanted, settings, values)
         changes = await asyncio.to_thread(self.kernel.reconcile, wanted)
+        await asyncio.to_thread(self.files.adopt)
         if self.settings is None:
             await asyncio.to_thread(self.returned.note, settings, changes)
         self._open_sockets(settings, values)
@@ -112,7 +115,7 @@ class Platform:
 
         def look() -> list[Change]:
             wanted = self.wanted(settings, values)
-            return self.kernel.plan(wanted, self.kernel.observe(wanted))
+            return [*self.files.look(), *self.kernel.plan(wanted, self.kernel.observe(wanted))]
 
         changes = await asyncio.to_thread(look)
         if self.sockets is not None and not self.sockets.current(self._socket_plan(settings, values)):
@@ -120,14 +123,17 @@ class Platform:
         return changes
 
     async def repair(self) -> list[Change]:
-        """Puts the kernel right again; the gateway is replaced only when its descriptors died."""
+        """Puts kernel and files right again; the gateway is replaced only when its descriptors died."""
         if self.settings is None or self.values is None:
             return []
+        put_back, unkept = await asyncio.to_thread(self.files.repair)
         wanted = await asyncio.to_thread(self.wanted, self.settings, self.values)
         changes = await asyncio.to_thread(self.kernel.reconcile, wanted)
         self._open_sockets(self.settings, self.values)
         await self._serve(self._config)
-        return changes
+        if unkept is not None:
+            raise unkept
+        return [*put_back, *changes]
 
     async def stop(self) -> list[str]:
         """Stops serving and removes everything from the kernel; returns what could not be, in words.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from portico.administration.roles import acting
 from portico.errors import PorticoError, Unavailable
+from portico.files import remove_file
 from portico.server.credentials import now_utc
 from portico.server.interrupted import Interrupted
 from portico.server.machine import write_own_name
@@ -346,11 +347,11 @@ class Transactions:
             for failure in await self._agent.platform.stop():
                 log.error("left behind: %s", failure)
             self._agent.platform.settings = self._agent.platform.values = self.revision = None
-            (self._agent.state / APPLIED_NAME).unlink(missing_ok=True)
+            remove_file(self._agent.state / APPLIED_NAME)
             with self._opening:  # somebody who opened it meanwhile would go on with what is deleted
                 self.close()
                 for path in self._agent.state.glob(f"{DATABASE_NAME}*"):
-                    path.unlink(missing_ok=True)
+                    remove_file(path)
             write_own_name(self._agent.state, None)
             self._agent.credentials.forget()
             self._agent.access.forget()

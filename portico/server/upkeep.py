@@ -24,7 +24,7 @@ LOOK_INTERVAL = 3.0
 """Seconds between looks at the kernel when netlink reports nothing: sysctls change silently."""
 UPKEEP_INTERVAL = 60.0
 CRL_INTERVAL = 24 * 3600.0
-RETRY_INTERVAL = 2.0
+RETRY_INTERVAL = 1.0
 REMEMBERED_DRIFT = 100
 HEALTH_INTERVAL = 0.1
 GATEWAY_PATIENCE = 1.5
@@ -63,9 +63,11 @@ class Upkeep:
     def open(self) -> None:
         """Listens to the kernel from now on."""
         self._monitor.start()
+        self._agent.platform.files.open()
 
     def close(self) -> None:
         self._monitor.stop()
+        self._agent.platform.files.close()
 
     async def watch(self) -> None:
         """Looks when the kernel reports something, and now and then."""
@@ -82,11 +84,11 @@ class Upkeep:
 
     async def look(self) -> None:
         """Compares the machine with the settings in force; repairs or reports, by name."""
-        if self._in_force.problem is not None:
-            await self._in_force.begin()
-            return
         settings = self._agent.platform.settings
-        if settings is None:
+        if self._in_force.problem is not None or settings is None:
+            self._agent.platform.files.forget()
+            if self._in_force.problem is not None:
+                await self._in_force.begin()
             return
         try:
             changes = await self._agent.platform.drift()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, Field
 
 from portico.settings.kinds import FilePath, SecretPath, Section
+from portico.settings.urls import HttpsUrl, split_url
 
 Facility = Literal[
     "kern",
@@ -26,40 +26,16 @@ Facility = Literal[
 ]
 
 
-def _split(value: object) -> tuple[str, SplitResult]:
-    if not isinstance(value, str):
-        raise ValueError("text was expected")
-    text = value.strip()
-    if any(c.isspace() or not c.isprintable() for c in text) or len(text) > 2000:
-        raise ValueError("it has blanks or control characters, or more than 2000 characters")
-    return text, urlsplit(text)
-
-
-def https_url(value: object) -> str:
-    """An https:// URL with a host and nothing secret in it; raises ValueError."""
-    text, parts = _split(value)
-    if parts.scheme != "https" or not parts.hostname:
-        raise ValueError("it must be https://HOST/...; what an alert says is nobody else's business")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("it holds a user or a password; the signature of secret_file says who sends")
-    if parts.fragment:
-        raise ValueError("it has a fragment (#...), which is never sent")
-    _ = parts.port  # raises ValueError
-    return text
-
-
 def syslog_address(value: object) -> str:
     """`unix:/path`, `udp://host[:port]` or `tcp://host[:port]`; raises ValueError."""
-    text, parts = _split(value)
+    text, parts = split_url(value)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return text
     if parts.scheme in ("udp", "tcp") and parts.hostname and parts.path in ("", "/") and parts.username is None:
-        _ = parts.port
         return text.rstrip("/")
     raise ValueError("it is none of unix:/dev/log, udp://HOST:514, tcp://HOST:601")
 
 
-HttpsUrl = Annotated[str, BeforeValidator(https_url)]
 SyslogAddress = Annotated[str, BeforeValidator(syslog_address)]
 
 

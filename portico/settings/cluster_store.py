@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import CertificatePath, FilePath, KeyPath, Section
+from portico.settings.kinds import AnyAddress, CertificatePath, FilePath, KeyPath, Section, ShortName
 
 if TYPE_CHECKING:
     from portico.settings.model import Settings
@@ -37,6 +37,23 @@ Endpoint = Annotated[str, BeforeValidator(_endpoint)]
 Generation = Annotated[str, BeforeValidator(_generation)]
 
 
+def _fingerprint(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("'portico witness install' makes it; it is not written by hand")
+    return text
+
+
+class Witness(Section):
+    """A machine that is no server of the cluster and only votes in its etcd, beside two servers."""
+
+    name: ShortName = Field(description="name of the machine")
+    address: AnyAddress = Field(description="where the servers find its member of etcd")
+    fingerprint: Annotated[str, BeforeValidator(_fingerprint)] = Field(
+        description="SHA-256 of the certificate that it shows; made when it is installed"
+    )
+
+
 class ClusterStore(Section):
     """Which store decides about changes of a cluster's settings."""
 
@@ -53,6 +70,9 @@ class ClusterStore(Section):
     ca: FilePath | None = Field(default=None, description="PEM file of that etcd's CA, the same path on every server")
     certificate: CertificatePath | None = Field(default=None, description="PEM file of the client certificate for it")
     key: KeyPath | None = Field(default=None, description="PEM file of that certificate's private key")
+    witness: Witness | None = Field(
+        default=None, description="votes beside two servers, so that either may be lost: `portico witness install`"
+    )
 
 
 @dataclass(frozen=True)
@@ -71,8 +91,9 @@ class Voters:
 def voters(settings: Settings) -> Voters:
     """The members that etcd is to have: three, or one. Pure.
 
-    Two would be worse than one: both would have to be there. So a cluster of two servers has its etcd on the
-    first of them, which is also the one that may change settings alone when they lose sight of each other.
+    Two would be worse than one: both would have to be there. So a cluster of two servers without a witness has its
+    etcd on the first of them, which is also the one that may change settings alone when they lose sight of each other.
+    Where three servers vote, a witness rests.
     """
     balancing = settings.load_balancing
     store = settings.store
@@ -81,4 +102,6 @@ def voters(settings: Settings) -> Voters:
     servers = [server.name for server in sorted(balancing.servers, key=lambda server: server.priority)]
     if len(servers) >= VOTERS:
         return Voters(tuple(servers[:VOTERS]), "the first three servers")
-    return Voters(tuple(servers[:1]), "the first server; three members need three servers")
+    if len(servers) == VOTERS - 1 and store.witness is not None:
+        return Voters((*servers, store.witness.name), "the two servers, and the witness")
+    return Voters(tuple(servers[:1]), "the first server; three members need three servers, or two and a witness")

@@ -5,10 +5,11 @@ Where a function takes a localised document (`portico.settings.localise`), it sa
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
-from portico.settings.addresses import Address
+from portico.settings.addresses import Address, PrefixMapping, embed_ipv4, mapping_of
 from portico.settings.facts import Facts
 from portico.settings.localise import own_server, single_interface
 from portico.settings.location import (
@@ -24,6 +25,18 @@ from portico.settings.model import Settings
 def corp_connectivity_name(settings: Settings) -> str:
     """The name that clients resolve, and never connect to, to learn whether a way in works."""
     return f"{CORP_CONNECTIVITY_LABEL}.{settings.deployment.domain}"
+
+
+def corp_connectivity_addresses(settings: Settings, nat64_mappings: Iterable[PrefixMapping]) -> tuple[Address, ...]:
+    """What that name has: ::1 where the intranet has IPv6; else 127.0.0.1 and the address that NAT64 makes of it.
+
+    Clients ask through DNS64, which would make the second of the first; it is there for those that ask elsewhere.
+    """
+    if native_ipv6(settings):
+        return (IPv6Address("::1"),)
+    loopback = IPv4Address("127.0.0.1")
+    mapping = mapping_of(nat64_mappings, loopback)
+    return (loopback, embed_ipv4(mapping.prefix, loopback)) if mapping is not None else (loopback,)
 
 
 def web_probe_name(settings: Settings) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -21,8 +20,8 @@ from portico.settings.kinds import (
     Section,
     State,
     Upstream,
-    host_name,
 )
+from portico.settings.urls import PageUrl
 
 NLS_LABEL: Final = "directaccess-nls"
 WEB_PROBE_LABEL: Final = "directaccess-WebProbeHost"
@@ -35,34 +34,12 @@ SINGLE_ADAPTER_NLS_PORT: Final = 62000
 _PRINCIPAL = re.compile(r"[^\s@]{1,200}@[^\s@/]{1,200}")
 
 
-def _https_url(value: object) -> str:
-    """`https://name[:port]/path` without user, query and fragment; the name must be one that a certificate can have."""
-    if not isinstance(value, str):
-        raise ValueError("text was expected")
-    text = value.strip()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"'{text}' is no URL: {error}") from None
-    if parts.scheme.lower() != "https" or not parts.hostname:
-        raise ValueError(f"'{text}' does not begin with https:// and a name")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"'{text}' has a user, a query or a fragment; give name, port and path only")
-    name = host_name(parts.hostname)
-    if "." not in name or name.rpartition(".")[2].isdigit():
-        raise ValueError(f"'{parts.hostname}' is not a full domain name")
-    shown = f"{name}:{port}" if port not in (None, 443) else name
-    return f"https://{shown}{parts.path or '/'}"
-
-
 def _principal(value: object) -> str:
     if not isinstance(value, str) or not _PRINCIPAL.fullmatch(value.strip()):
         raise ValueError("a Kerberos principal is written 'name@REALM' or 'service/host@REALM'")
     return value.strip()
 
 
-HttpsUrl = Annotated[str, BeforeValidator(_https_url)]
 Principal = Annotated[str, BeforeValidator(_principal)]
 
 
@@ -70,7 +47,7 @@ class NetworkLocationServer(Section):
     """The HTTPS page that only computers inside can fetch: by it a client knows where it is."""
 
     state: State = Field(default="enabled", description="whether clients have one")
-    url: HttpsUrl | None = Field(
+    url: PageUrl | None = Field(
         default=None, description="the page of another web server; null: every Portico server has the page"
     )
     name: HostName | None = Field(

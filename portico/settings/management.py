@@ -69,6 +69,12 @@ class Management(Section):
         "through that interface",
     )
     port: int = Field(default=2506, ge=1, le=65_535, description="TCP port of the API")
+    certificate_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the API's certificate with its chain, on every server; null: the CA of the cluster's "
+        "administration issues one",
+    )
+    key_file: FilePath | None = Field(default=None, description="PEM file of its key, for root alone")
     oidc: Oidc | None = Field(default=None, description="null: nobody logs in through a provider")
     roles: list[RoleMapping] = Field(
         default_factory=list, max_length=1000, description="who has which role; the highest of several holds"

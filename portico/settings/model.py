@@ -13,6 +13,8 @@ from pydantic import Field
 
 from portico.settings.accounting import Accounting
 from portico.settings.alerts import Alerts
+from portico.settings.assistant import ConnectivityAssistant
+from portico.settings.backup import Backup
 from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
@@ -327,6 +329,7 @@ class Settings(Section):
     network_location_server: NetworkLocationServer = Field(default_factory=NetworkLocationServer)
     web_probe: WebProbe = Field(default_factory=WebProbe)
     corporate_dns: CorporateDns = Field(default_factory=CorporateDns)
+    connectivity_assistant: ConnectivityAssistant = Field(default_factory=ConnectivityAssistant)
     access: Access = Field(default_factory=Access)
     management_servers: list[ManagementServer] = Field(
         default_factory=list,
@@ -344,6 +347,7 @@ class Settings(Section):
     store: ClusterStore = Field(default_factory=ClusterStore)
     accounting: Accounting = Field(default_factory=Accounting)
     alerts: Alerts = Field(default_factory=Alerts)
+    backup: Backup = Field(default_factory=Backup)
     drift: Literal["repair", "report"] = Field(
         default="repair", description="what happens when something else changes what Portico manages"
     )

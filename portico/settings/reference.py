@@ -13,6 +13,8 @@ from pydantic_core import PydanticUndefined
 from portico.settings import (
     accounting,
     alerts,
+    assistant,
+    backup,
     cluster_store,
     kinds,
     load_balancing,
@@ -20,6 +22,7 @@ from portico.settings import (
     management,
     model,
     remote_access,
+    urls,
     users,
 )
 from portico.settings.document import dump, load
@@ -55,10 +58,13 @@ _NAMES: Final = (
     (cluster_store.Generation, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
-    (alerts.HttpsUrl, "https:// URL"),
+    (backup.TimeOfDay, "time as `02:30`"),
+    (urls.HttpsUrl, "https:// URL"),
     (alerts.SyslogAddress, "address of a syslog receiver"),
-    (location.HttpsUrl, "https URL"),
+    (urls.PageUrl, "https URL"),
     (location.Principal, "Kerberos principal"),
+    (assistant.ProbeText, r"`HTTP:URL`, `PING:HOST` or `FILE:\\HOST\SHARE\FILE`"),
+    (assistant.Email, "mail address"),
 )
 
 _WINDOWS: Final = {
@@ -359,6 +365,8 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
         return "section, see below"
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
+    if annotation is cluster_store.Witness:
+        return "`{name, address, fingerprint}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

@@ -12,6 +12,7 @@ from portico.settings.problems import CATALOGUE, Problem, SettingsRefused, error
 from portico.settings.rules import (
     addresses,
     alerts,
+    backup,
     certificates,
     cluster_store,
     dedicated,
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     *machine.RULES,
     *management.RULES,
     *alerts.RULES,
+    *backup.RULES,
     *users.RULES,
 )
 """Rules about one server: they see the document as this machine reads it, and the machine as the document makes it."""

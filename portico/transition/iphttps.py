@@ -20,6 +20,7 @@ HTTP_PATHS: Final = (
     "/portico/v1/enrol",
     "/portico/v1/renew",
     "/portico/v1/client-settings",
+    "/portico/v1/crl",
     "/portico/v1/user",
     "/portico/v1/user/challenge",
     "/portico/v1/user/login",

@@ -138,11 +138,13 @@ def _assistant(settings: Settings, values: Effective, texts: Texts) -> list[Regi
         RegistryValue(ASSISTANT, "NamePreferenceAllowed", Kind.DWORD, 0),
         RegistryValue(ASSISTANT, "PassiveMode", Kind.DWORD, 0),
     ]
-    if texts.support_email is not None:
-        found.append(RegistryValue(ASSISTANT, "SupportEmail", Kind.SZ, texts.support_email))
+    email = texts.support_email or settings.connectivity_assistant.support_email
+    if email is not None:
+        found.append(RegistryValue(ASSISTANT, "SupportEmail", Kind.SZ, email))
     # Windows wants at least one PING among the probes; DNS64's own address answers as soon as the tunnel is up.
     ping = texts.ping or ((str(values.dns64_address),) if values.dns64_address is not None else ())
     probes = [f"HTTP:{web_probe_url(settings)}", *(f"PING:{host}" for host in ping)]
+    probes += settings.connectivity_assistant.probes
     for key, prefix, entries in (
         ("Probes", "Probe", probes),
         ("DTEs", "DTE", [f"PING:{end}" for end in values.tunnel_endpoints]),

@@ -29,7 +29,7 @@ NOT_DONE = frozenset(
     [
         # The host's first process does these, or the kernel needs systemd for them (control groups).
         *("Type", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "RuntimeDirectoryPreserve", "ExecStopPost"),
-        *("DevicePolicy", "DeviceAllow"),
+        *("DevicePolicy", "DeviceAllow", "MemoryMax", "TasksMax"),
         # Of no meaning with the capabilities that are left, or covered by the filter of system calls.
         *("LockPersonality", "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs"),
         *("ProtectKernelModules", "PrivateMounts", "RemoveIPC", "RestrictRealtime", "SystemCallArchitectures"),

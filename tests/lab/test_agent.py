@@ -14,11 +14,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from portico.certificates.issue import make_request
 from portico.errors import PorticoError
@@ -31,6 +33,7 @@ from portico.server.reconcile.wanted import TUNNEL
 from portico.settings.document import load_data
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused
+from tests.peers.user_ca import UserCa
 
 from .namespace import ORGANISATION, command, corporate_network, isolated
 
@@ -75,7 +78,7 @@ async def serving(state: Path) -> AsyncIterator[Agent]:
 
 def on_a_machine(body: Callable[[Agent], Awaitable[None]], state: Path, settings: Settings | None = None) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     with corporate_network():
         install(state, settings)
 
@@ -173,14 +176,67 @@ def test_drift_is_repaired_and_named_within_five_seconds(tmp_path: Path) -> None
 
 
 @isolated
-def test_drift_is_only_reported_when_the_settings_say_so(tmp_path: Path) -> None:
-    async def body(agent: Agent) -> None:
-        command("ip", "-6", "addr", "del", f"{ORGANISATION}:1000::2/128", "dev", TUNNEL)
-        await until(lambda: agent.drifting, 5)
-        assert f"{ORGANISATION}:1000::2/128 on {TUNNEL}" in agent.drifting[0]
-        assert f"{ORGANISATION}:1000::2" not in command("ip", "-6", "addr", "show", "dev", TUNNEL)
+def test_every_kind_of_drift_is_named_within_five_seconds(tmp_path: Path) -> None:
+    """All of it at once: reported while the settings say so, and repaired when they say that. The seconds are in
+    tests/unit/server/test_kept_files.py, where no busy machine changes them."""
+    clients, state = f"{ORGANISATION}:1000::/64", tmp_path / "state"
+    breakages: dict[str, tuple[str | Callable[[], object], str]] = {
+        "address removed": (f"ip -6 addr del {ORGANISATION}:1000::2/128 dev {TUNNEL}", "add address {}:1000::2/128 on"),
+        "address added": (f"ip -6 addr add fd00::bad/64 dev {TUNNEL}", "remove address fd00::bad/64 on"),
+        "route removed": ("ip route flush table 6464", "add route default dev portico-nat64 table 6464"),
+        "route to our device": (f"ip -6 route add fd00:77::/64 dev {TUNNEL}", "remove route fd00:77::/64"),
+        "route taken elsewhere": (f"ip -6 route add {clients} dev eth1 metric 5", "remove route {}:1000::/64 dev eth1"),
+        "route that swallows": (f"ip -6 route add blackhole {clients} metric 7", "remove route {}:1000::/64 dev lo"),
+        "rule of routing": ("ip rule del pref 100", "add rule 100: fwmark"),
+        "sysctl": ("sysctl -qw net.ipv6.conf.all.forwarding=0", "set sysctl net/ipv6/conf/all/forwarding: 0 -> 1"),
+        "nftables rule deleted": ("nft flush chain inet portico to_clients", "add {nft}: rule of chain to_clients"),
+        "nftables rule added": ("nft insert rule inet portico input accept", "remove {nft}: rule of chain input"),
+        "nftables chain": ("nft add chain inet portico theirs", "remove {nft}: chain theirs"),
+        "user": ("nft add element inet portico users { fd00::9 timeout 1h }", "remove {nft}: element fd00::9 of set"),
+        "mtu": (f"ip link set {TUNNEL} mtu 1400", "set device portico-iphttps mtu: 1400 -> 1280"),
+        "file content": (lambda: (state / "applied.yaml").write_text("{}"), "applied.yaml content"),
+        "file mode": (lambda: (state / "certificates" / "server.pem").chmod(0o644), "server.pem mode: 0644 -> 0600"),
+        "file owner": (lambda: os.chown(state / "kernel.json", 65534, -1), "kernel.json owner: 65534 -> 0"),
+        "file removed": (lambda: (state / "certificates" / "ticket_keys.json").unlink(), "ticket_keys.json"),
+    }  # fmt: skip
+    authority = tmp_path / "users.pem"
+    users = UserCa("Users", datetime.now(UTC))
+    authority.write_bytes(users.certificate.public_bytes(serialization.Encoding.PEM))
+    settings = document(drift="report", access__user_authentication="certificate", access__user_ca=[str(authority)])
 
-    on_a_machine(body, tmp_path / "state", document(drift="report"))
+    async def body(agent: Agent) -> None:
+        await until(lambda: agent.users._given is not None, 30)  # the set of users is as the agent keeps it
+        for breakage, _ in breakages.values():
+            if isinstance(breakage, str):
+                command(*breakage.split())
+            else:
+                breakage()
+
+        def unnamed() -> list[str]:
+            said = "\n".join(agent.drifting)
+            return [
+                kind
+                for kind, (_, name) in breakages.items()
+                if name.format(ORGANISATION, nft="nftables in inet portico") not in said
+            ]
+
+        try:
+            await until(lambda: not unnamed(), 30)
+        except AssertionError:
+            raise AssertionError(f"not named: {unnamed()}; named: {agent.drifting}") from None
+        assert f"{ORGANISATION}:1000::2" not in command("ip", "-6", "addr", "show", "dev", TUNNEL), "only reported"
+        data = agent.platform.settings.as_data() if agent.platform.settings is not None else {}
+        await agent.change(load_data({**data, "drift": "repair"}), expected=1, author="test")
+        await until(lambda: not agent.drifting and agent.drifts[-1].repaired, 30)
+        assert await agent.platform.drift() == []
+        assert '"number": 2' in (state / "applied.yaml").read_text()
+        assert "blackhole" not in command("ip", "-6", "route")
+        before = len(agent.drifts)
+        command("nft", "add", "rule", "inet", "portico", "input", "counter")
+        (state / "kernel.json").unlink()
+        await until(lambda: (state / "kernel.json").exists() and len(agent.drifts) > before and not agent.drifting, 30)
+
+    on_a_machine(body, state, settings)
 
 
 @isolated
@@ -283,7 +339,7 @@ def test_enrol_list_and_revoke_within_a_second(tmp_path: Path) -> None:
 @isolated
 def test_corrupt_store_does_not_stop_the_service(tmp_path: Path) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     state = tmp_path / "state"
 
     async def once(check: Callable[[Agent], Awaitable[None]]) -> None:
@@ -324,7 +380,7 @@ def test_corrupt_store_does_not_stop_the_service(tmp_path: Path) -> None:
 @isolated
 def test_stop_and_uninstall_leave_no_trace(tmp_path: Path) -> None:
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     state = tmp_path / "state"
 
     def snapshot() -> list[str]:

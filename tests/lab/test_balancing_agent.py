@@ -186,7 +186,7 @@ def test_a_stop_gives_the_machine_back_and_a_start_takes_it_again(tmp_path: Path
                 assert machine() == seen["before"]
 
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     with corporate_network():
         install(state)
         seen["before"] = machine()
@@ -238,7 +238,7 @@ def test_taking_the_role_off_a_server_among_others_leaves_it_no_virtual_address(
         assert addresses()["eth0"] == ["203.0.113.12/24"], "stopped, not removed"
 
     gateway_module.MODULE = "tests.lab.fake_gateway"
-    gateway_module._user = lambda: "nobody"
+    gateway_module.USER = "nobody"
     with corporate_network():
         install(state)
         asyncio.run(scenario())

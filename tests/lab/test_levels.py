@@ -16,7 +16,7 @@ from tests.peers.user_ca import UserCa
 
 MGMT4, MGMT6 = "10.0.0.9", "fd7c:1a2b:3c4d:1::9"
 WEB4, WEB6 = "10.0.0.4", "fd7c:1a2b:3c4d:1::6"
-SECONDS = 60.0
+SECONDS = 120.0
 """Bounds of waits; what happens takes a second or two."""
 
 
@@ -129,6 +129,7 @@ def test_logout_closes_and_a_wrong_certificate_does_not_open(restricted: Lab) ->
 
 def test_denied_by_default_and_granted_as_before_when_the_agent_starts_again(restricted: Lab) -> None:
     client, server = restricted.host("client1"), restricted.host("da1")
+    client.run("portico", "client", "logout")  # whoever a former try left here
     before = agent_pid(server)
     deployment.start_server(server)
     assert agent_pid(server) != before
@@ -137,6 +138,12 @@ def test_denied_by_default_and_granted_as_before_when_the_agent_starts_again(res
     opens(client)
     deployment.start_server(server)
     opens(client)
+    (listed,) = server.json("portico", "users", "list", "--json")["users"]
+    assert (listed["machine"], listed["state"]) == ("client1", "open")
+
+
+def test_the_user_goes_with_the_computer_that_is_revoked(restricted: Lab) -> None:
+    client, server = restricted.host("client1"), restricted.host("da1")
     server.run("portico", "clients", "revoke", "client1", "--yes")
     wait.until("the tunnel to be closed", lambda: not pings(client, WEB6), timeout=SECONDS)
     wait.until(

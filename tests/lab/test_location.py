@@ -12,7 +12,7 @@ import yaml
 
 from portico.lab import links, wait
 from portico.lab.deployment import SERVER
-from portico.lab.hosts import Host
+from portico.lab.hosts import CODE, PYTHON, Host
 from portico.lab.lab import Lab
 from portico.lab.services import bind
 from portico.lab.topology import CORP_DOMAIN
@@ -154,6 +154,43 @@ def test_a_gateway_that_hangs_makes_the_server_unavailable(server: Host) -> None
     wait.until(
         "200 again", lambda: get(server, f"http://{OWN4}/")[0] == 200, timeout=60.0, evidence=lambda: log(server)
     )
+
+
+@pytest.fixture
+def slow_dns(lab: Lab) -> Iterator[None]:
+    """The DNS server of the intranet answers every question over UDP after more than a second."""
+    dns = lab.host("dns")
+    dns.start_service("slow", [PYTHON, f"{CODE}/tests/peers/slow_dns.py", "5300", "10.0.0.53", "53", "1.2"])
+    wait.until("the slow way", lambda: dns.output("ss", "-Hlun", "sport = :5300"))
+    dns.run("nft", "add table ip slow { chain way { type nat hook prerouting priority dstnat; }; }")
+    dns.run("nft", "add rule ip slow way udp dport 53 redirect to :5300")
+    try:
+        yield
+    finally:
+        dns.run("nft", "delete table ip slow")
+        dns.stop_service("slow")
+
+
+def slow_servers(server: Host) -> list[dict[str, Any]]:
+    """What health says about slow DNS servers."""
+    report = json.loads(server.run("portico", "health", "--json", check=False).stdout or "{}")
+    rows = [row for entry in report.get("servers", ()) for row in entry["components"]]
+    return [finding for row in rows for finding in row["findings"] if finding["code"] == "DNS_SERVER_SLOW"]
+
+
+def test_a_slow_dns_server_is_named_and_names_are_still_resolved(
+    lab: Lab, client: Host, server: Host, slow_dns: None
+) -> None:
+    found = wait.until(
+        "the slow server to be named", lambda: slow_servers(server), timeout=120.0, evidence=lambda: log(server)
+    )
+    assert found[0]["about"] == "10.0.0.53"
+    assert "clients wait that long for each name that is not cached" in found[0]["cause"]
+    # A name that nobody has asked for, and the rest of the service, meanwhile.
+    bind.update(lab.host("dns"), f"update add unasked.{CORP_DOMAIN}. 60 A 10.0.0.4")
+    assert str(through_nat64("10.0.0.4")) in client.output("getent", "ahostsv6", f"unasked.{CORP_DOMAIN}")
+    assert get(client, f"http://{PROBE}/", 15.0)[0] == 200
+    assert get(server, f"http://{OWN4}/")[0] == 200
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from portico.lab import state as lab_state
 from portico.management.cli import client as client_cli
 from portico.management.cli import settings as settings_cli
 from portico.server import control, install, roster
+from portico.server.kept_files import MADE_NAME
 from portico.server.machine import NAME_FILE, read_own_name
 from portico.server.progress import Progress, Stage
 from portico.server.reconcile.host_entry import Entry, Held
@@ -265,7 +266,7 @@ FILES = [
         gets_along=True,
         may_be_missing=True,
     ),
-    File("installed", written(install.MADE_NAME, b'{"user": true}'), install._made, may_be_missing=True),
+    File("installed", written(MADE_NAME, b'{"user": true}'), install._made, may_be_missing=True),
     File("client identity", client_file("identity.pem"), read_client(ClientFiles.identity)),
     File("client trust", client_file("trust.pem"), read_client(ClientFiles.trust)),
     File("client settings", client_file("settings.json"), read_client(ClientFiles.settings)),

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from portico import paths
 from portico.client.agent import ACCOUNT, TUNNEL_UNIT
 from portico.server.balancer import handle as balancer
 from portico.server.balancer.process import CAPABILITIES
 from portico.server.etcd import member
 from portico.server.gateway import UNIT, USER
 from portico.server.location import pages as location
+from portico.server.witness import joining
 
 UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 AGENTS = ["portico-server.service", "portico-client.service"]
@@ -25,9 +27,10 @@ PACKET_PATHS = ["portico-gateway.service", "portico-tunnel.service"]
 BALANCER = "portico-balancer.service"
 STORE = "portico-store.service"
 LOCATION = "portico-location.service"
-SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER, STORE, LOCATION]
+WITNESS = "portico-witness.service"
+SERVICES = [*AGENTS, *PACKET_PATHS, BALANCER, STORE, LOCATION, WITNESS]
 
-EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys([*PACKET_PATHS, STORE, LOCATION], 1.2)}
+EXPOSURE = {**dict.fromkeys([*AGENTS, BALANCER], 1.9), **dict.fromkeys([*PACKET_PATHS, STORE, LOCATION, WITNESS], 1.2)}
 """The most that `systemd-analyze security` may say, of 10; every shipped service must stay below 2.0. What is left is
 what they are for: the network, for the agents its configuration, and files that belong to root; frames and the call
 `bpf` for the balancer."""
@@ -120,6 +123,15 @@ def test_the_store_has_an_account_a_directory_of_its_own_and_no_capability() -> 
     assert f"\nUser={member.USER}\n" in text
     assert "\nCapabilityBoundingSet=\n" in text and "AmbientCapabilities" not in text
     assert "\nStateDirectory=portico-store\nStateDirectoryMode=0700\n" in text
+
+
+def test_the_witness_has_an_account_and_a_directory_of_its_own_and_sees_no_other() -> None:
+    text = (UNITS / WITNESS).read_text()
+    assert f"\nUser={joining.USER}\n" in text and joining.UNIT == WITNESS
+    assert "\nCapabilityBoundingSet=\n" in text and "AmbientCapabilities" not in text
+    assert "\nStateDirectory=portico-witness\nStateDirectoryMode=0700\n" in text
+    assert paths.witness_state().name == "portico-witness"
+    assert "\nInaccessiblePaths=-/var/lib/portico -/var/log/portico\n" in text
 
 
 def test_the_balancer_may_call_bpf_and_nothing_else_that_is_privileged() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final
 
-MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "boot")
+MODULES: Final = ("server", "access", "naming", "translation", "cluster", "machine", "location", "backup", "boot")
 
 
 def load() -> None:

@@ -9,12 +9,15 @@ from portico.health.findings import CATALOGUE
 from portico.health.observations import Observations
 from portico.health.registry import Findings, heuristic
 from portico.health.states import HealthState
+from portico.versions import side_by_side
 
 WARNING, ERROR, UNKNOWN = HealthState.WARNING, HealthState.ERROR, HealthState.UNKNOWN
 HIGH_AVAILABILITY: Final = Component.HIGH_AVAILABILITY
 
 CONVERGING_TOO_LONG: Final = 30.0
 """Seconds; convergence takes less than one."""
+WITNESS_SILENCE: Final = 15.0
+"""Seconds; it asks each second."""
 CLOCKS: Final = 5.0
 """Seconds that clocks may differ; certificates and tokens are judged by them."""
 
@@ -129,10 +132,11 @@ VERSIONS = CATALOGUE.add(
     "VERSIONS_DIFFER",
     HIGH_AVAILABILITY,
     WARNING,
+    worse=ERROR,
     shared=True,
     what="The servers run different versions of Portico",
     cause="{versions}",
-    resolution="Finish the upgrade: the same version on every server",
+    resolution="Finish the upgrade, the same version on every server: portico cluster upgrade shows what is next",
 )
 CLOCK = CATALOGUE.add(
     "CLOCKS_DIFFER",
@@ -142,6 +146,16 @@ CLOCK = CATALOGUE.add(
     what="The clock of {about} is wrong, or this server's is",
     cause="they differ by {seconds:.0f} s",
     resolution="Let the servers have the time from one source: timedatectl, chronyc tracking",
+)
+WITNESS = CATALOGUE.add(
+    "WITNESS_SILENT",
+    HIGH_AVAILABILITY,
+    WARNING,
+    shared=True,
+    what="The witness {about} is silent",
+    cause="it has not asked for {seconds:.0f} s; without it settings cannot be changed while a server is missing",
+    resolution="On it: portico witness status; TCP ports 2379, 2380 and 2505 must pass between it and the servers. If "
+    "it does not come back: portico cluster store witness remove",
 )
 MEMBERS_UNKNOWN = CATALOGUE.add(
     "CLUSTER_UNKNOWN",
@@ -175,6 +189,8 @@ def takes_part(seen: Observations) -> Findings:
         found.append(CHANNEL.finding(why=cluster.channel_problem))
     if not cluster.quorum:
         found.append(QUORUM.finding())
+    if cluster.witness_silent is not None and cluster.witness_silent > WITNESS_SILENCE:
+        found.append(WITNESS.finding(cluster.witness, seconds=cluster.witness_silent))
     return found
 
 
@@ -235,7 +251,9 @@ def servers_are_alike(seen: Observations) -> Findings:
     versions = {n.name: n.version for n in cluster.neighbours if n.reachable and n.version}
     versions[cluster.own] = seen.version
     if len(set(versions.values())) > 1:
-        found.append(VERSIONS.finding(versions=", ".join(f"{name} {text}" for name, text in sorted(versions.items()))))
+        words = ", ".join(f"{name} {text}" for name, text in sorted(versions.items()))
+        apart = any(not side_by_side(text, seen.version) for text in versions.values())
+        found.append(VERSIONS.finding(worse=apart, versions=words))
     for neighbour in cluster.neighbours:
         if neighbour.clock_ahead is not None and abs(neighbour.clock_ahead) > CLOCKS:
             found.append(CLOCK.finding(neighbour.name, seconds=abs(neighbour.clock_ahead)))

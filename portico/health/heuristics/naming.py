@@ -17,6 +17,8 @@ DNS64: Final = Component.DNS64
 
 MANY_FAILURES: Final = 20
 """SERVFAIL answers in ten minutes from which their share matters."""
+SLOW_SECONDS: Final = 1.0
+"""A DNS server that needs as long for what it knows itself is said to be slow."""
 LIMITED: Final = 100
 """Queries in ten minutes that were refused for their number, from which it is said."""
 
@@ -29,6 +31,17 @@ SILENT = CATALOGUE.add(
     cause="{about}: {detail}{suffix}",
     resolution="Ask it from this server: dig @{about} {domain} SOA; repair it, or take it out of "
     "dns64.upstream_servers",
+)
+SLOW = CATALOGUE.add(
+    "DNS_SERVER_SLOW",
+    DNS,
+    WARNING,
+    shared=True,
+    what="A DNS server of the intranet is slow",
+    cause="{about} answers after {seconds:.1f} s{suffix}; clients wait that long for each name that is not cached, and "
+    "programs give up",
+    resolution="Look at its load, at the servers it asks itself and at the way to it: dig @{about} {domain} SOA; or "
+    "name another one first in dns64.upstream_servers",
 )
 NONE_ANSWERS = CATALOGUE.add(
     "DNS_NO_SERVER_ANSWERS",
@@ -101,6 +114,11 @@ def servers_answer(seen: Observations) -> Findings:
             found.append(NONE_ANSWERS.finding(suffix, servers=texts, suffix=of))
             continue
         found += [SILENT.finding(server.address, detail=server.detail, suffix=of, domain=domain) for server in silent]
+        found += [
+            SLOW.finding(server.address, seconds=server.seconds, suffix=of, domain=domain)
+            for server in servers
+            if server.answers and server.seconds is not None and server.seconds >= SLOW_SECONDS
+        ]
     return found
 
 

@@ -148,7 +148,8 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
         """How somebody can log in; may be asked without."""
         oidc = agent.access.settings.oidc
         options = OidcOptions(issuer=oidc.issuer, client_id=oidc.client_id, scopes=oidc.scopes) if oidc else None
-        known = await asyncio.to_thread(agent.access.authority.known)
+        imported = agent.access.settings.certificate_file is not None
+        known = None if imported else await asyncio.to_thread(agent.access.authority.known)
         return LoginOptions(oidc=options, authority=known.pem if known is not None else None)
 
     @routes.post("/sessions")

@@ -20,10 +20,12 @@ from starlette.exceptions import HTTPException
 
 from portico import __version__
 from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.http_status import status_of
 from portico.management.api import (
     access,
     accounting,
     additions,
+    backup,
     ca,
     check,
     cluster,
@@ -55,7 +57,6 @@ from portico.management.api.models import (
 )
 from portico.management.api.paging import PAGE, After, Limit
 from portico.management.api.roles import operator
-from portico.management.api.statuses import status_of
 from portico.server.agent import Agent, Outcome
 from portico.server.clients import ClientState
 from portico.settings.diff import Difference
@@ -230,6 +231,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.include_router(health.router(agent_of, _FAULTS))
     app.include_router(accounting.router(agent_of, _FAULTS))
     app.include_router(users.router(agent_of, _FAULTS))
+    app.include_router(backup.router(agent_of, _FAULTS))
     app.add_exception_handler(PorticoError, _portico_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -17,6 +17,7 @@ from portico.certificates.renewal import SERVER_NAME, load_identity
 from portico.certificates.tokens import burn_token, create_token
 from portico.certificates.trust import name_text, pin
 from portico.errors import NotFound, PorticoError
+from portico.files import remove_file
 from portico.management.api.models import (
     CaAnswer,
     CaInit,
@@ -63,7 +64,7 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
 
         def reissue() -> None:
             agent.credentials.issuer()  # a CA that cannot sign must not cost the certificate there is
-            (agent.credentials.directory / SERVER_NAME).unlink(missing_ok=True)
+            remove_file(agent.credentials.directory / SERVER_NAME)
             agent.credentials.secrets(settings, now_utc())
 
         await asyncio.to_thread(reissue)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import Field
 
+from portico import __version__
 from portico.management.api.models import Model
 from portico.management.api.recording import note
 from portico.management.api.roles import operator, viewer
@@ -50,8 +51,8 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
 
     @routes.get("")
     async def status(agent: Agent = the_agent) -> dict[str, Any]:
-        """The cluster as this server sees it: states, buckets, clients, counters, the last events."""
-        return await agent.balancer.status()
+        """The cluster as this server sees it: states, versions, buckets, clients, counters, the last events."""
+        return with_versions(agent, await agent.balancer.status())
 
     @routes.post("/explain")
     @viewer
@@ -72,9 +73,18 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
             await agent.peers.command(body.server, body.command)
         after = await agent.balancer.status()
         note(before=_state(before, body.server), after=_state(after, body.server))
-        return after
+        return with_versions(agent, after)
 
     return routes
+
+
+def with_versions(agent: Agent, status: dict[str, Any]) -> dict[str, Any]:
+    """The same with each server's `version` of Portico as it said itself; null for one that has said nothing yet."""
+    for server in status.get("servers", ()):
+        link = agent.peers.links.get(server["name"])
+        said = link.said.get("version") if link is not None else None
+        server["version"] = __version__ if server["name"] == agent.peers.own_name else said
+    return status
 
 
 def _state(status: dict[str, Any], name: str) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from portico.administration.access import Access, Caller
 from portico.administration.limits import BackOff, RateLimit, place
 from portico.administration.roles import Principal, Role, current
 from portico.errors import InvalidInput, LimitReached, NotPermitted, PorticoError
+from portico.http_status import status_of
 from portico.management.api.forwarding import SERVER_HEADER, Forwarding
 from portico.management.api.recording import Recorder
 from portico.management.api.roles import READING, Requirements
-from portico.management.api.statuses import status_of
 
 log = logging.getLogger("portico.access")
 

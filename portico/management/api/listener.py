@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any, Final
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from portico.administration.limits import place
-from portico.errors import PorticoError, Unavailable
+from portico.errors import NotPermitted, PorticoError, Unavailable
 from portico.management.api.connection import ApiProtocol
 from portico.server.agent import Agent
 from portico.settings.effective import Effective
@@ -52,6 +53,8 @@ class Plan:
     device: str | None
     names: tuple[str, ...]
     named_addresses: tuple[Address, ...]
+    imported: tuple[Path, Path] | None = None
+    """Files of a certificate and its key, instead of one of the administration's CA."""
 
 
 def plan(settings: Settings | None, values: Effective | None) -> Plan | None:
@@ -73,7 +76,9 @@ def plan(settings: Settings | None, values: Effective | None) -> Plan | None:
     if not chosen:
         return None
     one = server.internet_interface == server.internal_interface
+    certificate, key = settings.management.certificate_file, settings.management.key_file
     return Plan(
+        imported=(Path(certificate), Path(key)) if certificate is not None and key is not None else None,
         addresses=chosen,
         port=settings.management.port,
         device=None if given or one else server.internal_interface,
@@ -155,15 +160,24 @@ class ApiListener:
         digest = await asyncio.to_thread(authority.digest)
         same = self._plan is not None and self._plan.names == wanted.names
         same = same and self._plan is not None and self._plan.named_addresses == wanted.named_addresses
+        same = same and self._plan is not None and self._plan.imported == wanted.imported
+        if wanted.imported is not None:
+            # Its owner renews it by exchanging the files.
+            digest += await asyncio.to_thread(_state_of, wanted.imported)
         if self._context is not None and same and digest == self._digest and now - self._renewed < RENEWAL_LOOK:
             return
 
         def make() -> ssl.SSLContext:
+            if wanted.imported is not None:
+                authority.ensure(self._agent.access.now())  # administrators' certificates are of it in any case
+                return authority.context(*wanted.imported)
             path = authority.server_certificate(wanted.names, wanted.named_addresses, self._agent.access.now())
             return authority.context(path)
 
         self._context = await asyncio.to_thread(make)
-        self._digest, self._renewed = authority.digest(), now
+        if wanted.imported is None:
+            digest = authority.digest()
+        self._digest, self._renewed = digest, now
 
     def _listen(self, wanted: Plan) -> None:
         try:
@@ -241,6 +255,30 @@ class ApiListener:
             self._open[where] -= 1
             if self._open[where] <= 0:
                 del self._open[where]
+
+
+def _state_of(files: tuple[Path, Path]) -> str:
+    """Tells whether files were exchanged. Raises NotPermitted: others may read the key; Unavailable: one is missing."""
+    found = []
+    for path in files:
+        try:
+            seen = path.stat()
+        except OSError as error:
+            raise Unavailable(
+                f"The API's certificate cannot be used: {path}",
+                why=error.strerror or str(error),
+                resolution="Put the file there on every server, or clear management.certificate_file and key_file",
+                code="MANAGEMENT_CERTIFICATE",
+            ) from None
+        found.append((seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_mode))
+    if found[1][3] & 0o077:
+        raise NotPermitted(
+            f"The key of the API's certificate is not used: {files[1]}",
+            why="others than its owner may read the file",
+            resolution=f"chmod 600 {files[1]}",
+            code="MANAGEMENT_CERTIFICATE",
+        )
+    return repr(found)
 
 
 def _socket(address: Address, port: int, device: str | None) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -11,6 +12,7 @@ from pydantic import Field
 from portico.errors import InvalidInput
 from portico.management.api.models import Fault, Model, OutcomeAnswer
 from portico.server.agent import Agent, Outcome
+from portico.server.credentials import now_utc
 from portico.settings.cluster_store import ClusterStore
 
 
@@ -19,6 +21,7 @@ class StoreMember(Model):
 
     endpoint: str
     name: str | None
+    witness: bool
     state: str
     version: str | None
     bytes: int | None
@@ -35,6 +38,14 @@ class StoreProcess(Model):
     unit: str | None
 
 
+class WitnessModel(Model):
+    """The machine that is no server and votes. `silent_seconds`: since this server heard it; None while it rests."""
+
+    name: str
+    address: str
+    silent_seconds: float | None
+
+
 class StoreAnswer(Model):
     """The store as the server that answers sees it; `problem` says why settings are read-only."""
 
@@ -49,14 +60,15 @@ class StoreAnswer(Model):
     voters_why: str
     revision: int
     members: list[StoreMember]
+    witness: WitnessModel | None
     process: StoreProcess | None
 
 
-class _Authored(Model):
+class Authored(Model):
     author: str = Field(default="root", max_length=200)
 
 
-class MoveRequest(_Authored):
+class MoveRequest(Authored):
     """Where to. Endpoints, CA, certificate and key are of an etcd that is there already."""
 
     kind: Literal["sqlite", "etcd"]
@@ -66,7 +78,24 @@ class MoveRequest(_Authored):
     key: str | None = None
 
 
-class RecoverRequest(_Authored):
+class WitnessRequest(Model):
+    """`address` is where the servers find it; null: the one from which it asks."""
+
+    name: str = Field(max_length=63)
+    address: str | None = Field(default=None, max_length=64)
+    lifetime_seconds: int = Field(default=3600, ge=1, le=86_400)
+
+
+class WitnessToken(Model):
+    """`token` is shown once and kept by nobody."""
+
+    name: str
+    token: str
+    expires: str
+    server: str
+
+
+class RecoverRequest(Authored):
     """`force` also while the store works."""
 
     force: bool = False
@@ -127,5 +156,18 @@ def router(
     async def compact(agent: Agent = the_agent) -> Compacted:
         """Deletes old revisions from etcd and gives their space back; the servers keep theirs."""
         return Compacted(deleted=await agent.peers.moves.compact())
+
+    @routes.post("/witness")
+    async def witness(body: WitnessRequest, agent: Agent = the_agent) -> WitnessToken:
+        """Makes a token with which one machine becomes the witness: it votes beside two servers and is none."""
+        lifetime = timedelta(seconds=body.lifetime_seconds)
+        expires = now_utc() + lifetime
+        made = await agent.peers.witnessing.create_token(body.name, body.address, lifetime)
+        return WitnessToken(name=made.name, token=made.text, expires=expires.isoformat(), server=agent.peers.own_name)
+
+    @routes.post("/witness/remove")
+    async def remove_witness(body: Authored, agent: Agent = the_agent) -> OutcomeAnswer:
+        """Takes the witness out, also one that does not answer."""
+        return answer(agent, await agent.peers.witnessing.remove(body.author))
 
     return routes

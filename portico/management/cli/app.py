@@ -41,6 +41,7 @@ _GROUPS = (
     ("lb", "Load balancing: several servers share one entrance."),
     ("cluster", "The servers that share it now: states, buckets, clients; start, stop, drain."),
     ("client", "This machine as a remote computer."),
+    ("witness", "This machine as the witness of a cluster of two servers."),
     ("admin", "Who administers the cluster: tokens, certificates, sessions."),
     ("backup", "One encrypted file of everything that the service needs: create, verify, show."),
     ("audit", "What was changed, by whom, from where."),

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from rich.console import Console
 
 from portico.errors import InvalidInput, NotFound
-from portico.files import exclusive, not_written, read_file
+from portico.files import exclusive
 from portico.management.api.serve import LOCK_NAME
 from portico.management.cli import output
+from portico.management.cli.connection import server
 from portico.paths import server_state
-from portico.server.backup.archive import Manifest, read, snapshot, written
-from portico.server.backup.container import Passphrase, seal, unseal
+from portico.server.backup.archive import Manifest, read
+from portico.server.backup.container import Passphrase, unseal
+from portico.server.backup.keys import passphrase, private_key, public_key
+from portico.server.backup.moving import parse_moves
 from portico.server.backup.restoring import restore as put_back
 from portico.server.backup.restoring import settle
-from portico.server.machine import read_own_name
+from portico.server.backup.writing import write_backup
 
 app = typer.Typer()
 
@@ -52,25 +52,8 @@ def create(
     Example: `portico backup create /mnt/safe/portico.backup --recipient backup.pub`
     """
     output.require_root("make a backup")
-    to = _public(recipient) if recipient is not None else _passphrase(passphrase_file, twice=True)
-    state = server_state()
-    temporary: str | None = None
-    with snapshot(state, server=read_own_name(state), now=datetime.now(UTC), accounting=accounting) as (manifest, copy):
-        try:
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # always 0600
-            with os.fdopen(descriptor, "wb") as target:
-                for piece in seal(written(manifest, copy, _progress(manifest)), to):
-                    target.write(piece)
-                target.flush()
-                os.fsync(target.fileno())
-            Path(temporary).replace(file)
-            temporary = None
-        except OSError as error:
-            raise not_written(file, error) from None
-        finally:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
+    to = public_key(recipient) if recipient is not None else _passphrase(passphrase_file, twice=True)
+    manifest = write_backup(server_state(), file, to, now=datetime.now(UTC), accounting=accounting, progress=_progress)
     _show(manifest, f"Wrote {file}")
 
 
@@ -98,11 +81,86 @@ def contents(
     output.show(manifest.as_dict(), lambda out: out.print(output.table(["File", "Size"], rows)))
 
 
+@app.command("status")
+def status(json: output.Json = False) -> None:
+    """Show the schedule of a server, and what became of its last backup.
+
+    Example: `portico backup status`
+    """
+    with server() as api:
+        found = api.get("/v1/backup")
+    last = found["last"]
+    fault = last["error"]["what"] if last is not None and last["error"] else None
+    rows = {
+        "Schedule": "enabled" if found["enabled"] else "disabled",
+        "Directory": found["directory"],
+        "Next": found["next"][:16].replace("T", " ") + " UTC" if found["next"] else None,
+        "Last": f"{last['at'][:16].replace('T', ' ')} UTC: {fault or last['file']}" if last is not None else "never",
+    }
+    output.show(found, lambda out: out.print(output.fields(rows)))
+
+
+@app.command("list")
+def list_command(json: output.Json = False) -> None:
+    """List the backups that a server has made by schedule, newest first.
+
+    Example: `portico backup list`
+    """
+    with server() as api:
+        found = api.get("/v1/backup/files")
+    rows = [(f["name"], output.bytes_text(f["size"]), output.time_text(f["modified"])) for f in found["files"]]
+    output.show(found, lambda out: out.print(output.table(["Name", "Size", "Made"], rows, empty="No backups.")))
+
+
+@app.command("make")
+def make(json: output.Json = False) -> None:
+    """Let a server make a backup now, where its settings say; from another machine with --server.
+
+    Example: `portico backup make`
+    """
+    with server() as api:
+        made = api.post("/v1/backup/make")
+    output.show(made, lambda out: out.print(f"Made {made['file']}: revision {made['revision']}", markup=False))
+
+
+@app.command("plan")
+def plan(name: Annotated[str, typer.Argument(help="As the list has it.")], json: output.Json = False) -> None:
+    """Let a server read one of its backups whole, and show what a restore would change in the settings.
+
+    Example: `portico backup plan portico-da1-20270101T023000Z.backup`
+    """
+    with server() as api:
+        found = api.post(f"/v1/backup/files/{quote(name, safe='')}/plan")
+    text = "\n".join(found["lines"] or ["No difference."])
+    output.show(found, lambda out: out.print(text, markup=False))
+
+
+@app.command("download")
+def download(
+    name: Annotated[str, typer.Argument(help="As the list has it.")],
+    into: Annotated[Path, typer.Argument(metavar="FILE", help="Where it is written, with mode 0600.")],
+    json: output.Json = False,
+) -> None:
+    """Fetch a backup of a server, encrypted as it is.
+
+    Example: `portico backup download portico-da1-20270101T023000Z.backup ./da1.backup`
+    """
+    with server() as api:
+        size = api.save(f"/v1/backup/files/{quote(name, safe='')}", into)
+    output.show({"file": str(into), "size": size}, lambda out: out.print(f"Wrote {into}", markup=False))
+
+
 def restore(
     file: File,
     passphrase_file: PassphraseFile = None,
     key: KeyFile = None,
     force: Annotated[bool, typer.Option("--force", help="Over existing settings, which are put aside.")] = False,
+    interfaces: Annotated[
+        list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="An interface of another name on this machine.")
+    ] = None,
+    addresses: Annotated[
+        list[str] | None, typer.Option("--address", metavar="OLD=NEW", help="An address that is another one here.")
+    ] = None,
     dry_run: output.DryRun = False,
     json: output.Json = False,
 ) -> None:
@@ -113,6 +171,7 @@ def restore(
     Example: `portico restore portico.backup --dry-run`
     """
     output.require_root("restore a backup")
+    moves = parse_moves(interfaces or [], addresses or [])
     state = server_state()
     with contextlib.ExitStack() as stack:
         if state.exists():
@@ -122,7 +181,7 @@ def restore(
         if before is not None:
             output.note(f"An earlier restore was interrupted: the {before} state is in force")
         pieces = stack.enter_context(_opened(file, passphrase_file, key))
-        done = put_back(pieces, state, now=datetime.now(UTC), force=force, dry_run=dry_run)
+        done = put_back(pieces, state, now=datetime.now(UTC), force=force, dry_run=dry_run, moves=moves)
     text = "Would restore" if dry_run else "Restored; start it with: portico server start"
     _show(done.manifest, f"{text} (the former state is {done.aside})" if done.aside else text)
 
@@ -158,13 +217,13 @@ def _opened(file: Path, passphrase_file: Path | None, key: Path | None) -> Itera
     except OSError as error:
         raise NotFound(f"cannot read {file}", why=str(error), resolution="Correct the path") from None
     with source:
-        by = _private(key) if key is not None else _passphrase(passphrase_file, twice=False)
+        by = private_key(key) if key is not None else _passphrase(passphrase_file, twice=False)
         yield unseal(source, by)
 
 
 def _passphrase(path: Path | None, *, twice: bool) -> Passphrase:
     if path is not None:
-        return Passphrase(read_file(path, limit=4096).split(b"\n")[0])
+        return passphrase(path)
     if not sys.stdin.isatty():
         raise InvalidInput(
             "The backup needs a passphrase", why="there is no terminal to ask on", resolution="Give --passphrase-file"
@@ -173,27 +232,3 @@ def _passphrase(path: Path | None, *, twice: bool) -> Passphrase:
     if twice and getpass.getpass("Again: ") != text:
         raise InvalidInput("The passphrases differ", resolution="Type the same one twice")
     return Passphrase(text.encode())
-
-
-def _public(path: Path) -> X25519PublicKey:
-    with contextlib.suppress(ValueError, TypeError):
-        key = load_pem_public_key(read_file(path))
-        if isinstance(key, X25519PublicKey):
-            return key
-    raise _no_key(path, "public")
-
-
-def _private(path: Path) -> X25519PrivateKey:
-    with contextlib.suppress(ValueError, TypeError):
-        key = load_pem_private_key(read_file(path), password=None)
-        if isinstance(key, X25519PrivateKey):
-            return key
-    raise _no_key(path, "private")
-
-
-def _no_key(path: Path, kind: str) -> InvalidInput:
-    return InvalidInput(
-        f"{path} is no X25519 {kind} key",
-        resolution="Make one: openssl genpkey -algorithm x25519 -out backup.key; "
-        "openssl pkey -in backup.key -pubout -out backup.pub",
-    )

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,30 +23,29 @@ from portico.client.identity import ClientFiles, LocalSettings, Wish, not_enroll
 from portico.client.service import run as run_service
 from portico.errors import Conflict, InvalidInput, PorticoError, Unavailable
 from portico.files import read_file
-from portico.management.cli import user_login, windows
+from portico.management.cli import client_assistant, user_login, windows
 from portico.management.cli.output import (
     Json,
     Progress,
     Yes,
-    bytes_text,
     confirm,
-    duration_text,
     fields,
     note,
     require_root,
     show,
-    table,
     time_text,
-    wants_json,
     warn,
 )
 
 app = typer.Typer(help="This machine as a remote computer.", no_args_is_help=True)
+app.command("status")(client_assistant.status)
+app.command("page")(client_assistant.page)
+app.command("collect")(client_assistant.collect)
 app.command("export")(windows.export)
 app.command("login")(user_login.login)
 app.command("logout")(user_login.logout)
 
-_CONNECTED = "ConnectedRemotely"
+_CONNECTED = ("ConnectedRemotely", "ConnectedLocally")
 
 ProxyFlag = Annotated[
     str | None,
@@ -152,7 +150,7 @@ def connect(wait: Wait = 15.0, json: Json = False) -> None:
     status = ask("POST", "connect")
     if wait > 0:
         status = _wait_connected(progress, wait)
-    show(status, lambda out: _draw(out, status))
+    show(status, lambda out: client_assistant.draw_status(out, status))
 
 
 @app.command()
@@ -165,17 +163,6 @@ def disconnect(json: Json = False) -> None:
     with progress.step("Close the tunnel and give the machine's DNS back"):
         status = ask("POST", "disconnect")
     show(status, lambda _: None)
-
-
-@app.command()
-def status(json: Json = False) -> None:
-    """Whether this computer is on the intranet, and if not, why.
-
-    Example: `portico client status --json`
-    """
-    user_login.refresh()
-    found = ask("GET", "status")
-    show(found, lambda out: _draw(out, found))
 
 
 @app.command()
@@ -363,53 +350,22 @@ def _wait_connected(progress: Progress, seconds: float) -> dict[str, Any]:
     with progress.step("Connect") as detail:
         while True:
             found = ask("GET", "status")
-            if found["status"] == _CONNECTED:
+            if found["status"] in _CONNECTED:
                 detail(", ".join(found["addresses"]))
                 return found
             if time.monotonic() >= deadline:
                 break
             time.sleep(0.1)
         error = found.get("last_error") or {}
-        why = error.get("text") or "; ".join(found.get("problems", ())) or f"no tunnel within {seconds:g} s"
+        why = (
+            client_assistant.first_failure(found)
+            or error.get("text")
+            or "; ".join(found.get("problems", ()))
+            or f"no tunnel within {seconds:g} s"
+        )
         raise Unavailable(
             f"Not connected ({found['status']}, {found['substatus']})",
             why=why,
             resolution="The agent goes on trying; watch it with: portico client status",
             code="NOT_CONNECTED",
         )
-
-
-def _draw(out: Console, found: Mapping[str, Any]) -> None:
-    now = time.time()
-    error = found.get("last_error")
-    since, upcoming = found.get("since"), found.get("next_attempt")
-    substatus = found["substatus"]
-    out.print(
-        fields(
-            {
-                "Status": found["status"] + (f" ({substatus})" if substatus != "None" else ""),
-                "Name": found.get("name") or None,
-                "Server": found.get("server") or None,
-                "Connected to": found.get("peer") or None,
-                "Proxy": found.get("proxy") or None,
-                "Transition technology": found["transition_technology"],
-                "IP-HTTPS interface": found["interface_status"],
-                "Addresses": ", ".join(found["addresses"]) or None,
-                "Routes": ", ".join(found["routes"]) or None,
-                "Since": f"{time_text(since)} ({duration_text(now - since)})" if since else None,
-                "Received / sent": f"{bytes_text(found['bytes_in'])} / {bytes_text(found['bytes_out'])}",
-                "Last error": f"{error['text']} ({error['hex']}) at {time_text(error['at'])}" if error else None,
-                "Next attempt": f"in {duration_text(upcoming - now)}" if upcoming else None,
-                **user_login.level_fields(dict(found)),
-                "Certificate until": time_text(found.get("certificate_expires")) or None,
-                "DNS": f"{found['dns_mode']}, resolver {found['resolver']}" if found.get("resolver") else None,
-            }
-        )
-    )
-    rows = [(rule["namespace"], ", ".join(rule["dns_servers"]) or "exemption") for rule in found["nrpt"]]
-    if rows:
-        out.print()
-        out.print(table(["Namespace", "DNS servers"], rows))
-    if not wants_json():
-        for problem in found["problems"]:
-            warn(problem)

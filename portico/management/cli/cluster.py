@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from portico.errors import NotFound
-from portico.management.cli import output, store
+from portico.management.cli import output, store, upgrade
 from portico.management.cli.connection import completed, server
 
 app = typer.Typer()
+app.command("upgrade")(upgrade.turns)
 app.add_typer(store.app, name="store", help="Where revisions of the settings are decided.", no_args_is_help=True)
 
 BUCKETS_IN_A_LINE = 60
@@ -178,10 +179,11 @@ def _show(out: Console, found: dict[str, Any]) -> None:
             "/".join(map(str, item["buckets"][1:])),
             clients.get(item["name"], 0),
             ", ".join(item["paths"]),
+            item.get("version") or "",
         )
         for item in found["servers"]
     ]
-    columns = ["Server", "Priority", "State", "Conditions", "Weight", "Buckets", "Clients", "Heard on"]
+    columns = ["Server", "Priority", "State", "Conditions", "Weight", "Buckets", "Clients", "Heard on", "Version"]
     out.print(output.table(columns, rows))
     names = {item["priority"]: item["name"] for item in found["servers"]}
     for rule in found["rules"]:

@@ -34,6 +34,7 @@ class Profile:
         authority: PEM of the CA that signs its servers' certificates; None: those of the system are trusted.
         token: an API token or a session.
         certificate: file with an administrator's certificate and key.
+        names: whether a server's certificate must be for its name: the CA signs others than this cluster's servers.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Profile:
     authority: str | None = None
     token: str | None = field(default=None, repr=False)
     certificate: str | None = None
+    names: bool = False
 
 
 class Profiles:

@@ -113,7 +113,7 @@ def tls(profile: Profile) -> ssl.SSLContext:
             context.load_verify_locations(cadata=profile.authority)
             # This CA signs the servers of this one cluster and nothing else that may serve: whichever answers is it,
             # by whatever name or address it is reached.
-            context.check_hostname = False
+            context.check_hostname = profile.names
         else:
             context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -158,7 +158,7 @@ def ask_authority(url: str) -> str:
     if not isinstance(authority, str) or not authority:
         raise Unavailable(
             f"The server at {url} names no CA",
-            why="it is no Portico server, or has none",
-            resolution="Check the address",
+            why="it is no Portico server, or its certificate is of another CA",
+            resolution="Check the address; name that CA: portico connect NAME URL --names --ca FILE, or --system-ca",
         )
     return authority

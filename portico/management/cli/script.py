@@ -28,6 +28,9 @@ def add_script(app: typer.Typer, group: str) -> None:
         name = registered.name or callback.__name__.replace("_", "-")
         if f"{group} {name}" in actions():
             registered.callback = _scripted(callback, f"{group} {name}")
+    for inner in app.registered_groups:
+        if inner.typer_instance is not None and isinstance(inner.name, str):
+            add_script(inner.typer_instance, f"{group} {inner.name}")
 
 
 def of_call(action: str, context: typer.Context) -> Script:

@@ -1,4 +1,4 @@
-"""`portico server`: install, join, run, start, stop, status, uninstall."""
+"""`portico server`: install, join, upgrade, run, start, stop, status, uninstall."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from portico import paths
-from portico.errors import InvalidInput, PorticoError
-from portico.management.cli import output
+from portico.errors import PorticoError
+from portico.management.cli import output, upgrade, wizard
 from portico.management.cli.connection import author, server
 from portico.management.cli.join import join
+from portico.management.wizard.questions import Topology
 from portico.server import control, install
 from portico.server.facts import read_facts
 from portico.settings.document import dump, load_data, load_file
-from portico.settings.facts import Facts
 from portico.settings.model import Settings
 from portico.settings.problems import SettingsRefused, errors
 from portico.settings.verify import verify
@@ -38,6 +38,9 @@ def install_command(
     internal: Annotated[str | None, typer.Option(help="Network interface to the intranet.")] = None,
     dns: Annotated[list[str] | None, typer.Option(help="DNS server of the intranet; may be repeated.")] = None,
     prefix: Annotated[str | None, typer.Option(help="IPv6 /48 of the organisation; made up when not given.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the answers to this file, for --file on another machine.")
+    ] = None,
     start: Annotated[bool, typer.Option(help="Start serving afterwards.")] = True,
     yes: output.Yes = False,
     dry_run: output.DryRun = False,
@@ -46,8 +49,9 @@ def install_command(
     """Make this machine a Remote Access server.
 
     Asks what is needed, or takes a file or options; checks everything before anything is changed; can be repeated.
+    Each answer is checked at once; `<` goes back, and until the last question nothing is changed.
 
-    Example: `portico server install`
+    Example: `portico server install --save answers.yaml`
 
     Example: `portico server install --file settings.yaml --dry-run`
 
@@ -56,17 +60,29 @@ def install_command(
     """
     state = paths.server_state()
     install.refuse_second_installation(state)
+    if save is not None:
+        wizard.require_free(save)
+    asks = file is None and not yes and wizard.can_ask()
     if file is not None:
         settings = load_file(file)
+    elif asks:
+        if not dry_run:
+            output.require_root("Cannot install the server")
+        given = _given(domain, connect_to, internet, internal, dns, prefix)
+        plan = lambda settings: [step.name for step in _steps(settings, state)]  # noqa: E731
+        settings = wizard.ask(given, plan, last=None if dry_run else "Install this?")
     else:
-        given = {"domain": domain, "connect_to": connect_to, "internet": internet, "internal": internal}
-        settings = _asked(given, dns, prefix, ask=not yes and not json)
+        needed = {"domain": domain, "connect_to": connect_to, "internet": internet, "internal": internal}
+        settings = _from_options(needed, dns, prefix)
     problems = verify(settings, read_facts(settings, resolve=True))
     if errors(problems):
         raise SettingsRefused("This machine cannot be installed with these settings", problems)
-    for problem in problems:
-        output.warn(str(problem))
-    steps = [step for step in install.install_steps(settings, state, author=author()) if step.needed()]
+    if not asks:  # whoever answered has seen them
+        for problem in problems:
+            output.warn(str(problem))
+    steps = _steps(settings, state)
+    if save is not None:
+        wizard.save(settings, save)
     if dry_run:
         output.show(
             {"settings": settings.as_data(), "steps": [step.name for step in steps], "dry_run": True},
@@ -74,9 +90,10 @@ def install_command(
         )
         return
     output.require_root("Cannot install the server")
-    if not output.wants_json():
-        _show_plan(output.stderr(), settings, steps)
-    output.confirm("Install this?", yes=yes)
+    if not asks:
+        if not output.wants_json():
+            _show_plan(output.stderr(), settings, steps)
+        output.confirm("Install this?", yes=yes)
     progress = output.Progress()
     _run_steps(steps, progress)
     running = ""
@@ -90,6 +107,8 @@ def install_command(
 
 
 app.command("join")(join)
+app.command("upgrade")(upgrade.upgrade)
+app.command("refresh", hidden=True)(upgrade.refresh)
 
 
 @app.command("status")
@@ -236,52 +255,55 @@ def _run_steps(steps: list[install.Step], progress: output.Progress) -> None:
                 detail(text)
 
 
-def _asked(given: dict[str, str | None], dns: list[str] | None, prefix: str | None, *, ask: bool) -> Settings:
-    """A document from options and, on a terminal, questions with the machine's own values as defaults."""
-    facts = read_facts()
-    names = _interfaces(facts)
-    questions = {
-        "domain": ("DNS domain of the intranet", None),
-        "connect_to": ("Public name or address that clients dial", None),
-        "internet": ("Interface to the Internet", names[0] if names else None),
-        "internal": ("Interface to the intranet", names[1] if len(names) > 1 else (names[0] if names else None)),
+def _steps(settings: Settings, state: Path) -> list[install.Step]:
+    return [step for step in install.install_steps(settings, state, author=author()) if step.needed()]
+
+
+def _given(
+    domain: str | None,
+    connect_to: str | None,
+    internet: str | None,
+    internal: str | None,
+    dns: list[str] | None,
+    prefix: str | None,
+) -> dict[str, str]:
+    """Options as answers of the wizard, which does not ask for them then."""
+    given = {
+        "domain": domain,
+        "connect_to": connect_to,
+        "internet": internet,
+        "internal": internal,
+        "dns": ", ".join(dns) if dns else None,
+        "organisation": prefix,
     }
-    values = dict(given)
-    for key, (question, default) in questions.items():
-        if values[key] is None and ask:
-            values[key] = typer.prompt(question, default=default, err=True)
-    missing = [f"--{key.replace('_', '-')}" for key, value in values.items() if value is None]
+    if internet is not None and internet == internal:
+        given |= {"topology": Topology.SINGLE_ADAPTER, "internal": None}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _from_options(given: dict[str, str | None], dns: list[str] | None, prefix: str | None) -> Settings:
+    """A document from options alone."""
+    missing = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is None]
     if missing:
-        raise InvalidInput(
-            "The settings are incomplete",
-            why=f"missing: {', '.join(missing)}",
-            resolution="Give these options, or --file settings.yaml, or answer the questions on a terminal",
-        )
-    if dns is None and ask:
-        text = typer.prompt("DNS servers of the intranet (comma between them)", default="", err=True)
-        dns = [part.strip() for part in text.split(",") if part.strip()]
+        raise wizard.nobody_to_ask(missing)
     organisation = prefix or str(generate_organisation_prefix(secrets.token_bytes))
     return load_data(
         {
             "schema_version": 1,
             "deployment": {
-                "domain": values["domain"],
-                "connect_to": values["connect_to"],
+                "domain": given["domain"],
+                "connect_to": given["connect_to"],
                 "organisation_prefix": organisation,
             },
             "server": {
                 "name": socket.gethostname().split(".")[0],
-                "internet_interface": values["internet"],
-                "internal_interface": values["internal"],
+                "internet_interface": given["internet"],
+                "internal_interface": given["internal"],
             },
             "dns64": {"upstream_servers": dns or []},
         },
         source="the answers",
     )
-
-
-def _interfaces(facts: Facts) -> list[str]:
-    return [name for name, item in (facts.interfaces or {}).items() if item.up and name != "lo"]
 
 
 def _show_plan(out: Console, settings: Settings, steps: list[install.Step]) -> None:

@@ -31,6 +31,9 @@ def connect(
     ca: Annotated[
         Path | None, typer.Option("--ca", help="PEM file of the CA, instead of asking the server for it.")
     ] = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="With --ca: it is an organisation's CA, so servers' names are checked too.")
+    ] = False,
     system: Annotated[bool, typer.Option("--system-ca", help="Trust the CAs of this machine.")] = False,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", help="PEM file with your certificate and its key, to log in with.")
@@ -60,7 +63,9 @@ def connect(
             output.note(f"The SHA-256 of its CA is {found}")
             output.note("On a server of the cluster, this prints the same: portico admin pin")
             output.confirm("Is it the same?", yes=yes)
-    profile = Profile(name, place, authority, certificate=str(certificate.absolute()) if certificate else None)
+    profile = Profile(
+        name, place, authority, names=names, certificate=str(certificate.absolute()) if certificate else None
+    )
     RemoteTransport(profile).close()  # says now what of it cannot be used
     Profiles.load().keep(profile)
     result = {"name": name, "url": place, "pin": pin(authority) if authority else None}

@@ -1,4 +1,4 @@
-"""`portico cluster store`: status, move, recover, rejoin, compact."""
+"""`portico cluster store`: status, move, recover, rejoin, compact, witness."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from rich.markup import escape
 from portico.errors import InvalidInput
 from portico.management.cli import output
 from portico.management.cli.connection import author, server
+from portico.management.cli.times import parse_duration
 
 app = typer.Typer()
+witness_app = typer.Typer()
+app.add_typer(
+    witness_app,
+    name="witness",
+    help="A machine that is no server and votes beside two servers.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -101,6 +109,46 @@ def compact(json: output.Json = False) -> None:
     output.show(found, lambda out: out.print(f"Old revisions deleted: {found['deleted']}"))
 
 
+@witness_app.command("add")
+def add_witness(
+    name: Annotated[str, typer.Argument(help="Name of the machine; it is none of the servers.")],
+    address: Annotated[
+        str | None, typer.Option(help="Where the servers find it; without it the address from which it asks.")
+    ] = None,
+    ttl: Annotated[str, typer.Option(help="How long the token works, for example 30m or 2h; a day at most.")] = "1h",
+    yes: output.Yes = False,
+    json: output.Json = False,
+) -> None:
+    """Make a token with which a machine becomes the witness of a cluster of two servers, once.
+
+    The settings are in etcd already. With a witness either of the two servers can be lost, and settings can still be
+    changed. Run what is printed on that machine, which needs the package etcd-server.
+
+    Example: `portico cluster store witness add witness1`
+    """
+    output.confirm(f"Make a token with which {name} becomes the witness?", yes=yes)
+    body = {"name": name, "address": address, "lifetime_seconds": parse_duration(ttl)}
+    with server() as api:
+        made = api.post("/v1/cluster/store/witness", body)
+
+    def people(out: Console) -> None:
+        output.note(f"Lets {made['name']} ask once, until {made['expires'][:19].replace('T', ' ')} UTC. On it, run:")
+        output.note("portico witness install TOKEN")
+        out.print(made["token"], soft_wrap=True, markup=False)
+
+    output.show(made, people)
+
+
+@witness_app.command("remove")
+def remove_witness(yes: output.Yes = False, json: output.Json = False) -> None:
+    """Take the witness out, also one that does not answer. On it: `portico witness uninstall`.
+
+    Example: `portico cluster store witness remove`
+    """
+    output.confirm("Take the witness out? etcd is then on the first of two servers alone.", yes=yes)
+    _changed("/v1/cluster/store/witness/remove", {}, "There is no witness now")
+
+
 def _changed(path: str, body: dict[str, Any], text: str) -> None:
     with server() as api:
         found = api.post(path, {**body, "author": author()})
@@ -122,7 +170,7 @@ def _show(out: Console, found: dict[str, Any]) -> None:
     if found["members"]:
         rows = [
             (
-                item["name"] or "?",
+                f"{item['name'] or '?'}{' (witness)' if item['witness'] else ''}",
                 item["endpoint"],
                 item["state"],
                 item["version"] or "",
@@ -132,6 +180,11 @@ def _show(out: Console, found: dict[str, Any]) -> None:
             for item in found["members"]
         ]
         out.print(output.table(["Member", "Endpoint", "State", "Version", "Size", "Trouble"], rows))
+    witness = found["witness"]
+    if witness is not None:
+        silent = witness["silent_seconds"]
+        heard = "it rests" if silent is None else f"heard {silent:.0f} s ago"
+        out.print(f"Witness: {witness['name']} at {witness['address']}, {heard}", markup=False)
     process = found["process"]
     if process is not None and process["state"] != "stopped":
         reason = f": {process['reason']}" if process["reason"] else ""

@@ -92,6 +92,7 @@ class BalancedServer(Answer):
     state: str
     internet_dedicated_addresses: list[str]
     internal_dedicated_addresses: list[str]
+    server_prefix_index: int
 
 
 class LoadBalancing(Answer):
@@ -102,6 +103,9 @@ class LoadBalancing(Answer):
     internet_virtual_addresses: list[str]
     internal_virtual_addresses: list[str]
     client_addresses: str
+    heartbeat_milliseconds: int
+    missed_heartbeats: int
+    filter: str
     port_rules: list[dict[str, Any]]
     servers: list[BalancedServer]
 
@@ -112,6 +116,7 @@ class JoinToken(Answer):
     expires: str | None
     server: str
     problems: list[ProblemFound]
+    plan: list[dict[str, str]]
 
 
 class RemoteClient(Answer):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -10,28 +12,15 @@ from typing import Any, Final
 import httpx
 
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
-    NotFound,
     NotPermitted,
     PorticoError,
     Unavailable,
 )
+from portico.files import not_written
+from portico.http_status import kind_of
 
 PAGE: Final = 1000
 """Entries of a list asked for at a time."""
-
-_KINDS: dict[int, type[PorticoError]] = {
-    400: InvalidInput,
-    403: NotPermitted,
-    404: NotFound,
-    409: Conflict,
-    413: LimitReached,
-    422: InvalidInput,
-    429: LimitReached,
-    503: Unavailable,
-}
 
 
 class ApiClient:
@@ -112,6 +101,32 @@ class ApiClient:
         except (httpx.HTTPError, ValueError) as error:
             raise self._broken(error) from None
 
+    def save(self, path: str, file: Path) -> int:
+        """Writes the answer to a GET into a file of mode 0600, whole or not at all; returns how many bytes it has.
+
+        Raises:
+            PorticoError: as the server answered, or the file cannot be written.
+        """
+        temporary: str | None = None
+        try:
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+            with os.fdopen(descriptor, "wb") as target, self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise self._error(answer.status_code, self._data(answer))
+                for piece in answer.iter_bytes():
+                    target.write(piece)
+            size = Path(temporary).stat().st_size
+            Path(temporary).replace(file)
+            return size
+        except httpx.HTTPError as error:
+            raise self._broken(error) from None
+        except OSError as error:
+            raise not_written(file, error) from None
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
 
@@ -150,7 +165,7 @@ class ApiClient:
         fields = data.get("error") if isinstance(data, dict) else None
         if not isinstance(fields, dict):
             return Unavailable(f"The {self._what} failed", why=f"HTTP status {status}")
-        error = _KINDS.get(status, PorticoError)(
+        error = kind_of(status)(
             str(fields.get("what", "")),
             why=str(fields.get("why", "")),
             resolution=str(fields.get("resolution", "")),

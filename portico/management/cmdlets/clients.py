@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from portico.errors import Conflict, InvalidInput, NotFound
@@ -10,7 +11,7 @@ from portico.management.cmdlets.binding import Bound, Parameter
 from portico.management.cmdlets.changing import nothing_given, settings_change, warn
 from portico.management.cmdlets.cmdlet import Context, absent, cmdlet
 from portico.management.cmdlets.errors import not_built
-from portico.management.cmdlets.settings_data import at, managers, namespaces, put
+from portico.management.cmdlets.settings_data import TYPES, at, managers, namespaces, put
 from portico.management.cmdlets.values import PsObject, Value
 
 _ENTRYPOINT = Parameter("EntrypointName", position=0, missing="Multisite")
@@ -255,56 +256,60 @@ def set_nls(context: Context, bound: Bound, _flowing: list[Value] | None) -> lis
 
 # Management servers
 
-_TYPE = Parameter(
-    "Type",
-    choices=("Manual", "Sccm", "DC", "All"),
-    missing_values={"Sccm": "Finding servers in Active Directory", "DC": "Finding servers in Active Directory"},
-    help="Manual or All; none is found automatically.",
-)
-_MANAGER = Parameter(
-    "MgmtServer", "strings", position=0, required=True, help="Addresses or prefixes of management servers."
-)
+_TYPE = Parameter("Type", choices=("Manual", "Sccm", "DC", "All"), help="Only these; all of them by default.")
+_MANAGER = Parameter("MgmtServer", "strings", position=0, required=True, help="Addresses of management servers.")
 _MANAGER_NOTES = (
-    "They are `access.manage_out.from`: who on the intranet may open connections to clients. While all of it may "
-    "(`manage_out: true`), a first one restricts it to itself."
+    "They are `management_servers`: what computers reach before their user has authenticated, while "
+    "`access.user_authentication` is not none. One that has a name: `portico management-servers add NAME ADDRESS`."
 )
 
 
-def _mgmt(address: str) -> PsObject:
-    return PsObject("DAMgmtServer", [("Host", address), ("Type", "Manual"), ("IPAddresses", [address])], text=address)
+def _mgmt(server: dict[str, Any]) -> PsObject:
+    kind = TYPES.get(server["type"], "Manual")
+    fields = [("Host", server["name"]), ("Type", kind), ("IPAddresses", list(server["addresses"]))]
+    return PsObject("DAMgmtServer", fields, text=server["name"])
 
 
-def _mgmt_objects(context: Context) -> list[Value]:
-    found = managers(context.api.settings.show().settings)
-    if found is None:
-        context.host.warning("Every host of the intranet may open connections to clients; no server is listed")
-    return [_mgmt(address) for address in found or []]
+def _mgmt_objects(context: Context, wanted: str = "All") -> list[Value]:
+    found = [_mgmt(server) for server in managers(context.api.settings.show().settings)]
+    return [item for item in found if wanted.lower() in ("all", str(item.get("Type")).lower())]
 
 
-@cmdlet("Get-DAMgmtServer", "Shows who may open connections to clients.", _TYPE, _ENTRYPOINT, notes=_MANAGER_NOTES)
+@cmdlet(
+    "Get-DAMgmtServer",
+    "Shows the management servers, which computers reach before anybody has logged on.",
+    _TYPE,
+    _ENTRYPOINT,
+    notes=_MANAGER_NOTES,
+)
 def get_mgmt(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:
     context.computer(bound)
-    return _mgmt_objects(context)
+    return _mgmt_objects(context, str(bound.get("Type", "All")))
 
 
-def _prefixes(bound: Bound) -> list[str]:
+def _addresses(bound: Bound) -> list[str]:
+    """The addresses given, as the settings write them."""
     found = []
     for text in bound.get("MgmtServer"):
         tidy = "".join(str(text).split())
-        if not tidy or not all(char in "0123456789abcdefABCDEF.:/" for char in tidy):
+        try:
+            network = ip_network(tidy)
+        except ValueError:
             raise InvalidInput(
                 f"'{text}' is no address",
                 why="names are not looked up, as their addresses change",
-                resolution="Give the server's address, or a prefix",
+                resolution="Give the server's address, or add it by name: portico management-servers add NAME ADDRESS",
                 code="CMDLET_ARGUMENT",
-            )
-        found.append(tidy if "/" in tidy else f"{tidy}/{128 if ':' in tidy else 32}")
+            ) from None
+        if network.num_addresses > 1:
+            raise not_built(f"-MgmtServer {tidy}", "A prefix as management server")
+        found.append(str(network.network_address))
     return found
 
 
 @cmdlet(
     "Add-DAMgmtServer",
-    "Lets management servers open connections to clients.",
+    "Lets computers reach management servers before anybody has logged on.",
     _MANAGER,
     _PASS,
     changes=True,
@@ -312,46 +317,62 @@ def _prefixes(bound: Bound) -> list[str]:
     example="Add-DAMgmtServer -MgmtServer fd7c:1a2b:3c4d:1::10 -WhatIf",
 )
 def add_mgmt(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:
-    new = _prefixes(bound)
+    new = _addresses(bound)
 
     def edit(data: dict[str, Any]) -> None:
         former = managers(data)
-        if former is None:
-            warn(context, bound, ("Until now every host of the intranet could; from now on only the servers given",))
-        put(data, "access.manage_out", {"from": list(dict.fromkeys([*(former or []), *new]))})
+        known = {address for server in former for address in server["addresses"]}
+        added = [{"name": a, "addresses": [a], "type": "Manual"} for a in dict.fromkeys(new) if a not in known]
+        data["management_servers"] = [*former, *added]
+        if at(data, "access.user_authentication") == "none":
+            warn(context, bound, ("Computers reach all of the intranet anyway: access.user_authentication is none",))
 
-    outcome = settings_change(context, bound, edit, target=f"access.manage_out ({', '.join(new)})")
+    outcome = settings_change(context, bound, edit, target=f"management_servers ({', '.join(new)})")
     return _mgmt_objects(context) if outcome is not None and bound.switch("PassThru") else []
 
 
 @cmdlet(
     "Remove-DAMgmtServer",
-    "Takes the right to open connections to clients from management servers.",
-    _MANAGER,
+    "Takes management servers out of what computers reach before anybody has logged on.",
+    Parameter("MgmtServer", "strings", position=0, required=True, help="Their names, or addresses."),
     _PASS,
     _FORCE,
     changes=True,
-    notes="With the last one nobody may (`manage_out: false`).",
+    notes="Of a server with several addresses one address goes; with the last one it goes too.",
 )
 def remove_mgmt(context: Context, bound: Bound, _flowing: list[Value] | None) -> list[Value]:
-    gone = _prefixes(bound)
+    gone = ["".join(str(text).split()).removesuffix("/32").removesuffix("/128") for text in bound.get("MgmtServer")]
 
     def edit(data: dict[str, Any]) -> None:
-        former = managers(data) or []
-        missing = [prefix for prefix in gone if prefix not in former]
-        if missing:
-            raise NotFound(
-                f"{missing[0]} is no management server",
-                why=f"those are: {', '.join(former) or 'none by name'}",
-                resolution="List them: Get-DAMgmtServer",
-                code="MGMT_SERVER_MISSING",
-            )
-        left = [prefix for prefix in former if prefix not in gone]
-        put(data, "access.manage_out", {"from": left} if left else False)
+        left = managers(data)
+        for text in gone:
+            kept = [
+                {**server, "addresses": [a for a in server["addresses"] if not _same(a, text)]}
+                for server in left
+                if server["name"] != text
+            ]
+            kept = [server for server in kept if server["addresses"]]
+            if kept == left:
+                raise NotFound(
+                    f"{text} is no management server",
+                    why=f"those are: {', '.join(server['name'] for server in left) or 'none'}",
+                    resolution="List them: Get-DAMgmtServer",
+                    code="MGMT_SERVER_MISSING",
+                )
+            left = kept
+        data["management_servers"] = left
 
-    question = f"{', '.join(gone)} can no longer open connections to clients. Do you want to continue?"
-    outcome = settings_change(context, bound, edit, target=f"access.manage_out ({', '.join(gone)})", question=question)
+    question = f"Computers no longer reach {', '.join(gone)} before a user has logged on. Do you want to continue?"
+    outcome = settings_change(context, bound, edit, target=f"management_servers ({', '.join(gone)})", question=question)
     return _mgmt_objects(context) if outcome is not None and bound.switch("PassThru") else []
+
+
+def _same(address: str, text: str) -> bool:
+    """Whether a text is this address, in whatever form."""
+    try:
+        return ip_address(address) == ip_address(text)
+    except ValueError:
+        return False
 
 
 absent(

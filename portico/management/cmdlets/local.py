@@ -6,7 +6,11 @@ import os
 import secrets
 import socket
 import subprocess
+from ipaddress import ip_address
 from typing import Any
+
+import dns.exception
+import dns.resolver
 
 from portico import paths
 from portico.errors import Conflict, InvalidInput, NotPermitted
@@ -115,9 +119,22 @@ class ThisMachine:
                     "internet_interface": internet,
                     "internal_interface": internal,
                 },
+                "dns64": {"upstream_servers": _dns_servers()},
             },
             source="the cmdlet",
         )
+
+
+def _dns_servers() -> list[str]:
+    """The DNS servers that the machine asks, as on Windows. Its own stub is none that DNS64 could ask."""
+    servers: list[str] = []
+    for file in ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"):
+        try:
+            found = dns.resolver.Resolver(file).nameservers
+        except (OSError, dns.exception.DNSException):
+            continue
+        servers += [text for text in map(str, found) if not ip_address(text.partition("%")[0]).is_loopback]
+    return list(dict.fromkeys(servers))[:8]
 
 
 def _domain() -> str:

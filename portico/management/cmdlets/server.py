@@ -112,7 +112,7 @@ def get_remote_access(context: Context, bound: Bound, _flowing: list[Value] | No
         "QueryPolicy": None,
         **server,
         **nls,
-        "MgmtServer": managers(found.settings) or [],
+        "MgmtServer": [item["name"] for item in managers(found.settings)],
         "IPAssignmentMethod": None,
         "IPAddressRangeList": [],
         "IPv6Prefix": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from portico.management.client.models import SettingsDocument
@@ -34,9 +35,10 @@ def namespaces(found: SettingsDocument) -> list[str]:
     return list(dict.fromkeys([domain, *rules, *(at(found.settings, "nrpt.exemptions") or [])]))
 
 
-def managers(data: dict[str, Any]) -> list[str] | None:
-    """Who may open connections to clients; None is the whole intranet, an empty list nobody."""
-    value = at(data, "access.manage_out")
-    if value is True:
-        return None
-    return list(value["from"]) if isinstance(value, dict) else []
+TYPES: Mapping[str, str] = {"DomainController": "DC", "Update": "Sccm"}
+"""Kinds of management servers in the words of Windows; all others are Manual."""
+
+
+def managers(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """What computers reach before their user has authenticated: `{name, addresses, type}` each."""
+    return list(at(data, "management_servers") or [])

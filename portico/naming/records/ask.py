@@ -125,6 +125,17 @@ async def look(zone: str, members: Iterable[Member], wanted: Sequence[WantedName
     return list(await asyncio.gather(*(_member(zone, member, wanted, ask, gate) for member in members)))
 
 
+async def serials(zone: str, members: Iterable[Member], ask: Ask = send) -> dict[DnsServer, int | None]:
+    """The serial of the zone at the first address of each server; None where there is no answer. Never raises."""
+    gate = asyncio.Semaphore(_PARALLEL)
+
+    async def one(member: Member) -> tuple[DnsServer, int | None]:
+        async with gate:
+            return member.addresses[0], await _serial(zone, member.addresses[0], ask)
+
+    return dict(await asyncio.gather(*map(one, members)))
+
+
 async def addresses_of(name: str, servers: Sequence[DnsServer], ask: Ask = send) -> list[Address]:
     """A name's addresses by the first of these servers that answers; aliases are followed there."""
     return await _addresses(name, servers, ask)
@@ -172,11 +183,7 @@ async def _view(
 
     async def version() -> int | None:
         async with gate:
-            answer = await _answer(zone, "SOA", server, ask)
-        if isinstance(answer, str):
-            return None
-        found = [rdata for rrset in answer.answer for rdata in rrset if isinstance(rdata, dns.rdtypes.ANY.SOA.SOA)]
-        return found[0].serial if found else None
+            return await _serial(zone, server, ask)
 
     first = await one(wanted[0].name, "A") if wanted else ""
     if first:  # whoever does not answer once is not waited for again
@@ -186,6 +193,14 @@ async def _view(
     trouble = next((text for text in troubles if text), "")
     assert serial is None or isinstance(serial, int)
     return ServerView(server, host, serial, str(trouble), sets, aliases)
+
+
+async def _serial(zone: str, server: DnsServer, ask: Ask) -> int | None:
+    answer = await _answer(zone, "SOA", server, ask)
+    if isinstance(answer, str):
+        return None
+    found = [rdata for rrset in answer.answer for rdata in rrset if isinstance(rdata, dns.rdtypes.ANY.SOA.SOA)]
+    return found[0].serial if found else None
 
 
 async def _answer(

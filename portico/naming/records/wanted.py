@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
 
-from portico.settings.addresses import Address, embed_ipv4, mapping_of
+from portico.settings.addresses import Address
 from portico.settings.effective import Effective
 from portico.settings.located import (
     advertised_addresses,
+    corp_connectivity_addresses,
     corp_connectivity_name,
-    native_ipv6,
     nls_name,
     serves_nls,
     web_probe_name,
@@ -23,8 +22,6 @@ from portico.settings.model import Settings
 
 Kind = Literal["A", "AAAA"]
 KINDS: tuple[Kind, Kind] = ("A", "AAAA")
-
-_LOOPBACK = IPv4Address("127.0.0.1")
 
 
 class Purpose(StrEnum):
@@ -77,7 +74,8 @@ def wanted_names(local: Settings, values: Effective) -> tuple[WantedName, ...]:
     """
     if local.corporate_dns.state == "disabled":
         return ()
-    names = [WantedName(corp_connectivity_name(local), Purpose.CORP_CONNECTIVITY, _corp_connectivity(local, values))]
+    expected = corp_connectivity_addresses(local, values.nat64_mappings)
+    names = [WantedName(corp_connectivity_name(local), Purpose.CORP_CONNECTIVITY, expected)]
     advertised = advertised_addresses(local, values.internal_addresses)
     if local.web_probe.state == "enabled":
         others = tuple(local.corporate_dns.other_entry_points)
@@ -86,17 +84,6 @@ def wanted_names(local: Settings, values: Effective) -> tuple[WantedName, ...]:
     if serves_nls(local) and (name := nls_name(local)) is not None:
         names.append(WantedName(name, Purpose.NLS, advertised))
     return tuple(name for name in names if name.addresses and within_zone(name.name, zone(local)))
-
-
-def _corp_connectivity(local: Settings, values: Effective) -> tuple[Address, ...]:
-    """::1 where the intranet has IPv6; else 127.0.0.1 and the address that NAT64 makes of it.
-
-    Clients ask through DNS64, which would make the second of the first; it is there for those that ask elsewhere.
-    """
-    if native_ipv6(local):
-        return (IPv6Address("::1"),)
-    mapping = mapping_of(values.nat64_mappings, _LOOPBACK)
-    return (_LOOPBACK, embed_ipv4(mapping.prefix, _LOOPBACK)) if mapping is not None else (_LOOPBACK,)
 
 
 def _ipv4_if_any(addresses: tuple[Address, ...]) -> tuple[Address, ...]:

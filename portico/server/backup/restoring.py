@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -23,12 +23,16 @@ from portico.certificates.store import CertificateStore
 from portico.errors import Conflict, InvalidInput, PorticoError
 from portico.files import not_written, private_directory, read_file, write_file
 from portico.server.backup.archive import Manifest, read
+from portico.server.backup.moving import Moves, move
 from portico.server.balancer.boots import BOOT_NAME
 from portico.server.credentials import DIRECTORY as CERTIFICATES
-from portico.server.install import MADE_NAME
+from portico.server.kept_files import MADE_NAME
 from portico.server.platform import LEDGER_NAME
 from portico.server.returned import FILE_NAME as RETURNED_NAME
+from portico.settings.document import load_data
+from portico.settings.problems import SettingsRefused, errors
 from portico.settings.store import DATABASE_NAME, SettingsStore
+from portico.settings.verify import verify
 
 RESTORED_NAME = "restored.json"
 _OF_THE_MACHINE = (MADE_NAME, LEDGER_NAME, BOOT_NAME, RETURNED_NAME)
@@ -66,11 +70,14 @@ def settle(state: Path) -> Literal["old", "new"] | None:
     return outcome
 
 
-def restore(pieces: Iterable[bytes], state: Path, *, now: datetime, force: bool, dry_run: bool) -> Restored:
+def restore(
+    pieces: Iterable[bytes], state: Path, *, now: datetime, force: bool, dry_run: bool, moves: Moves | None = None
+) -> Restored:
     """Puts a backup in the place of a server's state. The agent does not run.
 
     Args:
         pieces: the archive, decrypted.
+        moves: what is called otherwise on this machine; the settings get one more revision then.
 
     Raises:
         Conflict: code INSTALLED_ALREADY; there are settings and `force` is not given.
@@ -83,6 +90,8 @@ def restore(pieces: Iterable[bytes], state: Path, *, now: datetime, force: bool,
         private_directory(stage)
         manifest = read(pieces, stage)
         _verify(stage, manifest)
+        if moves:
+            manifest = replace(manifest, revision=_move(stage, moves, now))
         if not dry_run and not force and (state / DATABASE_NAME).exists():
             raise Conflict(
                 "This machine has settings already", why=f"they are in {state}", code="INSTALLED_ALREADY",
@@ -135,6 +144,23 @@ def _verify(stage: Path, manifest: Manifest) -> None:
                 connection.execute("UPDATE log SET id = lower(hex(randomblob(16)))")
         finally:
             records.close()
+
+
+def _move(stage: Path, moves: Moves, now: datetime) -> int:
+    """Adds the revision for this machine, which it serves from; returns its number."""
+    store = SettingsStore.open(stage)
+    try:
+        newest = store.latest()
+        assert newest is not None
+        document = load_data(move(newest.settings.as_data(), moves))
+        refused = errors(verify(document))
+        if refused:
+            raise SettingsRefused("The settings of the backup cannot be used with these mappings", refused)
+        made = store.commit(document, expected=newest.number, author="restore", comment="for another machine", now=now)
+        store.mark_applied(made)
+    finally:
+        store.close()
+    return made.number
 
 
 def _mark(state: Path) -> str | None:

@@ -56,6 +56,7 @@ class Kin:
     """
 
     awaited = ""
+    unit: str | None = None
 
     async def available(self) -> None:
         """Always."""
@@ -127,15 +128,7 @@ class Balancer:
         reason = watched.reason
         if self.door is not None and watched.state is ChildState.STOPPED:
             reason = self.door.awaited or "it has connected and waits until load balancing is enabled"
-        return {
-            "state": watched.state.value,
-            "reason": reason,
-            "unit": self.door.unit if self.door is not None else None,
-            "pid": watched.pid,
-            "restarts": watched.restarts,
-            "since": watched.started_at if watched.state is ChildState.RUNNING else None,
-            "configured": self.configured,
-        }
+        return {**watched.status(), "reason": reason, "configured": self.configured}
 
     async def apply(self, local: Settings, revision: int, secrets: ClusterSecrets | None) -> None:
         """Balances as the settings say; stops when they do not.

@@ -20,10 +20,11 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
-from portico.certificates.issue import signature_only
+from portico.certificates.end_entity import end_entity
 from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, PorticoError
 from portico.files import private_directory, read_file, write_file
@@ -40,23 +41,20 @@ _CONTEXT = b"portico settings revision\0"
 def store_certificate(authority: CertificateAuthority, name: str, addresses: Iterable[Address], now: datetime) -> str:
     """A new key and certificate (PEM, in this order) for both ends of etcd's connections."""
     key = ec.generate_private_key(ec.SECP256R1())
-    begin, end = authority.window(now, LIFETIME_DAYS)
+    return private_pem(key) + to_pem(sign_store(authority, key.public_key(), name, addresses, now))
+
+
+def sign_store(
+    authority: CertificateAuthority,
+    key: CertificatePublicKeyTypes,
+    name: str,
+    addresses: Iterable[Address],
+    now: datetime,
+) -> x509.Certificate:
+    """The certificate of a machine in etcd, for a key that it made itself."""
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     names = [x509.DNSName(name), *(x509.IPAddress(address) for address in addresses)]
-    certificate = authority.sign(
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signature_only(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return private_pem(key) + to_pem(certificate)
+    return end_entity(authority, key, name, days=LIFETIME_DAYS, now=now, purposes=both, names=names)
 
 
 def own_certificate(files: ClusterFiles, name: str, addresses: Iterable[Address], now: datetime) -> Path:

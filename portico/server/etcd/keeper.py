@@ -56,7 +56,10 @@ Locate = Callable[[Settings, str], Place | None]
 
 
 def place_of(settings: Settings, name: str) -> Place | None:
-    """Where a member is: at its server's first internal DIP; None for anybody else."""
+    """Where a member is: at its server's first internal DIP, or the witness; None for anybody else."""
+    witness = settings.store.witness
+    if witness is not None and witness.name == name:
+        return Place(str(witness.address))
     server = settings.load_balancing.server(name) if settings.load_balancing is not None else None
     address = internal_address(server) if server is not None else None
     return Place(address[0]) if address is not None else None
@@ -310,7 +313,7 @@ class Keeper:
             fresh = self.connect(document, generation)
             self._forget_store()
             self.store, self._key = fresh, key
-        self.store.client.follow(self._endpoints(document))
+        self.store.client.follow(self.endpoints(document))
         return self.store
 
     def connect(self, document: Settings, generation: str, endpoints: Sequence[str] = ()) -> EtcdStore:
@@ -324,7 +327,7 @@ class Keeper:
             context = client_context(trust, Path(section.certificate), key)
         else:
             context = client_context(self.peers.trust, self.certificate(document))
-        client = EtcdClient(endpoints or self._endpoints(document), context)
+        client = EtcdClient(endpoints or self.endpoints(document), context)
         seal = make_seal(self.peers.own_name, self.peers.files.member)
         return EtcdStore(
             client, f"/portico/{state.cluster_id}/{generation}/", seal, make_check(lambda: self.peers.state)
@@ -336,7 +339,8 @@ class Keeper:
         addresses = {ip_address(self.founding_host)} | ({ip_address(place.host)} if place is not None else set())
         return own_certificate(self.peers.files, self.peers.own_name, addresses, now_utc())
 
-    def _endpoints(self, document: Settings) -> tuple[str, ...]:
+    def endpoints(self, document: Settings) -> tuple[str, ...]:
+        """Where etcd is asked."""
         """This server's own member first: it needs no network."""
         if document.store.endpoints:
             return tuple(document.store.endpoints)
@@ -457,6 +461,7 @@ class Keeper:
             "voters_why": plan.why if plan is not None else "",
             "revision": newest.number if newest is not None else 0,
             "members": members,
+            "witness": self.peers.witnessing.status(),
             "process": self.process.status() if self.active() else None,
         }
 
@@ -464,8 +469,10 @@ class Keeper:
         with contextlib.suppress(PorticoError):
             self.part.members = client.members()
         known = {url: member for member in self.part.members for url in member.client_urls}
+        third = document.store.witness
+        witness = self.locate(document, third.name) if third is not None else None
         rows = []
-        for url in self._endpoints(document):
+        for url in self.endpoints(document):
             member = known.get(url)
             try:
                 said = client.call("maintenance/status", {}, endpoint=url, seconds=1.5)
@@ -476,6 +483,7 @@ class Keeper:
                 {
                     "endpoint": url,
                     "name": member.name if member is not None else None,
+                    "witness": witness is not None and url == witness.client_url,
                     "state": "does not answer"
                     if trouble
                     else "learns"

@@ -13,7 +13,7 @@ from typing import Any
 from portico.child import Program, Start
 from portico.connected import Door
 from portico.errors import InvalidInput, NotFound, Unavailable
-from portico.files import read_file, write_file
+from portico.files import read_file, remove_file, write_file
 from portico.supervisor import ChildState, Supervisor
 
 log = logging.getLogger("portico.store")
@@ -99,7 +99,7 @@ class MembershipFile:
     def save(self, membership: Membership | None) -> None:
         if membership is None:
             try:
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path)
             except OSError as error:
                 raise Unavailable(f"Cannot delete {self._path}", why=str(error)) from None
             return
@@ -220,13 +220,9 @@ class MemberProcess:
         reason = self.reason or watched.reason
         if self.door is not None and watched.state in (ChildState.STOPPED, ChildState.STARTING) and not reason:
             reason = self.door.awaited
-        return {
-            "state": watched.state.value,
-            "reason": "" if watched.state is ChildState.RUNNING else reason,
-            "pid": watched.pid,
-            "restarts": watched.restarts,
-            "unit": self.door.unit if self.door is not None else None,
-        }
+        found = watched.status()
+        del found["since"]
+        return {**found, "reason": "" if watched.state is ChildState.RUNNING else reason}
 
     def _prepare(self) -> Start:
         if self._config is None:

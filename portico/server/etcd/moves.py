@@ -58,7 +58,7 @@ class Moves:
                     resolution="Look at it: portico cluster store status",
                     code="STORE_ALREADY",
                 )
-            wanted = with_etcd(settings, existing)
+            wanted = with_etcd(settings, existing or settings.store)
             outcome = await self._begin(wanted, latest, author, "settings moved to etcd", frozenset())
             await self._wait_for_votes(wanted, author)
             return outcome
@@ -127,7 +127,7 @@ class Moves:
             latest, settings = await self._newest()
             if settings.store.kind == "sqlite":
                 raise Conflict("The settings are in the servers' databases already", code="STORE_ALREADY")
-            section = ClusterStore()
+            section = ClusterStore(witness=settings.store.witness)
             return await self._peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -284,7 +284,7 @@ class Moves:
             await asyncio.sleep(0.2)
         missing = ", ".join(sorted(wanted - await asyncio.to_thread(self._voting)))
         latest, current = await self._newest()
-        section = ClusterStore()
+        section = ClusterStore(witness=current.store.witness)
         await self._peers.host.change(
             current.model_copy(update={"store": section}),
             expected=latest.number,
@@ -361,7 +361,7 @@ def with_etcd(settings: Settings, section: ClusterStore | None = None) -> Settin
     """The document with an etcd that nobody has begun yet.
 
     Args:
-        section: endpoints and files of an etcd that is there already.
+        section: endpoints and files of an etcd that is there already, or the witness.
     """
     fresh = (section or ClusterStore()).model_copy(update={"kind": "etcd", "generation": secrets.token_hex(6)})
     return settings.model_copy(update={"store": fresh})

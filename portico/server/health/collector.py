@@ -249,6 +249,8 @@ class Collector:
             quorum=peers.quorum(),
             channel_problem=str(problem) if problem is not None else "",
             balancer_problem=str(found.get("problem") or "") if found is not None else "",
+            witness=peers.witnessing.witness.name if peers.witnessing.witness is not None else "",
+            witness_silent=peers.witnessing.silent_for(),
         )
 
     def _neighbour(self, item: Mapping[str, Any]) -> Neighbour:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from portico.server.health.backup_probe import look_at_backups
 from portico.server.health.boot_probe import look_at_network_configuration
 from portico.server.health.dns_probe import ask_dns_servers
 
@@ -47,6 +48,7 @@ class Probe:
 
 PROBES: list[Probe] = [
     Probe("dns servers", interval=20.0, timeout=30.0, look=ask_dns_servers),
+    Probe("backups", interval=20.0, timeout=10.0, look=look_at_backups),
     Probe("network configuration", interval=60.0, timeout=30.0, look=look_at_network_configuration),
 ]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import pwd
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +18,7 @@ from portico.server.location.listeners import Listeners, places
 from portico.settings.effective import Effective
 from portico.settings.located import serves_nls
 from portico.settings.model import Settings
+from portico.spawned import account
 from portico.supervisor import ChildState, Program, Start, Supervisor
 
 log = logging.getLogger("portico.location")
@@ -53,7 +52,7 @@ class Pages:
         self._looked_at_certificate = 0.0
         self._failing: dict[str, int] = {}
         self._counters: dict[str, Any] = {}
-        program = Program("location", MODULE, user=_user() if door is None else None, heartbeat="stats")
+        program = Program("location", MODULE, user=account(USER) if door is None else None, heartbeat="stats")
         self.supervisor = Supervisor(program, self._start, lambda _event: None, source=door)
 
     def open(self) -> None:
@@ -131,14 +130,8 @@ class Pages:
 
     def status(self) -> dict[str, Any]:
         """State of the process, where it listens, what it says, its counters."""
-        watched = self.supervisor
         return {
-            "state": watched.state.value,
-            "reason": watched.reason,
-            "unit": self.door.unit if self.door is not None else None,
-            "pid": watched.pid,
-            "restarts": watched.restarts,
-            "since": watched.started_at if watched.state is ChildState.RUNNING else None,
+            **self.supervisor.status(),
             "listening": [
                 {"site": place.site.value, "address": place.text, "port": place.port}
                 for place in sorted(self.listeners.sockets)
@@ -172,14 +165,3 @@ class Pages:
         if self.identity is not None:
             config |= {"chain": self.identity.chain, "key": self.identity.key}
         return Start(config, {site.value: self.listeners.of(site) for site in Site})
-
-
-def _user() -> str | None:
-    """The account of the process. Only root can become another user; then it must exist, or the start says so."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        log.error("user=%s does not exist; the pages cannot be served without it", USER)
-    return USER

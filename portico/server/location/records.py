@@ -19,7 +19,7 @@ from typing import Any
 from portico.errors import Conflict, PorticoError, Unavailable
 from portico.files import read_file, write_file
 from portico.naming.records import update
-from portico.naming.records.ask import Member, ZoneServers, look, zone_servers
+from portico.naming.records.ask import Member, ZoneServers, look, serials, zone_servers
 from portico.naming.records.plan import Fault, RecordChange, ServerView, changes, everything, faults
 from portico.naming.records.render import Format, render
 from portico.naming.records.wanted import WantedName, wanted_names
@@ -31,7 +31,10 @@ log = logging.getLogger("portico.dns")
 
 REFRESHED_NAME = "dns-records.json"
 CHECK_INTERVAL = 20.0
-"""Seconds between looks: a record that goes is reported, and written again, well within a minute."""
+"""Seconds between looks at every record."""
+SERIAL_INTERVAL = 3.0
+"""Seconds between questions for the serial of the zone, which grows with every change (RFC 1035, 3.3.13): one question
+to each server, and a look when the answer is another one. So a record that goes is named within five seconds."""
 RETRY_INTERVAL = 60.0
 """Seconds after an update that failed."""
 SETTLING = 1.0
@@ -104,6 +107,7 @@ class Records:
     _known: bool = False
     _due: float = 0.0
     _retry: float = 0.0
+    _serials_due: float = 0.0
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def changed(self) -> None:
@@ -115,11 +119,21 @@ class Records:
         if local is None or values is None or local.corporate_dns.state == "disabled":
             self.last, self.unwritten = None, None
             return
-        if time.monotonic() < self._due:
+        if time.monotonic() < self._due and not await self._zone_changed():
             return
         await self.check(local, values)
         self._due = time.monotonic() + CHECK_INTERVAL
         await self._keep(local, values)
+
+    async def _zone_changed(self) -> bool:
+        """Whether a server says another serial than when it was looked at."""
+        last = self.last
+        if last is None or time.monotonic() < self._serials_due:
+            return False
+        known = {view.server: view.serial for view in last.servers if view.serial is not None}
+        found = await serials(last.zone, [Member((server,)) for server in known])
+        self._serials_due = time.monotonic() + SERIAL_INTERVAL
+        return any(serial is not None and serial != known[server] for server, serial in found.items())
 
     async def check(self, local: Settings, values: Effective) -> Check:
         """Looks at every server of the zone now. Never raises because of the servers."""

@@ -9,28 +9,14 @@ from typing import Any
 import httpx
 
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
-    NotFound,
-    NotPermitted,
     PorticoError,
     Unavailable,
 )
+from portico.http_status import kind_of
 from portico.settings.problems import Problem, SettingsRefused, Severity
 
 CONNECT_SECONDS = 2.0
 MAXIMUM_ANSWER = 16 << 20
-
-_KINDS: dict[int, type[PorticoError]] = {
-    400: InvalidInput,
-    403: NotPermitted,
-    404: NotFound,
-    409: Conflict,
-    413: LimitReached,
-    429: LimitReached,
-    503: Unavailable,
-}
 
 
 class PeerUnreachable(Unavailable):
@@ -109,7 +95,7 @@ class Caller:
         problems = [_problem(item) for item in fields.get("problems") or () if isinstance(item, dict)]
         if status == 422 and problems:
             return SettingsRefused(texts["what"], problems)
-        kind = _KINDS.get(status, PorticoError)
+        kind = kind_of(status)
         return kind(texts["what"], why=texts["why"], resolution=texts["resolution"], code=texts["code"] or None)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from portico.errors import NotFound, PorticoError, Unavailable
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 from portico.server.peers.links import Links
 from portico.server.peers.tls import caller_context
 from portico.settings.load_balancing import ClusterServer
@@ -58,7 +58,7 @@ class Departure:
             return "another server"  # that the note is there says enough
 
     def done(self) -> None:
-        self._path.unlink(missing_ok=True)
+        remove_file(self._path)
 
 
 class Farewell:
@@ -78,7 +78,7 @@ class Farewell:
 
     def cancel(self) -> None:
         """The document was not stored after all."""
-        self._path.unlink(missing_ok=True)
+        remove_file(self._path)
 
     def outstanding(self) -> list[ClusterServer]:
         """Who was not told yet; none when the note cannot be read, as it says nothing then."""

@@ -20,6 +20,7 @@ from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.etcd.keeper import Keeper
 from portico.server.etcd.moves import Moves
+from portico.server.etcd.witnessing import Witnessing
 from portico.server.gateway import Gateway, Request, Response
 from portico.server.machine import Machine, read_own_name
 from portico.server.peers import messages
@@ -125,6 +126,7 @@ class Peers:
         self.spawn = spawn
         self.keeper = Keeper(self, host.state, store_door)
         self.moves = Moves(self.keeper)
+        self.witnessing = Witnessing(self)
         self._listener: Listener | None = None
         self._place: tuple[str, int] | None = None
         self.document: Settings | None = None

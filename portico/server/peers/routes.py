@@ -14,37 +14,25 @@ from urllib.parse import parse_qsl, urlsplit
 
 from portico.certificates.tokens import TokenRefused
 from portico.errors import (
-    Conflict,
-    InvalidInput,
-    LimitReached,
     NotFound,
     NotPermitted,
     PorticoError,
-    Unavailable,
 )
+from portico.http_status import status_of
+from portico.server.etcd import witnessing
 from portico.server.examination import alive, answer_examination
 from portico.server.gateway import Request
 from portico.server.peers import messages
 from portico.server.peers.listener import PeerRequest, PeerResponse
 from portico.server.peers.records import ticket_data
-from portico.settings.problems import SettingsRefused
 
 if TYPE_CHECKING:
     from portico.server.peers.peers import Peers
 
 log = logging.getLogger("portico.peers")
 
-_STATUS: tuple[tuple[type[PorticoError], int], ...] = (
-    (SettingsRefused, 422),
-    (InvalidInput, 400),
-    (NotPermitted, 403),
-    (NotFound, 404),
-    (Conflict, 409),
-    (LimitReached, 429),
-    (Unavailable, 503),
-)
 
-STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join")})
+STRANGERS = frozenset({("GET", "/v1/trust"), ("POST", "/v1/join"), witnessing.JOIN})
 """What a machine without a member's certificate may ask."""
 
 
@@ -76,6 +64,7 @@ class Routes:
             ("POST", "/v1/join"): self._join,
             ("POST", "/v1/join/confirm"): self._confirm,
             ("POST", "/v1/join/abandon"): self._abandon,
+            witnessing.JOIN: self._join_witness,
             ("POST", "/v1/join/progress"): self._progress,
             ("POST", "/v1/greeting"): self._greet,
             ("POST", "/v1/changed"): self._changed,
@@ -107,6 +96,8 @@ class Routes:
         key = (request.method, parts.path)
         try:
             sender = self._peers.member(request.fingerprint) if request.fingerprint is not None else None
+            if sender is None and key == witnessing.ASK and self._peers.witnessing.knows(request.fingerprint):
+                return _json(200, await self._peers.witnessing.answer())
             if sender is None and (request.fingerprint is not None or key not in STRANGERS):
                 reason = "not a member's certificate" if request.fingerprint is not None else "no certificate"
                 self._peers.refusals.note(reason, request.address)
@@ -121,7 +112,7 @@ class Routes:
             self._peers.refusals.note(f"token: {error.reason}", request.address)
             return _problem(403, error)
         except PorticoError as error:
-            status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+            status = status_of(error)
             if status >= 500 or status == 422:
                 log.warning("path=%s peer=%s error=%s %s", parts.path[:60], request.address, error.code, error)
             return _problem(status, error)
@@ -136,6 +127,9 @@ class Routes:
 
     async def _join(self, asked: Asked) -> Any:
         return await self._peers.admission.join(asked.body, asked.address)
+
+    async def _join_witness(self, asked: Asked) -> Any:
+        return await self._peers.witnessing.join(asked.body, asked.address)
 
     async def _confirm(self, asked: Asked) -> Any:
         return await self._peers.admission.confirm(asked.server)

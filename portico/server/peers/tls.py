@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
-from portico.certificates.issue import parse_request, signature_only
+from portico.certificates.end_entity import end_entity
+from portico.certificates.issue import parse_request
 from portico.certificates.trust import parse_certificates, private_pem, to_pem
 from portico.errors import InvalidInput, NotFound, PorticoError
-from portico.files import private_directory, read_file, write_file
+from portico.files import private_directory, read_file, remove_file, write_file
 from portico.server.cluster_secrets import MEMBER_NAME
 
 LIFETIME_DAYS = 3650
@@ -47,7 +48,7 @@ def keep_member(directory: Path, certificate_pem: str) -> None:
     if key is None or key.public_key() != certificate.public_key():
         raise InvalidInput("The member's certificate cannot be used", why="it is not for this machine's key")
     write_file(directory / MEMBER_NAME, (private_pem(key) + certificate_pem).encode())
-    (directory / PENDING_NAME).unlink(missing_ok=True)
+    remove_file(directory / PENDING_NAME)
 
 
 def _own_key(directory: Path) -> ec.EllipticCurvePrivateKey | None:
@@ -70,22 +71,9 @@ def sign_member(authority: CertificateAuthority, name: str, request: str, now: d
     Raises:
         InvalidInput: code REQUEST_INVALID, CA_EXPIRED.
     """
-    key = parse_request(request)
-    begin, end = authority.window(now, LIFETIME_DAYS)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    return authority.sign(
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(signature_only(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
+    names = [x509.DNSName(name)]
+    return end_entity(authority, parse_request(request), name, days=LIFETIME_DAYS, now=now, purposes=both, names=names)
 
 
 def own_member(authority: CertificateAuthority, directory: Path, name: str, now: datetime) -> str:

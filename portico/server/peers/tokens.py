@@ -7,23 +7,21 @@ machine that used it may repeat its request until the token ends, for an answer 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
-import re
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from portico.certificates.tokens import MAXIMUM_TEXT, WRONG_SECRETS, TokenRefused
+from portico.certificates import token_text
+from portico.certificates.tokens import WRONG_SECRETS, TokenRefused
 from portico.errors import InvalidInput, LimitReached, NotFound, PorticoError
 from portico.files import read_file, write_file
 
-VERSION: Final = 1
 LIFETIME = timedelta(hours=1)
 MAXIMUM_LIFETIME = timedelta(days=1)
 MAXIMUM_OPEN = 32
@@ -52,29 +50,22 @@ class JoinToken:
     @property
     def text(self) -> str:
         """The token as it is handed over."""
-        data = json.dumps({"v": VERSION, "kind": "join", **asdict(self)}, separators=(",", ":")).encode()
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        return token_text.write({"kind": "join", **asdict(self)})
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
         """Reads a token as it was handed over. Raises InvalidInput (JOIN_TOKEN_MALFORMED)."""
-        compact = re.sub(r"\s+", "", text)
-        if not compact or len(compact) > MAXIMUM_TEXT:
-            raise _malformed("it is empty" if not compact else "it is too long")
         try:
-            data = base64.b64decode(compact + "=" * (-len(compact) % 4), altchars=b"-_", validate=True)
-            fields = json.loads(data)
-        except (binascii.Error, ValueError, RecursionError):
-            raise _malformed("it is incomplete or was changed") from None
-        if not isinstance(fields, dict) or fields.get("v") != VERSION or fields.get("kind") != "join":
-            raise _malformed("it is no token for joining, or of another version")
-        texts = {key: fields.get(key) for key in ("host", "pin", "id", "secret", "name")}
-        if not all(isinstance(value, str) and value and value.isprintable() for value in texts.values()):
-            raise _malformed("a part of it is missing")
+            fields = token_text.read(text)
+            if fields.get("kind") != "join":
+                raise token_text.Malformed("it is no token for joining")
+            values = token_text.texts(fields, ("host", "pin", "id", "secret", "name"))
+        except token_text.Malformed as error:
+            raise _malformed(str(error)) from None
         port = fields.get("port")
-        if not isinstance(port, int) or not 0 < port < 65536 or not re.fullmatch(r"[0-9a-f]{64}", str(texts["pin"])):
-            raise _malformed("a part of it was changed")
-        return cls(port=port, **{key: str(value) for key, value in texts.items()})
+        if type(port) is not int or not 0 < port < 65536:
+            raise _malformed("'port' is missing")
+        return cls(port=port, **values)
 
 
 @dataclass

@@ -6,7 +6,8 @@ Everything here blocks (netlink, nft, files) and runs in one worker thread at a 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ from portico.server.reconcile.wanted import (
     Wanted,
 )
 
+_LATE = 2.0
+"""Seconds that a client may leave the packet filter early: the kernel counts from when it was told."""
+
 FORWARD_IPV6 = "net/ipv6/conf/all/forwarding"
 
 
@@ -42,8 +46,10 @@ class State:
     routes: frozenset[routes.Observed] = frozenset()
     rules: frozenset[rules.Rule] = frozenset()
     sysctls: dict[str, str] = field(default_factory=dict)
-    table: list[str] | None = None
+    table: nftables.Table = field(default_factory=nftables.Table)
     interfaces: dict[str, host_addresses.Observed] = field(default_factory=dict)
+    users: Mapping[str, float] = field(default_factory=dict)
+    """Given to the packet filter before it was looked at: address to when its time is over (monotonic seconds)."""
 
 
 class Kernel:
@@ -62,6 +68,7 @@ class Kernel:
         """Clients whose users have authenticated, now."""
         self._installed: list[str] | None = None
         self._filter: Filter | None = None
+        self._given: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def observe(self, wanted: Wanted) -> State:
@@ -70,16 +77,18 @@ class Kernel:
         Raises:
             Unavailable: netlink or nft does not work.
         """
+        users = dict(self._given)
         with _netlink() as ip:
             links = tun.observe(ip, [TUNNEL, TRANSLATOR])
             return State(
                 links,
                 addresses.observe(ip, links),
-                routes.observe(ip, links),
+                routes.observe(ip, links, wanted.routes),
                 rules.observe(ip),
                 sysctls.observe([*wanted.sysctls, sysctls.RESERVED_PORTS, sysctls.PORT_RANGE]),
                 nftables.observe(),
                 self._interfaces(ip, wanted.host_addresses),
+                users,
             )
 
     def plan(self, wanted: Wanted, state: State) -> list[Change]:
@@ -88,7 +97,12 @@ class Kernel:
         changes = tun.plan(wanted.devices, self._held(state))
         changes += sysctls.plan(wanted.sysctls, state.sysctls)
         installed = self._installed if wanted.filter == self._filter else None
-        changes += nftables.plan(installed, state.table)
+        changes += nftables.plan(installed, state.table.objects)
+        if installed is not None and state.table.objects is not None:
+            # What was given while the kernel was looked at may be there or not.
+            now = time.monotonic() + _LATE
+            lasting = [address for address, end in self._given.items() if min(end, state.users.get(address, 0.0)) > now]
+            changes += nftables.plan_users({*self._given, *state.users}, lasting, state.table)
         changes += host_addresses.plan(wanted.host_addresses, state.interfaces, self.ledger.host_addresses)
         changes += addresses.plan(wanted.addresses, state.addresses)
         changes += routes.plan(wanted.routes, state.routes)
@@ -115,7 +129,9 @@ class Kernel:
             with _netlink() as ip:
                 # Before forwarding is switched on the filter must stand.
                 if by_part.get("nftables"):
-                    self._installed = nftables.apply(wanted.filter, self.users())
+                    users = self.users()
+                    self._given = _ends(users)
+                    self._installed = nftables.apply(wanted.filter, users)
                     self._filter = wanted.filter
                 sysctls.apply(by_part.get("sysctls", []), self.ledger)
                 if by_part.get("host_addresses"):
@@ -123,7 +139,8 @@ class Kernel:
                 tun.apply(ip, by_part.get("devices", []), state.links)
                 addresses.apply(ip, by_part.get("addresses", []), state.links)
                 # Addresses bring routes of their own: look again, or the same prefix would be there twice.
-                routes.apply(ip, routes.plan(wanted.routes, routes.observe(ip, state.links)), state.links)
+                seen = routes.observe(ip, state.links, wanted.routes)
+                routes.apply(ip, routes.plan(wanted.routes, seen), state.links)
                 rules.apply(ip, by_part.get("rules", []), self.ledger)
                 if not wanted.steer and self.ledger.local_rule_moved:
                     self.ledger.set_local_rule_moved(False)
@@ -141,7 +158,10 @@ class Kernel:
         with self._lock:
             if self._filter is None or self._filter.levels is None:
                 return False
-            nftables.set_users(self.users())
+            users = self.users()
+            self._given = {**self._given, **_ends(users)}
+            nftables.set_users(users)
+            self._given = _ends(users)
             return True
 
     def administrators(self) -> dict[str, tuple[HostAddress, ...]]:
@@ -186,6 +206,7 @@ class Kernel:
             with _collect(failures):
                 nftables.undo()
             self._installed = self._filter = None
+            self._given = {}
         return failures
 
     def closed_families(self, internal_interface: str) -> frozenset[Literal[4, 6]]:
@@ -236,6 +257,11 @@ class Kernel:
         for queues in self.devices.values():
             queues.close()
         self.devices.clear()
+
+
+def _ends(users: Sequence[Member]) -> dict[str, float]:
+    now = time.monotonic()
+    return {str(member.address): now + member.seconds for member in users}
 
 
 @contextmanager

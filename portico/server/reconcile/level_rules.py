@@ -83,6 +83,15 @@ def without_members(item: dict[str, Any]) -> dict[str, Any]:
     return {"set": {key: value for key, value in found.items() if key != "elem"}}
 
 
+def members(item: dict[str, Any]) -> list[str] | None:
+    """The addresses in the set, when the object of a listing is the set."""
+    found = item.get("set")
+    if not isinstance(found, dict) or found.get("name") != SET:
+        return None
+    values = [entry.get("elem", {}).get("val") if isinstance(entry, dict) else entry for entry in found.get("elem", ())]
+    return [str(value) for value in values]
+
+
 def _add(family: str, table: str, members: Sequence[Member]) -> list[dict[str, Any]]:
     if not members:
         return []

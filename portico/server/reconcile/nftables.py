@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import groupby
 from typing import Any
@@ -321,20 +322,31 @@ def _bare(value: Any) -> Any:
     return [_bare(child) for child in value] if isinstance(value, list) else value
 
 
-def observe() -> list[str] | None:
-    """The table as the kernel has it, normalised; None when there is none.
+@dataclass(frozen=True)
+class Table:
+    """The table as the kernel has it.
 
-    Raises:
-        Unavailable: nft is missing or does not work.
+    Attributes:
+        objects: normalised; None when there is no table.
+        users: addresses of clients that the intranet is open for.
     """
+
+    objects: list[str] | None = None
+    users: frozenset[str] = frozenset()
+
+
+def observe() -> Table:
+    """Raises Unavailable: nft is missing or does not work."""
     done = _nft(["-j", "list", "table", FAMILY, TABLE])
     if done.returncode != 0:
         if "No such file or directory" in done.stderr:
-            return None
+            return Table()
         raise _failed("list the table", done.stderr)
     try:
-        return normalise(json.loads(done.stdout))
-    except (ValueError, AttributeError, TypeError) as error:
+        listing = json.loads(done.stdout)
+        users = next((found for item in listing["nftables"] if (found := level_rules.members(item)) is not None), [])
+        return Table(normalise(listing), frozenset(users))
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise _failed("list the table", f"unexpected output: {error}") from None
 
 
@@ -355,6 +367,19 @@ def plan(installed: list[str] | None, state: list[str] | None) -> list[Change]:
     return changes
 
 
+def plan_users(given: Iterable[str], lasting: Iterable[str], state: Table) -> list[Change]:
+    """Who is in the set and was not let in, and who was and is not.
+
+    Args:
+        given: addresses that were given to the kernel and may still be there.
+        lasting: those of them whose time is not over.
+    """
+    name = f"in {FAMILY} {TABLE}: element"
+    foreign, missing = sorted(state.users - set(given)), sorted(set(lasting) - state.users)
+    changes = [Change("nftables", "remove", f"{name} {address} of set {level_rules.SET}") for address in foreign]
+    return changes + [Change("nftables", "add", f"{name} {address} of set {level_rules.SET}") for address in missing]
+
+
 def apply(wanted: Filter, users: Sequence[level_rules.Member] = ()) -> list[str]:
     """Replaces the table and returns what the kernel shows then.
 
@@ -364,7 +389,7 @@ def apply(wanted: Filter, users: Sequence[level_rules.Member] = ()) -> list[str]
     done = _nft(["-j", "-f", "-"], json.dumps(render(wanted, users)))
     if done.returncode != 0:
         raise _failed("install the table", done.stderr)
-    return observe() or []
+    return observe().objects or []
 
 
 def set_users(users: Sequence[level_rules.Member]) -> None:

@@ -26,6 +26,10 @@ from portico.server.reconcile.wanted import (
     Change,
 )
 
+# linux/fib_rules.h
+_TO_TABLE, _INVERT = 1, 0x2
+_SELECTORS = ("FRA_IIFNAME", "FRA_OIFNAME", "FRA_UID_RANGE", "FRA_IP_PROTO", "FRA_SPORT_RANGE", "FRA_DPORT_RANGE")
+
 
 @dataclass(frozen=True, order=True)
 class Rule:
@@ -34,6 +38,8 @@ class Rule:
     preference: int
     table: int
     mark: int | None = None
+    narrowed: bool = False
+    """It has other selectors too, or does something else: whatever it is, it is no rule of ours."""
 
     def __str__(self) -> str:
         mark = f"fwmark {self.mark:#x} " if self.mark is not None else ""
@@ -51,8 +57,20 @@ def observe(ip: IPRoute) -> frozenset[Rule]:
     rules = set()
     for message in ip.get_rules(family=socket.AF_INET):
         table = message.get_attr("FRA_TABLE") or message["table"]
-        rules.add(Rule(message.get_attr("FRA_PRIORITY") or 0, table, message.get_attr("FRA_FWMARK")))
+        mark = message.get_attr("FRA_FWMARK")
+        rules.add(Rule(message.get_attr("FRA_PRIORITY") or 0, table, mark, _narrowed(message)))
     return frozenset(rules)
+
+
+def _narrowed(message: Any) -> bool:
+    mask = message.get_attr("FRA_FWMASK")
+    return (
+        message["action"] != _TO_TABLE
+        or bool(message["flags"] & _INVERT)
+        or bool(message["src_len"] or message["dst_len"] or message["tos"])
+        or any(message.get_attr(name) is not None for name in _SELECTORS)
+        or (mask is not None and mask != 0xFFFFFFFF)
+    )
 
 
 def plan(steer: bool, state: Collection[Rule], local_rule_moved: bool = False) -> list[Change]:
@@ -63,7 +81,9 @@ def plan(steer: bool, state: Collection[Rule], local_rule_moved: bool = False) -
     """
     changes = []
     if steer:
-        elsewhere = any(rule.table == LOCAL_TABLE and rule.mark is None and rule.preference for rule in state)
+        elsewhere = any(
+            rule.table == LOCAL_TABLE and rule.mark is None and rule.preference and not rule.narrowed for rule in state
+        )
         if not elsewhere:
             changes.append(Change("rules", "add", str(LOCAL_MOVED), key=LOCAL_MOVED))
         if STEER not in state:

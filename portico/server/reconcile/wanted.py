@@ -35,6 +35,7 @@ _ONE = {
     "rules": "rule",
     "sysctls": "sysctl",
     "nftables": "nftables",
+    "files": "file",
 }
 
 

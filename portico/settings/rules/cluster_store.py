@@ -30,6 +30,14 @@ EXISTING = CATALOGUE.add(
     example='store: {endpoints: ["https://etcd.corp.example.net:2379"]}',
 )
 
+WITNESS = CATALOGUE.add(
+    "STORE_WITNESS",
+    what="{name} cannot be the witness",
+    why="{why}",
+    resolution="Give it a name and an address of its own: portico cluster store witness remove, then add it again",
+    example="store: {witness: {name: da2, ...}}   # and da2 is a server",
+)
+
 
 def rule_store(settings: Settings, _facts: Facts) -> Iterator[Problem]:
     store = settings.store
@@ -43,4 +51,20 @@ def rule_store(settings: Settings, _facts: Facts) -> Iterator[Problem]:
         yield EXISTING.problem("store.endpoints", missing=", ".join(missing))
 
 
-RULES = (rule_store,)
+def rule_witness(settings: Settings, _facts: Facts) -> Iterator[Problem]:
+    witness, balancing = settings.store.witness, settings.load_balancing
+    if witness is None or balancing is None:
+        return
+    own = {address.ip for server in balancing.servers for address in server.dedicated_addresses}
+    virtual = {address.ip for address in balancing.virtual_addresses}
+    if balancing.server(witness.name) is not None:
+        yield WITNESS.problem("store.witness.name", name=witness.name, why="a server of the cluster has this name")
+    if witness.address in own | virtual:
+        why = f"{witness.address} is an address of the cluster's servers"
+        yield WITNESS.problem("store.witness.address", name=witness.name, why=why)
+    if settings.store.endpoints:
+        why = "it votes in Portico's own etcd, and store.endpoints names another one"
+        yield WITNESS.problem("store.witness", name=witness.name, why=why)
+
+
+RULES = (rule_store, rule_witness)

@@ -16,6 +16,7 @@ from portico.settings.localise import localise
 from portico.settings.model import Settings
 from portico.settings.problems import CATALOGUE, Kind, Problem
 from portico.settings.rules.certificates import NAME_MISMATCH, names_cover
+from portico.versions import side_by_side
 
 UNREACHABLE = CATALOGUE.add(
     "SERVER_NOT_CHECKED",
@@ -26,10 +27,19 @@ UNREACHABLE = CATALOGUE.add(
 )
 VERSION = CATALOGUE.add(
     "SERVER_VERSION",
+    severity="warning",
     what="The servers run different versions of Portico",
-    why="{server} has {version}, and {first} has {first_version}",
-    resolution="Bring {server} to {first_version}, one server at a time: drain it, upgrade it, start it",
+    why="{server} has {version}, and {first} has {first_version}; they work together for the time of an upgrade, and "
+    "nobody can join meanwhile",
+    resolution="Finish the upgrade, one server at a time: portico cluster upgrade shows what is next",
     example="portico check   # da1 has 0.2.0, da2 0.1.0",
+)
+APART = CATALOGUE.add(
+    "SERVER_VERSION_APART",
+    what="The servers run versions of Portico that do not work together",
+    why="{server} has {version}, and {first} has {first_version}; only neighbouring minor versions do",
+    resolution="Bring {server} to a version beside {first_version} first: portico server upgrade --wheel FILE, there",
+    example="portico check   # da1 has 0.4.0, da2 0.1.0",
 )
 NO_ADAPTER = CATALOGUE.add(
     "SERVER_ADAPTER",
@@ -111,7 +121,8 @@ def versions(settings: Settings, machines: Machines) -> Iterator[Finding]:
     known = {name: facts.version for name, facts in machines.items() if facts.version}
     for first, server in _others(known):
         if known[server] != known[first]:
-            yield _finding(VERSION, server, "", version=known[server], first=first, first_version=known[first])
+            kind = VERSION if side_by_side(known[server], known[first]) else APART
+            yield _finding(kind, server, "", version=known[server], first=first, first_version=known[first])
 
 
 def adapters(settings: Settings, machines: Machines) -> Iterator[Finding]:

@@ -39,6 +39,13 @@ UNUSED = CATALOGUE.add(
     example="management: {roles: [{source: oidc_group, name: admins, role: administrator}]}",
     severity="warning",
 )
+HALF = CATALOGUE.add(
+    "MANAGEMENT_CERTIFICATE_HALF",
+    what="The API's certificate cannot be used",
+    why="of management.certificate_file and management.key_file only one is set",
+    resolution="Set both, or neither",
+    example="management: {certificate_file: /etc/portico/api.pem}",
+)
 INTERNET = CATALOGUE.add(
     "MANAGEMENT_INTERNET",
     what="The API can be reached from the Internet",
@@ -75,6 +82,15 @@ def provider(settings: Settings, _facts: Facts) -> Iterator[Problem]:
         yield NO_OPENID.problem("management.oidc.scopes")
 
 
+def imported(settings: Settings, _facts: Facts) -> Iterator[Problem]:
+    """A certificate has a key."""
+    management = settings.management
+    if (management.certificate_file is None) != (management.key_file is None):
+        yield HALF.problem(
+            "management.certificate_file" if management.certificate_file is None else "management.key_file"
+        )
+
+
 def exposed(settings: Settings, facts: Facts) -> Iterator[Problem]:
     """Nobody opens the API to the Internet without being told."""
     server = settings.server
@@ -109,4 +125,4 @@ def secure_url(url: str) -> bool:
         return False
 
 
-RULES = (ports, provider, exposed)
+RULES = (ports, provider, imported, exposed)

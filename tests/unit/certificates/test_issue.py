@@ -10,10 +10,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portico.certificates.ca import CertificateAuthority
+from portico.certificates.end_entity import end_entity
 from portico.certificates.issue import Issuer, certificate_name, client_name, make_request, parse_request
 from portico.certificates.renewal import covers, ensure_server_identity, is_due, load_identity, renewal_time
 from portico.certificates.revocation import revoke
@@ -48,6 +50,20 @@ def test_a_server_certificate_is_good_for_its_name_and_nothing_else(
     assert openssl_verify(*check, "-purpose", "sslclient") != "OK"  # type: ignore[arg-type]
     assert identity.certificate.not_valid_after_utc == now + timedelta(days=90)
     assert "PRIVATE" not in repr(identity)
+
+
+def test_no_part_of_a_name_stands_for_the_whole(issuer: Issuer, tmp_path: Path, now: datetime) -> None:
+    """A common name has 64 characters at most. The rest of a longer one would be another server's name, or person's."""
+    name = f"{'d' * 60}.corp.example.net"
+    identity = issuer.server(name, days=90, now=now)
+    assert certificate_name(identity.chain_pem) == "Portico server"
+    check = [tmp_path, issuer.trust, identity.chain_pem, now, "-purpose", "sslserver", "-verify_hostname"]
+    assert openssl_verify(*check, name) == "OK"  # type: ignore[arg-type]
+    assert openssl_verify(*check, name[:64]) != "OK"  # type: ignore[arg-type]
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    with pytest.raises(InvalidInput) as error:
+        end_entity(issuer.authority, key, "x" * 65, days=1, now=now, purposes=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert error.value.code == "COMMON_NAME_TOO_LONG"
 
 
 @pytest.mark.parametrize("address", ["203.0.113.11", "2001:db8::11"])

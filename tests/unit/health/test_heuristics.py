@@ -10,6 +10,7 @@ import pytest
 from portico.health.components import Component
 from portico.health.evaluate import MAXIMUM_FINDINGS, evaluate
 from portico.health.findings import CATALOGUE
+from portico.health.heuristics.backup import BackupSeen
 from portico.health.heuristics.boot import Configured, NetworkConfiguration
 from portico.health.observations import (
     Card,
@@ -66,13 +67,13 @@ DNS_SERVERS = (
 )
 PATHS = ("internal", "internet")
 MEMBERS = tuple(Member(f"da{n}", "Default" if n == 1 else "Converged", (), PATHS) for n in (1, 2, 3))
-NEIGHBOURS = (Neighbour("da2", True, "1.0", 7, 0.0), Neighbour("da3", True, "1.0", 7, 0.2))
+NEIGHBOURS = (Neighbour("da2", True, "1.0.0", 7, 0.0), Neighbour("da3", True, "1.0.0", 7, 0.2))
 CLUSTER = Cluster("da1", MEMBERS, NEIGHBOURS)
 VOLUME = Volume("/var/lib/portico/server", 50 << 30, 100 << 30, 6_000_000, 6_500_000)
 FINE = Observations(
     now=NOW,
     server="da1",
-    version="1.0",
+    version="1.0.0",
     settings=settings(),
     processes=(Process("gateway", True, "running"), Process("balancer", True, "running")),
     volumes=(VOLUME,),
@@ -173,6 +174,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("TUNNELS_NEARLY_FULL", W, seen(tunnels=9_000)),
     ("TUNNELS_NEARLY_FULL", E, seen(tunnels=10_000)),
     ("DNS_SERVER_SILENT", W, seen(dns_servers=silent("10.0.0.54"))),
+    ("DNS_SERVER_SLOW", W, seen(dns_servers=(DnsServer("10.0.0.53", "", True, "NOERROR", 1.5), *DNS_SERVERS[1:]))),
     ("DNS_NO_SERVER_ANSWERS", E, seen(dns_servers=silent("10.0.0.53", "10.0.0.54"))),
     ("DNS_NO_SERVER_ANSWERS", E, seen(dns_servers=silent("10.9.0.53"))),
     ("DNS_NOT_ASKED", U, seen(dns_servers=None)),
@@ -200,17 +202,20 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("SERVER_ON_ONE_PATH", W, seen(cluster=members("Converged", Member("da3", "Converged", (), ("internal",))))),
     ("NO_REDUNDANCY", E, seen(cluster=members("Stopped", None))),
     ("NO_QUORUM", E, seen(cluster=replace(CLUSTER, quorum=False))),
+    ("WITNESS_SILENT", W, seen(cluster=replace(CLUSTER, witness="witness1", witness_silent=16.0))),
     ("NOT_CONVERGED", W, seen(cluster=replace(CLUSTER, converging_for=31.0))),
     ("BALANCER_TROUBLE", E, seen(processes=down("balancer"))),
     ("BALANCER_TROUBLE", E, seen(cluster=replace(CLUSTER, balancer_problem="it has no dedicated address"))),
     ("CHANNEL_TROUBLE", E, seen(cluster=replace(CLUSTER, channel_problem="the port is taken"))),
     ("CLUSTER_UNKNOWN", U, seen(cluster=replace(CLUSTER, members=None))),
-    ("VERSIONS_DIFFER", W, seen(version="1.1")),
+    ("VERSIONS_DIFFER", W, seen(version="1.1.0")),
+    ("VERSIONS_DIFFER", E, seen(version="1.4.0")),
     (
         "CLOCKS_DIFFER",
         W,
         seen(cluster=replace(CLUSTER, neighbours=(replace(NEIGHBOURS[0], clock_ahead=-6.0), NEIGHBOURS[1]))),
     ),
+    ("BACKUP_FAILED", W, seen(extras={BackupSeen: BackupSeen("the disk is full", "Make room")})),
     ("NLS_FAILS", E, seen(location=Location((replace(TROUBLE, code="NLS_UNREACHABLE"),)))),
     ("NLS_CERTIFICATE_ENDS", W, seen(location=Location((replace(TROUBLE, code="NLS_CERTIFICATE_EXPIRES"),)))),
     ("NLS_NOT_ASKED", U, seen(location=Location(None))),

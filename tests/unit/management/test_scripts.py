@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from portico.management.cli.app import app
@@ -31,11 +34,49 @@ CALLS = {
     "clients disconnect": "laptop7",
     "clients revoke": "laptop7 --reason superseded",
     "ca revoke": "ab",
+    "ca init": "--name corp",
+    "ca renew": "",
+    "ca issue": "--name till1",
+    "ca repair": "",
+    "ca token create": "--name laptop7 --ttl 1d",
+    "ca token revoke": "ea93",
+    "management-servers add": "10.0.0.10 10.0.0.10",
+    "management-servers remove": "dc1",
+    "users revoke": "alice --yes",
+    "settings repair": "",
+    "cluster store move": "etcd",
+    "cluster store recover": "",
+    "cluster store rejoin": "",
+    "cluster store compact": "",
+    "dns64 flush": "app.corp.example.net --tree",
+    "dns update": "",
+    "admin revoke": "ab",
+    "admin revoke-user": "alice",
+    "admin token create": "--name ci --role viewer",
+    "admin certificate issue": "alice --out alice.pem",
 }
+
+HERE_ONLY = {"import", "restore", "connect", "cmdlet", "settings edit"}
+"""What changes files of the machine that it runs on, runs a script itself, or asks an editor."""
 
 
 def test_every_action_is_called_here() -> None:
     assert sorted(CALLS) == actions()
+
+
+def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    for name, found in getattr(group, "commands", {}).items():
+        yield from commands(found, (*words, name))
+    if not hasattr(group, "commands"):
+        yield " ".join(words), group
+
+
+def test_every_command_that_changes_the_deployment_prints_itself() -> None:
+    for name, found in commands(get_command(app)):
+        options = {option for parameter in found.params for option in parameter.opts}
+        ours = name.startswith(("server ", "client ", "backup ")) or name in HERE_ONLY
+        if {"--yes", "--dry-run"} & options and not ours:
+            assert "--script" in options, name
 
 
 @pytest.mark.parametrize("action", CALLS)

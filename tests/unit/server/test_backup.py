@@ -18,6 +18,8 @@ from portico.errors import Conflict, InvalidInput
 from portico.server.backup import restoring
 from portico.server.backup.archive import parse, read, snapshot, written
 from portico.server.backup.container import CHUNK, HEADER, TAG, seal, unseal
+from portico.server.backup.moving import move, parse_moves
+from portico.server.backup.restoring import restore
 from portico.settings.document import load_data
 from portico.settings.store import SettingsStore
 
@@ -137,3 +139,44 @@ def test_existing_settings_are_replaced_only_by_force(tmp_path: Path, data: dict
         restoring.restore(pieces, state, now=NOW, force=False, dry_run=False)
     assert (state / "settings.sqlite").read_bytes() == before
     shutil.rmtree(state)
+
+
+def test_a_backup_of_another_machine_is_moved_to_this_one_s_names(tmp_path: Path, data: dict[str, Any]) -> None:
+    source, target = tmp_path / "there", tmp_path / "here"
+    data["server"]["internal_ipv4"] = "10.0.0.2"
+    pieces = archived(source, data)
+    old = data["server"]["internal_interface"]
+    moves = parse_moves([f"{old}=ens9"], ["10.0.0.2=10.0.0.5"])
+    done = restore(pieces, target, now=NOW, force=False, dry_run=False, moves=moves)
+    store = SettingsStore.open(target)
+    newest = store.latest()
+    assert newest is not None and newest.number == done.manifest.revision == 2
+    assert newest.settings.server.internal_interface == "ens9"
+    assert str(newest.settings.server.internal_ipv4) == "10.0.0.5"
+    applied = store.applied()
+    assert applied is not None and applied.number == 2, "it serves from it at once"
+    store.close()
+    for interfaces, addresses, code in (
+        (["eth77=ens9"], [], "MAPPING_UNUSED"),
+        ([], ["10.99.0.1=10.0.0.5"], "MAPPING_UNUSED"),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            restore(
+                pieces, tmp_path / "no", now=NOW, force=False, dry_run=False, moves=parse_moves(interfaces, addresses)
+            )
+        assert refused.value.code == code
+    assert not (tmp_path / "no").exists()
+    for interfaces, addresses in ((["eth0"], []), (["eth0=a", "eth0=b"], []), ([], ["x=10.0.0.1"])):
+        with pytest.raises(InvalidInput) as refused:
+            parse_moves(interfaces, addresses)
+        assert refused.value.code == "MAPPING_INVALID"
+
+
+def test_every_place_of_an_address_is_moved() -> None:
+    found = move(
+        {"a": [{"b": "10.0.0.2/24"}, "10.0.0.2", "10.0.0.22"], "accept_interface": ["eth0", "lo"], "text": "eth0"},
+        parse_moves(["eth0=ens3"], ["10.0.0.2=10.0.0.5"]),
+    )
+    assert found == {
+        "a": [{"b": "10.0.0.5/24"}, "10.0.0.5", "10.0.0.22"], "accept_interface": ["ens3", "lo"], "text": "eth0",
+    }  # fmt: skip

@@ -19,9 +19,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from portico.certificates.ca import CertificateAuthority
 from portico.certificates.issue import MAXIMUM_RSA_BITS, make_request
+from portico.certificates.revocation import CRL_NAME
 from portico.certificates.tokens import Token, create_token
 from portico.certificates.trust import common_name, parse_certificates, serial_hex
-from portico.server.credentials import Credentials, now_utc
+from portico.client.assistant.revoked import parse as parse_revoked
+from portico.server.credentials import MAXIMUM_HANDED_OUT, Credentials, now_utc
 from portico.server.enrolment import Enrolment
 from portico.server.gateway import Request, Response
 from portico.settings.document import load_data
@@ -218,7 +220,7 @@ def test_a_kill_at_any_step_of_an_enrolment_leaves_token_and_certificate_in_step
     from portico.certificates.store import CertificateStore
 
     for number, (owner, name) in enumerate(
-        ((issue, "redeem"), (CertificateStore, "add_issued"), (issue.Issuer, "_sign"), (issue, "to_pem"))
+        ((issue, "redeem"), (CertificateStore, "add_issued"), (issue, "end_entity"), (issue, "to_pem"))
     ):
         site = Site(tmp_path / str(number))
         token = site.token()
@@ -273,3 +275,18 @@ def test_without_authentication_clients_still_follow_the_settings(site: Site) ->
     assert code(ask("certificates", "GET", "client-settings")) == "CERTIFICATE_NEEDED"
     assert code(ask("none", "POST", "renew")) == "AUTHENTICATION_NONE"
     assert code(ask("certificates", "POST", "renew")) == "CERTIFICATE_NEEDED"
+
+
+def test_the_revocation_list_is_for_everybody_once_there_is_one(site: Site) -> None:
+    def ask(method: str = "GET") -> Response:
+        return site.enrolment.answer(Request(1, "203.0.113.5:4000", method, "/portico/v1/crl", b"", None))
+
+    assert (ask().status, ask("POST").status) == (404, 405)
+    site.credentials.write_crl(now_utc())
+    answer = ask()
+    assert answer.status == 200
+    number = parse_revoked(answer.body.decode(), site.credentials.trust(SETTINGS)).number
+    site.credentials.write_crl(now_utc())
+    assert parse_revoked(ask().body.decode(), site.credentials.trust(SETTINGS)).number > number
+    (site.credentials.directory / CRL_NAME).write_bytes(b"x" * (MAXIMUM_HANDED_OUT + 1))
+    assert ask().status == 404

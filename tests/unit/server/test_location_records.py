@@ -188,3 +188,23 @@ def test_a_key_that_others_may_read_is_never_used(bind: Bind, tmp_path: Path) ->
     records = kept(tmp_path)
     tick(records, in_force(bind, corporate_dns={"key_file": str(exposed)}))
     assert "SECRET_FILE_EXPOSED" in {error.code for error in records.problems()}
+
+
+def test_a_record_that_goes_is_named_before_the_next_look_at_all_of_them(
+    bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The serial of the zone tells, which is asked for every few seconds."""
+    monkeypatch.setattr(module, "SERIAL_INTERVAL", 0.0)
+    document = in_force(bind)
+    records = kept(tmp_path)
+    tick(records, document)
+    looked = records.last
+    assert looked is not None and looked.ok
+    asyncio.run(records.tick(*document))
+    assert records.last is looked, "nothing changed, so nothing is looked at"
+    gone = RecordChange(PROBE, "A", "10.0.0.2", "delete")
+    update.write(document[0].corporate_dns, looked.zone, bind.server, "", [gone])
+    assert bind.records(PROBE, "A") == []
+    asyncio.run(records.tick(*document))
+    assert bind.records(PROBE, "A") == ["10.0.0.2"]
+    assert any(PROBE in text and "missing" in text for text in records.repairs[-1].faults)

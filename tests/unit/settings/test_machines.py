@@ -45,6 +45,7 @@ MACHINES_EXAMPLES: dict[str, dict[str, Any] | None] = {
     "SERVER_NOT_CHECKED": None,
     "SERVER_ADDRESS_IN_USE": None,
     "SERVER_VERSION": {"version": "0.1.0"},
+    "SERVER_VERSION_APART": {"version": "0.4.0"},
     "SERVER_ADAPTER": {"interfaces": adapters(ETH1)},
     "SERVER_MTU": {"interfaces": adapters(ETH0, replace(ETH1, mtu=1400))},
     "SERVER_SUBNET": {"interfaces": adapters(ETH0, replace(ETH1, addresses=(ip_interface("10.0.1.12/24"),)))},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import random
-import shutil
 import ssl
 import subprocess
 import time
@@ -29,7 +28,7 @@ from tests.unit.settings.conftest import MINIMAL
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
-pytestmark = pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd-server")
+pytestmark = pytest.mark.usefixtures("etcd_program")
 
 
 def seal(content: bytes) -> Mapping[str, str]:

@@ -185,6 +185,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "MANAGE_OUT_EMPTY": ({"access.manage_out": {"from": []}}, MACHINE),
     "ACCESS_UNREACHABLE": ({"access.intranet": ["2001:db8:9::/48"]}, MACHINE),
     "ACCESS_NOTHING": ({"access.intranet": []}, MACHINE),
+    "BACKUP_INCOMPLETE": ({"backup.state": "enabled", "backup.directory": "/mnt/safe"}, MACHINE),
     "ALERTS_DUPLICATE": ({"alerts.syslog": [{"address": "unix:/dev/log"}] * 2}, MACHINE),
     "ALERTS_SYSLOG_OPEN": ({"alerts.syslog": [{"address": "tcp://[2001:db8::5]:601"}]}, MACHINE),
     "DNS64_NO_UPSTREAM": ({"dns64.upstream_servers": []}, MACHINE),
@@ -243,6 +244,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "CERTIFICATE_EXPIRES_SOON": (IMPORTED_SETTINGS, with_file(not_after=NOW + timedelta(days=7))),
     "CERTIFICATE_NOT_YET_VALID": (IMPORTED_SETTINGS, with_file(not_before=NOW + timedelta(hours=1))),
     "LB_CLIENT_PREFIX": (balanced() | {CLIENT: "fd7c:1a2b:3c4d:1000::/64"}, MACHINE),
+    "MANAGEMENT_CERTIFICATE_HALF": ({"management.certificate_file": "/etc/portico/api.pem"}, MACHINE),
     "MANAGEMENT_PORT": ({"management.port": 2505}, MACHINE),
     "MANAGEMENT_OIDC_ISSUER": (
         {"management.oidc": {"issuer": "http://login.example.net", "client_id": "portico"}},
@@ -261,6 +263,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "STORE_ALONE": ({"store": {"kind": "etcd", "generation": "0123456789ab"}}, MACHINE),
     "STORE_GENERATION": (balanced() | {"store": {"kind": "etcd"}}, MACHINE),
     "STORE_EXISTING": ({"store": {"endpoints": ["https://etcd.corp.example.net:2379"]}}, MACHINE),
+    "STORE_WITNESS": (
+        balanced() | {"store": {"witness": {"name": "da2", "address": "10.0.0.9", "fingerprint": "0" * 64}}},
+        MACHINE,
+    ),
     "LB_TOO_MANY_SERVERS": (nine_servers(), MACHINE),
     "LB_NOT_A_MEMBER": (balanced(), machine(own_name="da7")),
     "LB_NOT_UNIQUE": (balanced(da2__priority=1), MACHINE),

@@ -50,6 +50,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
                 "/portico/v1/enrol",
                 "/portico/v1/renew",
                 "/portico/v1/client-settings",
+                "/portico/v1/crl",
                 "/portico/v1/user",
                 "/portico/v1/user/challenge",
                 "/portico/v1/user/login",

@@ -246,11 +246,21 @@ def test_settings_are_changed_as_transactions(scene: Scene) -> None:
     with pytest.raises(NotFound):
         scene.run("Remove-DAClientDnsConfiguration -DnsSuffix voip.example.net -Force")
 
-    scene.run("Add-DAMgmtServer -MgmtServer fd7c:1a2b:3c4d:1::10, 10.0.0.7")
-    assert scene.setting("access.manage_out")["from"] == ["fd7c:1a2b:3c4d:1::10/128", "10.0.0.7/32"]
-    assert scene.run("(Get-DAMgmtServer).Host") == ["fd7c:1a2b:3c4d:1::10/128", "10.0.0.7/32"]
-    scene.run("Remove-DAMgmtServer -MgmtServer 10.0.0.7,fd7c:1a2b:3c4d:1::10 -Force")
-    assert scene.setting("access.manage_out") is False
+    scene.run("Add-DAMgmtServer -MgmtServer fd7c:1a2b:3c4d:1::10/128, 10.0.0.7")
+    assert [item["addresses"] for item in scene.setting("management_servers")] == [
+        ["fd7c:1a2b:3c4d:1::10"],
+        ["10.0.0.7"],
+    ]
+    assert scene.setting("access.manage_out") is True, "who may dial clients is another setting"
+    assert any("user_authentication is none" in text for text in scene.host.warnings)
+    assert scene.run("(Get-DAMgmtServer).Host") == ["fd7c:1a2b:3c4d:1::10", "10.0.0.7"]
+    assert scene.run("Get-DAMgmtServer -Type DC") == []
+    with pytest.raises(NotFound, match="8 is no management server"):
+        scene.run("Remove-DAMgmtServer -MgmtServer 10.0.0.7,10.0.0.8 -Force")
+    with pytest.raises(NotBuilt):
+        scene.run("Add-DAMgmtServer -MgmtServer 10.0.0.0/24")
+    scene.run("Remove-DAMgmtServer -MgmtServer 10.0.0.7,FD7C:1a2b:3c4d:1:0::10 -Force")
+    assert scene.setting("management_servers") == []
 
     scene.run("Set-DANetworkLocationServer -Url https://nls.corp.example.net/")
     assert scene.one("Get-DANetworkLocationServer").get("Url") == "https://nls.corp.example.net/"

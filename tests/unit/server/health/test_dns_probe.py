@@ -30,8 +30,8 @@ DATA: dict[str, Any] = {
 
 
 class Server(asyncio.DatagramProtocol):
-    def __init__(self, code: dns.rcode.Rcode, silences: int) -> None:
-        self.code, self.silences = code, silences
+    def __init__(self, code: dns.rcode.Rcode, silences: int, delays: list[float]) -> None:
+        self.code, self.silences, self.delays = code, silences, delays
         self.asked: list[str] = []
 
     def connection_made(self, transport: Any) -> None:
@@ -45,13 +45,16 @@ class Server(asyncio.DatagramProtocol):
             return
         answer = dns.message.make_response(question)
         answer.set_rcode(self.code)
-        self.transport.sendto(answer.to_wire(), address)
+        delay = self.delays.pop(0) if self.delays else 0.0
+        asyncio.get_running_loop().call_later(delay, self.transport.sendto, answer.to_wire(), address)
 
 
-def asked(code: dns.rcode.Rcode, silences: int = 0) -> tuple[tuple[bool, str], list[str]]:
-    async def body() -> tuple[tuple[bool, str], list[str]]:
+def asked(
+    code: dns.rcode.Rcode, silences: int = 0, delays: list[float] | None = None
+) -> tuple[tuple[bool, str, float | None], list[str]]:
+    async def body() -> tuple[tuple[bool, str, float | None], list[str]]:
         loop = asyncio.get_running_loop()
-        make: Callable[[], Server] = lambda: Server(code, silences)  # noqa: E731
+        make: Callable[[], Server] = lambda: Server(code, silences, delays or [])  # noqa: E731
         transport, server = await loop.create_datagram_endpoint(make, local_addr=("127.0.0.1", 0))
         try:
             port = transport.get_extra_info("sockname")[1]
@@ -72,19 +75,32 @@ def asked(code: dns.rcode.Rcode, silences: int = 0) -> tuple[tuple[bool, str], l
     ],
 )
 def test_answers(code: dns.rcode.Rcode, well: bool) -> None:
-    assert asked(code) == ((well, dns.rcode.to_text(code)), ["corp.example.net. IN SOA"])
+    (answers, detail, seconds), questions = asked(code)
+    assert (answers, detail) == (well, dns.rcode.to_text(code)) and seconds is not None
+    assert questions[0] == "corp.example.net. IN SOA"
 
 
 def test_one_lost_datagram_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dns_probe, "ANSWER_SECONDS", 0.5)
     answer, questions = asked(dns.rcode.NOERROR, silences=1)
-    assert answer == (True, "NOERROR") and len(questions) == 2
+    assert answer[:2] == (True, "NOERROR") and len(questions) == 2
     answer, _ = asked(dns.rcode.NOERROR, silences=9)
-    assert answer == (False, "no answer")
+    assert answer == (False, "no answer", None)
+
+
+def test_a_server_is_as_slow_as_the_quicker_of_two_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_probe, "SLOW_SECONDS", 0.3)
+    (answers, detail, seconds), questions = asked(dns.rcode.NOERROR, delays=[0.6, 0.4])
+    assert (answers, detail, len(questions)) == (True, "NOERROR", 2)
+    assert seconds is not None and seconds >= 0.4
+    # One that was held up once is not slow.
+    monkeypatch.setattr(dns_probe, "SLOW_SECONDS", 1.5)
+    (_, _, seconds), questions = asked(dns.rcode.NOERROR, delays=[1.6])
+    assert len(questions) == 2 and seconds is not None and seconds < 1.6
 
 
 def test_a_closed_port_is_told() -> None:
-    well, detail = asyncio.run(dns_probe.ask("127.0.0.1", 1, "corp.example.net"))
+    well, detail, _ = asyncio.run(dns_probe.ask("127.0.0.1", 1, "corp.example.net"))
     assert not well and detail
 
 

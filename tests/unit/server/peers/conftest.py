@@ -135,6 +135,7 @@ class Cluster:
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.1)
+        patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 0.2)
         chosen = random.Random()
         self.network = f"127.{chosen.randrange(1, 255)}.{chosen.randrange(1, 255)}"
         self.servers: dict[str, Server] = {}

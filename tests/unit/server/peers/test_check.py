@@ -95,10 +95,10 @@ def test_any_server_checks_all_and_names_each_that_differs(play: Play) -> None:
             assert checked.revision == server.in_force[0]
         own = facts("da2").server_certificate
         assert own is not None
-        show(servers[1], cluster, version="0.0.9", server_certificate=replace(own, names=("da2.example.net",)))
+        show(servers[1], cluster, version="0.7.9", server_certificate=replace(own, names=("da2.example.net",)))
         show(servers[2], cluster, interfaces={}, in_use={ip_address("10.0.0.13"): "02:00:00:00:00:07"})
         expected = {
-            ("SERVER_VERSION", ("da2",)),
+            ("SERVER_VERSION_APART", ("da2",)),
             ("CERTIFICATE_NAME_MISMATCH", ("da2",)),
             ("SERVER_ADAPTER", ("da3",)),
             ("ADDRESS_NOT_LOCAL", ("da3",)),
@@ -153,7 +153,7 @@ def test_servers_that_cannot_be_checked_are_findings(play: Play) -> None:
     play(scenario)
 
 
-def test_a_server_of_an_older_version_is_named_although_it_cannot_answer(play: Play) -> None:
+def test_a_server_of_another_version_is_named_although_it_cannot_answer(play: Play) -> None:
     async def scenario(cluster: Cluster) -> None:
         servers = await three(cluster)
         routes = "portico.server.peers.routes.answer_examination"
@@ -167,12 +167,12 @@ def test_a_server_of_an_older_version_is_named_although_it_cannot_answer(play: P
         await until(lambda: "version" in link.said)
         greet = servers[0].agent.peers.catching_up.catch_up
 
-        async def older(name: str, said: Any, **options: Any) -> None:
-            await greet(name, {**said, "version": "0.0.9"} if name == "da2" else said, **options)
+        async def other(name: str, said: Any, **options: Any) -> None:
+            await greet(name, {**said, "version": "0.7.9"} if name == "da2" else said, **options)
 
-        cluster.patch.setattr(servers[0].agent.peers.catching_up, "catch_up", older)
-        await until(lambda: link.said["version"] == "0.0.9")
-        assert ("SERVER_VERSION", ("da2",)) in found(await report(servers[0]))
+        cluster.patch.setattr(servers[0].agent.peers.catching_up, "catch_up", other)
+        await until(lambda: link.said["version"] == "0.7.9")
+        assert ("SERVER_VERSION_APART", ("da2",)) in found(await report(servers[0]))
 
     play(scenario)
 

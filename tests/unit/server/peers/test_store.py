@@ -16,7 +16,7 @@ from tests.unit.server.peers.test_conflicts import both, settled
 
 Play = Callable[[Scenario], None]
 
-pytestmark = pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd-server")
+pytestmark = pytest.mark.usefixtures("etcd_program")
 
 
 async def three(cluster: Cluster) -> tuple[Server, Server, Server]:

@@ -23,6 +23,8 @@ from tests.unit.server.peers.test_store import voting
 
 Play = Callable[[Scenario], None]
 
+pytestmark = pytest.mark.usefixtures("etcd_program")
+
 
 async def alone(cluster: Cluster) -> Server:
     """A server without a cluster."""
