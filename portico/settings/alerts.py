@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import FilePath, Section
+from portico.settings.kinds import FilePath, SecretPath, Section
 from portico.settings.urls import HttpsUrl, split_url
 
 Facility = Literal[
@@ -43,7 +43,7 @@ class Webhook(Section):
     """A receiver of alerts by HTTPS POST, as JSON."""
 
     url: HttpsUrl = Field(description="where alerts are sent")
-    secret_file: FilePath = Field(
+    secret_file: SecretPath = Field(
         description="file of at least 16 bytes that root alone may read, on every server; alerts are signed with it "
         "(HMAC-SHA-256, header Portico-Signature)"
     )

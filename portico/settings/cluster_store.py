@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import FilePath, Section
+from portico.settings.kinds import CertificatePath, FilePath, KeyPath, Section
 
 if TYPE_CHECKING:
     from portico.settings.model import Settings
@@ -51,8 +51,8 @@ class ClusterStore(Section):
         default_factory=list, max_length=16, description="of an etcd that is there already; empty: Portico's own"
     )
     ca: FilePath | None = Field(default=None, description="PEM file of that etcd's CA, the same path on every server")
-    certificate: FilePath | None = Field(default=None, description="PEM file of the client certificate for it")
-    key: FilePath | None = Field(default=None, description="PEM file of that certificate's private key")
+    certificate: CertificatePath | None = Field(default=None, description="PEM file of the client certificate for it")
+    key: KeyPath | None = Field(default=None, description="PEM file of that certificate's private key")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from typing import Annotated, Literal, TypeVar
 
@@ -18,6 +19,21 @@ from portico.settings.addresses import (
     parse_host_address,
     parse_network,
 )
+
+
+@dataclass(frozen=True)
+class FileOf:
+    """Marks a setting that names a file. A server of a cluster that lacks the file is brought it by the others.
+
+    Attributes:
+        kind: shared: the same on all servers, another content is refused; own: a server may have one of its own;
+            fetched: the same, and each server gets its changes elsewhere.
+        secret: only root may read it.
+    """
+
+    kind: Literal["shared", "own", "fetched"]
+    secret: bool = False
+
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", flags=re.ASCII)
 
@@ -194,7 +210,12 @@ TlsVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(_tls_version)]
 PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.parse), _as_text]
 Mapping = Annotated[PrefixMapping, _parsed(PrefixMapping, PrefixMapping.parse), _as_text]
 Upstream = Annotated[DnsServer, _parsed(DnsServer, DnsServer.parse), _as_text]
-FilePath = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
+_Path = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=4096)]
+FilePath = Annotated[_Path, FileOf("shared")]
+SecretPath = Annotated[_Path, FileOf("shared", secret=True)]
+CertificatePath = Annotated[_Path, FileOf("own")]
+KeyPath = Annotated[_Path, FileOf("own", secret=True)]
+CrlPath = Annotated[_Path, FileOf("fetched")]
 State = Literal["enabled", "disabled"]
 
 

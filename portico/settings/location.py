@@ -11,7 +11,16 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from portico.settings.kinds import AnyAddress, FilePath, HostName, Section, State, Upstream
+from portico.settings.kinds import (
+    AnyAddress,
+    CertificatePath,
+    HostName,
+    KeyPath,
+    SecretPath,
+    Section,
+    State,
+    Upstream,
+)
 from portico.settings.urls import PageUrl
 
 NLS_LABEL: Final = "directaccess-nls"
@@ -47,10 +56,10 @@ class NetworkLocationServer(Section):
     port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
         default=None, description="TCP port; null: 443, and 62000 on a server with one adapter"
     )
-    certificate: FilePath | None = Field(
+    certificate: CertificatePath | None = Field(
         default=None, description="imported certificates: PEM file, its certificate and chain"
     )
-    key: FilePath | None = Field(default=None, description="imported certificates: PEM file of its private key")
+    key: KeyPath | None = Field(default=None, description="imported certificates: PEM file of its private key")
 
 
 class WebProbe(Section):
@@ -79,10 +88,10 @@ class CorporateDns(Section):
     update_server: Upstream | None = Field(
         default=None, description="the DNS server that takes updates; null: the zone's primary (SOA)"
     )
-    key_file: FilePath | None = Field(
+    key_file: SecretPath | None = Field(
         default=None, description="tsig: file of the key as tsig-keygen prints it, which only root may read"
     )
-    keytab: FilePath | None = Field(default=None, description="gss-tsig: keytab file, which only root may read")
+    keytab: KeyPath | None = Field(default=None, description="gss-tsig: keytab file, which only root may read")
     principal: Principal | None = Field(
         default=None, description="gss-tsig: whose key of the keytab is used, as DA1$@CORP.EXAMPLE.NET"
     )

@@ -17,6 +17,8 @@ from portico.settings.cluster_store import ClusterStore
 from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
+    CertificatePath,
+    CrlPath,
     Destination,
     Exclusion,
     FilePath,
@@ -25,6 +27,7 @@ from portico.settings.kinds import (
     Ipv4,
     Ipv6,
     Ipv6Prefix,
+    KeyPath,
     Mapping,
     Namespace,
     PortPool,
@@ -281,7 +284,7 @@ class Access(Section):
         max_length=16,
         description="PEM files of CAs that issue certificates to users, and to users only",
     )
-    user_crl: list[FilePath] = Field(
+    user_crl: list[CrlPath] = Field(
         default_factory=list, max_length=16, description="files of revocation lists (PEM or DER) of these CAs"
     )
     user_oidc: Oidc | None = Field(
@@ -295,17 +298,17 @@ class Certificates(Section):
     mode: Literal["built-in", "imported"] = Field(
         default="built-in", description="built-in: Portico's own CA issues and renews; imported: files of your CA"
     )
-    server_certificate: FilePath | None = Field(
+    server_certificate: CertificatePath | None = Field(
         default=None, description="imported: PEM file, the server's certificate and its chain"
     )
-    server_key: FilePath | None = Field(default=None, description="imported: PEM file of the private key")
+    server_key: KeyPath | None = Field(default=None, description="imported: PEM file of the private key")
     client_ca: list[FilePath] = Field(
         default_factory=list, description="PEM files of CAs whose client certificates are accepted"
     )
     client_lifetime_days: int = Field(default=90, ge=1, le=3650, description="of client certificates, built-in CA")
     server_lifetime_days: int = Field(default=90, ge=1, le=825, description="of the server's certificate, built-in CA")
     renew_before_days: int = Field(default=30, ge=0, le=365, description="renew when less than this remains")
-    crl: list[FilePath] = Field(
+    crl: list[CrlPath] = Field(
         default_factory=list, description="files of revocation lists (PEM or DER) of the imported CAs"
     )
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from portico.lab import wait
-from portico.lab.deployment import give_dns_key, install_server, start_server
+from portico.lab.deployment import DNS_KEY, install_server, start_server
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 
@@ -32,10 +32,15 @@ def peers(host: Host) -> dict[str, Any]:
     return found
 
 
+def file(host: Host, path: str) -> str:
+    """The checksum and the mode of a file."""
+    digest = host.output("sha256sum", path).split()[0]
+    return f"{digest} {host.output('stat', '-c', '%a', path).strip()}"
+
+
 def secret(host: Host, name: str) -> str:
-    """The checksum and the mode of a file of a server's state."""
-    digest = host.output("sha256sum", f"{STATE}/{name}").split()[0]
-    return f"{digest} {host.output('stat', '-c', '%a', f'{STATE}/{name}').strip()}"
+    """The same of a file of a server's state."""
+    return file(host, f"{STATE}/{name}")
 
 
 def test_a_second_server_joins_with_one_token(three_servers: Lab) -> None:
@@ -43,8 +48,6 @@ def test_a_second_server_joins_with_one_token(three_servers: Lab) -> None:
     install_server(three_servers, "da1")
     first.run("portico", "lb", "enable", *dedicated(1), "--yes", timeout=60.0)
     made = first.json("portico", "lb", "add", "da2", *dedicated(2), "--yes", "--json", timeout=60.0)
-    # A file that the settings name is on every server: the administrator brings it.
-    give_dns_key(three_servers, "da2")
     interfaces = ["--internet-interface", INTERNET, "--internal-interface", INTERNAL]
     second.run("portico", "server", "join", made["token"], *interfaces, "--yes", timeout=60.0)
     start_server(second)
@@ -60,6 +63,11 @@ def test_a_second_server_joins_with_one_token(three_servers: Lab) -> None:
     for name in ("certificates/authority.pem", "certificates/ticket_keys.json", "cluster/authority.pem"):
         assert secret(first, name) == secret(second, name)
         assert secret(second, name).endswith(" 600")
+    # Files that the settings name come with the answer, also when they change later on a server that has them.
+    assert file(second, DNS_KEY) == file(first, DNS_KEY)
+    assert file(second, DNS_KEY).endswith(" 600")
+    first.run("sh", "-c", f"echo '# looked at' >> {DNS_KEY}")
+    wait.until("da2 to have the new key", lambda: file(second, DNS_KEY) == file(first, DNS_KEY))
     second.run("portico", "settings", "set", "drift=report", "--yes", timeout=60.0)
     assert in_force(first) == in_force(second)
     assert first.json("portico", "settings", "show", "--json")["settings"]["drift"] == "report"

@@ -19,6 +19,7 @@ from portico.certificates.issue import parse_request
 from portico.certificates.trust import pin, to_pem
 from portico.errors import Conflict, InvalidInput, PorticoError
 from portico.files import read_file
+from portico.server import bringing
 from portico.server.additions.core import Attempts, Step
 from portico.server.credentials import now_utc
 from portico.server.peers import messages
@@ -164,6 +165,7 @@ class Admission:
         newest = await asyncio.to_thread(peers.store().latest)
         assert newest is not None and peers.state is not None
         credentials = peers.credentials
+        named = bringing.carried(newest.settings, peers.host.state).values()
         return {
             "name": name,
             "server": peers.own_name,
@@ -173,6 +175,7 @@ class Admission:
             "revision": messages.revision_data(newest),
             "authority": _private(credentials.authority_file) if credentials.authority is not None else None,
             "tickets": ticket_data(credentials.tickets),
+            "files": await asyncio.to_thread(bringing.offer, named),
         }
 
     async def confirm(self, name: str) -> dict[str, Any]:

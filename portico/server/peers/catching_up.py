@@ -52,6 +52,7 @@ class CatchingUp:
                 "transaction": self._peers.distribution.transaction,
                 **self._peers.records.greeting(),
                 **self._peers.administration.greeting(),
+                **self._peers.following.greeting(),
             }
 
         return await asyncio.to_thread(look)
@@ -100,6 +101,7 @@ class CatchingUp:
             await self._peers.take_state(ClusterState.from_data(await link.caller.get("/v1/state")))
         if await self.newer(said) and not self._peers.distribution.busy:
             await self.pull_settings(name, apply=apply)
+        await self._peers.following.pull(link, said)
 
     async def newer(self, said: dict[str, Any]) -> bool:
         newest = await asyncio.to_thread(self._peers.store().latest)
@@ -133,6 +135,7 @@ class CatchingUp:
                     break
                 page = await link.caller.get("/v1/settings", after=revisions[-1].number)
             if pulled:
+                await self._peers.following.prepare(link, pulled[-1].settings)
                 await (self.take_up(pulled, name) if apply else self._only_store(pulled, name))
 
     def fetch_later(self, name: str) -> None:

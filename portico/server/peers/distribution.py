@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from portico.errors import Conflict, PorticoError, Unavailable
+from portico.server import bringing
 from portico.server.peers import messages
 from portico.server.peers.caller import PeerUnreachable
 from portico.server.peers.links import Link
@@ -119,6 +120,7 @@ class _Pending:
     coordinator: str
     until: float
     since: float = field(default_factory=time.monotonic)
+    brought: dict[str, str] = field(default_factory=dict)
 
 
 class Distribution:
@@ -190,8 +192,13 @@ class Distribution:
                 "base_sha256": base.sha256,
                 "settings": _text(change.settings),
                 "removed": balancing is None or balancing.server(link.name) is None,
+                "files": files,
             }
 
+        state = self._peers.host.state
+        known = bringing.carried(change.former, state)
+        fresh = [named for path, named in bringing.carried(change.settings, state).items() if path not in known]
+        files = await asyncio.to_thread(bringing.offer, fresh)
         await self._peers.require_writable(change.former, change.settings)
         links = [link for link in self._peers.links.all() if link.name not in change.lost]
         found = await self._peers.links.each(
@@ -247,10 +254,15 @@ class Distribution:
             if body.get("removed") is not True:
                 settings = load(messages.text(body, "settings", limit=1 << 20), source=f"the settings from {sender}")
                 self._peers.keeper.require_program(settings)
+                own.brought = await asyncio.to_thread(
+                    bringing.take, settings, self._peers.host.state, body.get("files") or []
+                )
+                await asyncio.to_thread(bringing.note, self._peers.files.directory, own.brought)
                 problems = await self._peers.check(settings)
                 if errors(problems):
                     raise SettingsRefused(f"{self._peers.own_name} refuses the settings", problems)
         except BaseException:
+            bringing.remove(own.brought)
             if self._pending is own:
                 self._pending = None
             raise
@@ -284,6 +296,9 @@ class Distribution:
             )
         try:
             await self._peers.catching_up.take_up(revisions, sender)
+        except BaseException:
+            bringing.remove(pending.brought)
+            raise
         finally:
             self._pending = None
         return {"applied": revisions[-1].number}
@@ -291,6 +306,7 @@ class Distribution:
     def release(self, body: dict[str, Any]) -> dict[str, Any]:
         """The change with that number is over."""
         if self._pending is not None and self._pending.transaction == messages.text(body, "transaction"):
+            bringing.remove(self._pending.brought)
             self._pending = None
         return {}
 

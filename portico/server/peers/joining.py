@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from portico.certificates.tickets import save_tickets
 from portico.certificates.trust import pin
 from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError
 from portico.files import private_directory, read_file, write_file
+from portico.server import bringing
 from portico.server.cluster_secrets import ClusterFiles, ClusterState
 from portico.server.credentials import DIRECTORY
 from portico.server.machine import write_own_name
@@ -57,6 +58,7 @@ class Joining:
     server: str = ""
     revision: Revision | None = None
     _trust: str = ""
+    _brought: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -106,6 +108,7 @@ class Joining:
         try:
             asyncio.run(self._tell("/v1/join/abandon"))
         finally:
+            bringing.remove(bringing.brought(ClusterFiles(self.state).directory))
             ClusterFiles(self.state).remove()
             write_own_name(self.state, None)
 
@@ -190,6 +193,9 @@ class Joining:
         save_tickets(self.state / DIRECTORY, tickets)
         files.save(state)
         self.revision = revision
+        # Last, and noted: another file that is here is a reason to take the entry out again.
+        self._brought = bringing.take(revision.settings, self.state, bundle.get("files") or [])
+        bringing.note(files.directory, self._brought)
 
     def _keep_authority(self, pem: str | None) -> None:
         """The clients' CA. One that is here already and is another one stays: somebody may still need it."""

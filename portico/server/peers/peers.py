@@ -14,6 +14,7 @@ from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tickets import TicketKey
 from portico.connected import Door
 from portico.errors import NotFound, PorticoError, Unavailable
+from portico.server import bringing
 from portico.server.cluster_secrets import ClusterFiles, ClusterSecrets, ClusterState, new_state
 from portico.server.credentials import Credentials, now_utc
 from portico.server.enrolment import Enrolment
@@ -28,6 +29,7 @@ from portico.server.peers.catching_up import GREETING_SECONDS, CatchingUp
 from portico.server.peers.distribution import Change, Distribution
 from portico.server.peers.enrolling import Enrolling
 from portico.server.peers.farewell import Departure, Farewell, tell
+from portico.server.peers.following import Following
 from portico.server.peers.links import Links, Locate, internal_address
 from portico.server.peers.listener import Listener, Refusals
 from portico.server.peers.quorum import has_quorum, leader, require_quorum
@@ -114,6 +116,7 @@ class Peers:
         self.enrolling = Enrolling(self)
         self.farewell = Farewell(self)
         self.departure = Departure(host.state)
+        self.following = Following(self)
         self.own_health: Callable[[], dict[str, Any]] = dict
         self.problem: PorticoError | None = None
         self.state: ClusterState | None = None
@@ -423,6 +426,7 @@ class Peers:
         await self._close()
         self.state, self.document = None, None
         await self.host.leave(by)
+        await asyncio.to_thread(lambda: bringing.remove(bringing.brought(self.files.directory)))
         await asyncio.to_thread(self.files.remove)
         await asyncio.to_thread(self.departure.done)
 

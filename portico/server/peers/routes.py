@@ -73,6 +73,7 @@ class Routes:
             ("POST", "/v1/settings/release"): self._release,
             ("POST", "/v1/leave"): self._leave,
             ("GET", "/v1/records"): self._records,
+            ("POST", "/v1/files"): self._files,
             ("GET", "/v1/tickets"): self._tickets,
             ("POST", "/v1/enrolment"): self._enrolment,
             ("GET", "/v1/clients"): self._clients,
@@ -165,6 +166,9 @@ class Routes:
         if not 0 <= after < 1 << 62:
             raise messages.malformed("'after' is out of its range")
         return self._peers.records.page(asked.query.get("log", ""), after)
+
+    async def _files(self, asked: Asked) -> Any:
+        return await asyncio.to_thread(self._peers.following.answer, asked.body)
 
     async def _tickets(self, _asked: Asked) -> Any:
         return {"keys": ticket_data(self._peers.credentials.tickets)}

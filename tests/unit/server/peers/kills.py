@@ -23,7 +23,9 @@ from portico.server.peers.links import Links
 from portico.settings.database import Database
 from tests.unit.server.peers.conftest import Cluster, Server, until
 
-BACKGROUND = frozenset({"/v1/greeting", "/v1/health", "/v1/clients", "/v1/records", "/v1/tickets", "/v1/access"})
+BACKGROUND = frozenset(
+    {"/v1/greeting", "/v1/health", "/v1/clients", "/v1/records", "/v1/tickets", "/v1/access", "/v1/files"}
+)
 """Messages that come and go with time; they are no steps, but a dead process sends none of them."""
 _STEPS = ("cluster", "applied.yaml", "cluster-name.json", "left.json", "change.json", "settings")
 
@@ -205,19 +207,14 @@ async def kept(cluster: Cluster) -> Path:
     return copy
 
 
-def _names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
 async def put_back(cluster: Cluster, copy: Path) -> None:
     """The servers of that copy run, on what it has; nothing else is left."""
     for server in cluster.servers.values():
         await server.stop()
     cluster.servers.clear()
-    for path in list(cluster.root.iterdir()):
-        shutil.rmtree(path)
-    shutil.copytree(copy, cluster.root, dirs_exist_ok=True)
-    for name in _names(copy):
+    await asyncio.to_thread(shutil.rmtree, cluster.root)
+    await asyncio.to_thread(shutil.copytree, copy, cluster.root)
+    for name in sorted(await asyncio.to_thread(os.listdir, copy)):
         await cluster.add(name).start()
     await until(lambda: all(server.agent.peers.quorum() for server in cluster.servers.values()))
 
