@@ -217,7 +217,7 @@ def test_a_server_that_is_taken_out_stops_and_keeps_no_key(play: Play) -> None:
         await until(lambda: third.agent.problem is not None and third.agent.problem.code == "NOT_IN_CLUSTER")
         assert third.agent.store().latest() is None and third.agent.store().applied() is None
         assert third.agent.problem is not None
-        assert not (cluster.root / "da3" / "cluster").exists()
+        await until(lambda: not (cluster.root / "da3" / "cluster").exists())
         assert not (cluster.root / "da3" / "certificates").exists()
         assert first.in_force == second.in_force
         assert "da3" not in second.agent.peers.state.members  # type: ignore[union-attr]
