@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from portico.errors import PorticoError
+from portico.management.api import lines
 from portico.management.api.models import Fault, Model
 from portico.server.additions.core import Addition
 from portico.server.additions.follow import Followers, Waiting, look
 from portico.server.agent import Agent
-
-log = logging.getLogger("portico.api")
-
-LINES = "application/x-ndjson"
 
 StateName = Literal["waiting", "running", "done", "failed"]
 
@@ -50,7 +43,6 @@ class AdditionsAnswer(Model):
 Names = Annotated[
     list[Annotated[str, Field(max_length=63)]], Query(description="names of servers; none: all", max_length=32)
 ]
-_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {LINES: {"schema": {"type": "string"}}}}}
 
 
 def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any]]) -> APIRouter:
@@ -60,36 +52,16 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     followers = Followers()
     in_lines = Query(default=False, description="a line of JSON each time a server got on, until all serve or failed")
 
-    @routes.get("/additions", response_model=AdditionsAnswer, responses=_LINES)
+    @routes.get("/additions", response_model=AdditionsAnswer, responses=lines.RESPONSES)
     async def additions(agent: Agent = the_agent, server: Names = [], progress: bool = in_lines) -> Any:  # noqa: B006
         """How far servers are that are being added. Ask the server that made their tokens."""
         if not progress:
             found = await look(agent, server)
             return AdditionsAnswer(servers=[AdditionModel.model_validate(item.as_dict()) for item in found])
-        items = followers.follow(agent, server)
-        try:
-            first = await anext(items)  # what cannot be followed at all has a status of its own
-        except StopAsyncIteration:
-            return StreamingResponse(iter(()), media_type=LINES)
-        return StreamingResponse(_lines(first, items), media_type=LINES)
+        return await lines.in_lines(followers.follow(agent, server), _data, "following servers")
 
     return routes
 
 
-async def _lines(first: Addition | Waiting, items: AsyncIterator[Addition | Waiting]) -> AsyncIterator[bytes]:
-    """Servers as they get on. An error is the last line: the status has been sent by then."""
-    try:
-        yield _line(first)
-        async for item in items:
-            yield _line(item)
-    except PorticoError as error:
-        yield json.dumps({"error": error.as_dict()}).encode() + b"\n"
-    except Exception as error:
-        log.exception("following servers failed")
-        failure = PorticoError("The server failed", why=type(error).__name__, code="INTERNAL")
-        yield json.dumps({"error": failure.as_dict()}).encode() + b"\n"
-
-
-def _line(item: Addition | Waiting) -> bytes:
-    data = {"addition": item.as_dict()} if isinstance(item, Addition) else {"waiting": list(item.servers)}
-    return json.dumps(data).encode() + b"\n"
+def _data(item: Addition | Waiting) -> dict[str, Any]:
+    return {"addition": item.as_dict()} if isinstance(item, Addition) else {"waiting": list(item.servers)}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from portico.errors import InvalidInput, PorticoError
+from portico.errors import InvalidInput
+from portico.management.api import lines
 from portico.management.api.models import Model, OutcomeAnswer, ProblemModel
 from portico.server.agent import Agent
 from portico.server.check import Report, Step, check, live
@@ -20,10 +18,6 @@ from portico.server.transactions import Outcome
 from portico.settings.consequences import foresee
 from portico.settings.document import load, load_data
 from portico.settings.model import Settings
-
-log = logging.getLogger("portico.api")
-
-LINES = "application/x-ndjson"
 
 
 class Document(Model):
@@ -81,9 +75,6 @@ class PlanAnswer(OutcomeAnswer):
     live: LiveModel
 
 
-_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
-
-
 def router(
     agent_of: Callable[..., Agent],
     faults: dict[int | str, dict[str, Any]],
@@ -96,20 +87,19 @@ def router(
 
     async def checked(agent: Agent, candidate: Settings | None, progress: bool) -> Any:
         items = check(agent, candidate)
-        first = await anext(items)  # what cannot be checked at all has a status of its own
         if progress:
-            return StreamingResponse(_lines(first, items), media_type=LINES)
+            return await lines.in_lines(items, _data, "a check")
         async for item in items:
             if isinstance(item, Report):
                 return ReportAnswer.model_validate(item.as_dict())
         raise AssertionError("a check ends with a report")
 
-    @routes.get("/check", response_model=ReportAnswer, responses=_LINES)
+    @routes.get("/check", response_model=ReportAnswer, responses=lines.RESPONSES)
     async def check_settings(agent: Agent = the_agent, progress: bool = in_lines) -> Any:
         """Checks the newest settings with all rules on the machines of all servers."""
         return await checked(agent, None, progress)
 
-    @routes.post("/check", response_model=ReportAnswer, responses=_LINES)
+    @routes.post("/check", response_model=ReportAnswer, responses=lines.RESPONSES)
     async def check_document(body: Document, agent: Agent = the_agent, progress: bool = in_lines) -> Any:
         """Checks a document with all rules on the machines of all servers. Nothing is stored or applied."""
         return await checked(agent, await _document(body), progress)
@@ -141,20 +131,5 @@ async def _document(body: Document) -> Settings:
     return await asyncio.to_thread(load_data, body.settings)
 
 
-async def _lines(first: Step | Report, items: AsyncIterator[Step | Report]) -> AsyncIterator[bytes]:
-    """The check as it goes on. An error is its last line: the status has been sent by then."""
-    try:
-        yield _line(first)
-        async for item in items:
-            yield _line(item)
-    except PorticoError as error:
-        yield json.dumps({"error": error.as_dict()}).encode() + b"\n"
-    except Exception as error:
-        log.exception("a check failed")
-        failure = PorticoError("The server failed", why=type(error).__name__, code="INTERNAL")
-        yield json.dumps({"error": failure.as_dict()}).encode() + b"\n"
-
-
-def _line(item: Step | Report) -> bytes:
-    data = {"step": vars(item)} if isinstance(item, Step) else {"report": item.as_dict()}
-    return json.dumps(data).encode() + b"\n"
+def _data(item: Step | Report) -> dict[str, Any]:
+    return {"step": vars(item)} if isinstance(item, Step) else {"report": item.as_dict()}

@@ -10,7 +10,6 @@ from portico.settings.document import load_data
 from portico.settings.effective import effective
 from portico.settings.facts import Facts
 from portico.settings.model import Settings
-from portico.transition.client_settings import build_client_settings
 from portico.transition.gateway_config import GatewaySecrets, build_gateway_config
 
 SECRETS = GatewaySecrets(
@@ -177,43 +176,3 @@ def test_client_authentication_without_a_ca_is_an_error(settings: Settings, fact
 def test_secrets_stay_out_of_representations() -> None:
     assert "KEY" not in repr(SECRETS)
     assert "x01" not in repr(SECRETS)
-
-
-def test_a_client_is_told_what_it_needs(settings: Settings, facts: Facts) -> None:
-    assert build_client_settings(settings, effective(settings, facts), revision=7) == {
-        "url": "https://da.example.net:443/IPHTTPS",
-        "domain": "corp.example.net",
-        "nrpt": [
-            {"namespace": "directaccess-nls.corp.example.net", "dns_servers": []},
-            {"namespace": ".corp.example.net", "dns_servers": ["fd7c:1a2b:3c4d:3333::1"]},
-        ],
-        "dns_address": "fd7c:1a2b:3c4d:3333::1",
-        "intranet_prefixes": ["fd7c:1a2b:3c4d::/48"],
-        "revision": 7,
-    }
-
-
-@pytest.mark.parametrize(
-    ("manage_out", "prefixes"),
-    [
-        (False, ["fd7c:1a2b:3c4d:1000::1/128"]),
-        ({"from": ["fd00:9::/64", "10.0.0.0/24"]}, ["fd7c:1a2b:3c4d:1000::1/128", "fd00:9::/64"]),
-    ],
-)
-def test_who_may_open_connections_to_clients_is_told(
-    data: dict[str, Any], manage_out: Any, prefixes: list[str]
-) -> None:
-    settings = load_data({**data, "access": {"manage_out": manage_out}})
-    assert build_client_settings(settings, effective(settings), revision=1)["intranet_prefixes"] == prefixes
-
-
-def test_ipv4_hosts_that_may_open_connections_come_from_the_nat64_prefixes(data: dict[str, Any], facts: Facts) -> None:
-    data["access"] = {"manage_out": {"from": ["10.0.0.0/24"]}}
-    data["nat64"] = {
-        "static_bindings": [
-            {"protocol": "tcp", "client": "fd7c:1a2b:3c4d:1000::5", "client_port": 22, "port": 50022},
-        ]
-    }
-    settings = load_data(data)
-    told = build_client_settings(settings, effective(settings, facts), revision=1)["intranet_prefixes"]
-    assert told == ["fd7c:1a2b:3c4d:1000::1/128", "fd7c:1a2b:3c4d:7777::a00:0/120"]
