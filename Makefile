@@ -60,8 +60,8 @@ down: | sudo
 # deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
 # and a moment without time can end it; so one that fails has a second try (in a lab of its own) and a third, and the
 # summary names it (RERUN) and shows what failed. One that needs them more than now and then has a defect.
-TEST_WORKERS ?= 2
-LAB_WORKERS ?= 2
+TEST_WORKERS ?= 3
+LAB_WORKERS ?= 3
 RERUN ?= --reruns 2 --rerun-show-tracebacks -r fEsxXR
 # What PYTEST_ARGS choose need not be in both passes.
 MAYBE_NONE := $(if $(PYTEST_ARGS), || test $$? -eq 5)

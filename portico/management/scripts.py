@@ -165,6 +165,8 @@ _CMDLETS: Final[dict[str, Callable[[Mapping[str, Any]], str | None] | str]] = {
     "cluster store recover": _STORE,
     "cluster store rejoin": _STORE,
     "cluster store compact": _STORE,
+    "cluster store witness add": _STORE,
+    "cluster store witness remove": _STORE,
     "dns64 flush": "no cmdlet empties the cache of DNS64 (Clear-DnsServerCache is of the DNS server)",
     "dns update": "Windows registers its records by itself (Register-DnsClient)",
     "admin revoke": _ADMINISTRATORS,

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError
-from portico.files import not_written, read_file, write_file
+from portico.files import not_written, read_file, remove_file, write_file
 from portico.settings.model import Settings
 from portico.settings.named_files import NamedFile, named_files
 
@@ -109,7 +109,7 @@ def remove(written: Mapping[str, str]) -> None:
     for path, sha256 in written.items():
         with contextlib.suppress(OSError, PorticoError):
             if present_digest(path) == sha256:
-                Path(path).unlink()
+                remove_file(Path(path))
 
 
 def note(directory: Path, written: Mapping[str, str]) -> None:

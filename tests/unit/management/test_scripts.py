@@ -48,6 +48,8 @@ CALLS = {
     "cluster store recover": "",
     "cluster store rejoin": "",
     "cluster store compact": "",
+    "cluster store witness add": "witness1",
+    "cluster store witness remove": "",
     "dns64 flush": "app.corp.example.net --tree",
     "dns update": "",
     "admin revoke": "ab",
@@ -74,7 +76,7 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 def test_every_command_that_changes_the_deployment_prints_itself() -> None:
     for name, found in commands(get_command(app)):
         options = {option for parameter in found.params for option in parameter.opts}
-        ours = name.startswith(("server ", "client ", "backup ")) or name in HERE_ONLY
+        ours = name.startswith(("server ", "client ", "backup ", "witness ")) or name in HERE_ONLY
         if {"--yes", "--dry-run"} & options and not ours:
             assert "--script" in options, name
 

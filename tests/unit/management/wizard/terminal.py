@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,12 @@ class Terminal:
         os.write(self._master, f"{text}\n".encode())
 
     def interrupt(self) -> None:
-        """Ctrl-C, as the terminal gives it to whoever waits for input."""
-        os.killpg(self._process.pid, 2)
+        """Ctrl-C, as the terminal gives it to whoever waits for input; once more when it came before the wait began,
+        which Python's input() then does not notice."""
+        deadline = time.monotonic() + SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            os.killpg(self._process.pid, signal.SIGINT)
+            self._more(1.0)
 
     def finish(self) -> int:
         """Waits until the program ends, and returns its exit status."""
