@@ -45,7 +45,8 @@ class Issuer:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example Trust")])
         basic = x509.BasicConstraints(ca=True, path_length=None)
-        self.certificate = self._signed(self._name, self._key.public_key()).add_extension(basic, critical=True)
+        made = self._signed(self._name, self._key.public_key()).add_extension(basic, critical=True)
+        self._certificate = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     def _signed(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
@@ -69,7 +70,7 @@ class Issuer:
         text = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         host.write(f"{FILES}/{file}.pem", made.sign(self._key, hashes.SHA256()).public_bytes(encoding).decode())
         host.write(f"{FILES}/{file}.key", text.decode(), 0o600)
-        host.write(f"{FILES}/ca.pem", self.certificate.sign(self._key, hashes.SHA256()).public_bytes(encoding).decode())
+        host.write(f"{FILES}/ca.pem", self._certificate)
 
 
 @contextmanager
