@@ -159,9 +159,58 @@ def _certificate(host: Host, name: str, days: int, extension: str) -> None:
     )
 
 
+def test_a_dead_server_is_told_by_the_one_that_is_left_and_since_when_is_kept(watched: Watched) -> None:
+    lab = watched.lab
+    watched.fine("da2", "high-availability", ask="da1")
+    before = watched.row("da1", "network-security")
+    watched.from_now_on()
+    lab.kill("da1")  # the one that speaks for all
+    gone = watched.sees("da2", "high-availability", "SERVER_GONE", ask="da2", about="da1")
+    assert "portico lb remove da1" in gone["resolution"]
+    watched.sees("da2", "high-availability", "NO_REDUNDANCY", ask="da2")
+    watched.sees("da2", "high-availability", "NO_QUORUM", ask="da2")
+    watched.sees("da1", "server", "SERVER_SILENT", ask="da2")
+    assert watched.row("da1", "dns", ask="da2")["state"] == "Unknown"
+
+    # Its heartbeats are missed first; who asks for it is not answered some seconds later. That is one alert or two.
+    def raised() -> list[dict[str, Any]]:
+        return [a for a in watched.alerts("cluster", "high-availability", "da1") if a["kind"] == "raised"]
+
+    wait.until(
+        "an alert that da1 is gone",
+        lambda: raised() and raised()[-1]["codes"] == ["SERVER_GONE"],
+        timeout=PATIENCE,
+        interval=0.2,
+        evidence=lambda: watched.evidence(ask="da2"),
+    )
+    assert [a["codes"] for a in raised()[:-1]] in ([], [["SERVER_NOT_HEARD"]])
+    assert {a["sender"] for a in raised()} == {"da2"}
+
+    def silent() -> bool:
+        asked = ("portico", "events", "--server", "da1", "--component", "server", "--json")
+        events = lab.host("da2").json(*asked)["events"]
+        return [(event["state"], event["codes"]) for event in events[-1:]] == [("Error", ["SERVER_SILENT"])]
+
+    wait.until("the event that da1 is silent", silent, timeout=PATIENCE, evidence=lambda: watched.evidence(ask="da2"))
+
+    lab.restart("da1")
+    deployment.wait_for_convergence(lab, SERVERS, timeout=PATIENCE)
+    for server in SERVERS:
+        watched.fine(server, "high-availability", ask="da1")
+    watched.told("cleared", "cluster", "high-availability", "da1")
+    after = watched.row("da1", "network-security")
+    assert after["state"] == before["state"] and after["since"] == before["since"], "a restart forgets nothing"
+    assert watched.alerts("da1", "network-security") == [], "and tells nothing twice"
+    # Its network configuration is the one of before, so that it came with the virtual addresses.
+    assert "203.0.113.11/" not in lab.host("da1").output("ip", "-o", "addr", "show", "dev", "eth0")
+    again = watched.sees("da1", "network-adapters", "VIRTUAL_ADDRESS_AT_BOOT", ask="da1", about="203.0.113.11")
+    assert "203.0.113.21/24" in again["resolution"], again
+
+
 def test_what_breaks_is_named_with_cause_and_resolution_and_told_once(watched: Watched) -> None:
     lab = watched.lab
     da1, da2 = lab.host("da1"), lab.host("da2")
+    watched.from_now_on()
     # The intranet's DNS server dies: both servers see it, one of them tells.
     lab.host("dns").stop_service(bind.SERVICE)
 
@@ -214,51 +263,3 @@ def test_what_breaks_is_named_with_cause_and_resolution_and_told_once(watched: W
     assert watched.told("cleared", "cluster", "dns")["sender"] == "da1"
     assert watched.told("cleared", "da2", "network-adapters")["former"] == "Error"
     assert len(watched.alerts("cluster", "dns")) == 2, "both saw it, one told it"
-
-
-def test_a_dead_server_is_told_by_the_one_that_is_left_and_since_when_is_kept(watched: Watched) -> None:
-    lab = watched.lab
-    watched.fine("da2", "high-availability", ask="da1")
-    before = watched.row("da1", "network-security")
-    watched.from_now_on()
-    lab.kill("da1")  # the one that speaks for all
-    gone = watched.sees("da2", "high-availability", "SERVER_GONE", ask="da2", about="da1")
-    assert "portico lb remove da1" in gone["resolution"]
-    watched.sees("da2", "high-availability", "NO_REDUNDANCY", ask="da2")
-    watched.sees("da2", "high-availability", "NO_QUORUM", ask="da2")
-    watched.sees("da1", "server", "SERVER_SILENT", ask="da2")
-    assert watched.row("da1", "dns", ask="da2")["state"] == "Unknown"
-
-    # Its heartbeats are missed first; who asks for it is not answered some seconds later. That is one alert or two.
-    def raised() -> list[dict[str, Any]]:
-        return [a for a in watched.alerts("cluster", "high-availability", "da1") if a["kind"] == "raised"]
-
-    wait.until(
-        "an alert that da1 is gone",
-        lambda: raised() and raised()[-1]["codes"] == ["SERVER_GONE"],
-        timeout=PATIENCE,
-        interval=0.2,
-        evidence=lambda: watched.evidence(ask="da2"),
-    )
-    assert [a["codes"] for a in raised()[:-1]] in ([], [["SERVER_NOT_HEARD"]])
-    assert {a["sender"] for a in raised()} == {"da2"}
-
-    def silent() -> bool:
-        asked = ("portico", "events", "--server", "da1", "--component", "server", "--json")
-        events = lab.host("da2").json(*asked)["events"]
-        return [(event["state"], event["codes"]) for event in events[-1:]] == [("Error", ["SERVER_SILENT"])]
-
-    wait.until("the event that da1 is silent", silent, timeout=PATIENCE, evidence=lambda: watched.evidence(ask="da2"))
-
-    lab.restart("da1")
-    deployment.wait_for_convergence(lab, SERVERS, timeout=PATIENCE)
-    for server in SERVERS:
-        watched.fine(server, "high-availability", ask="da1")
-    watched.told("cleared", "cluster", "high-availability", "da1")
-    after = watched.row("da1", "network-security")
-    assert after["state"] == before["state"] and after["since"] == before["since"], "a restart forgets nothing"
-    assert watched.alerts("da1", "network-security") == [], "and tells nothing twice"
-    # Its network configuration is the one of before, so that it came with the virtual addresses.
-    assert "203.0.113.11/" not in lab.host("da1").output("ip", "-o", "addr", "show", "dev", "eth0")
-    again = watched.sees("da1", "network-adapters", "VIRTUAL_ADDRESS_AT_BOOT", ask="da1", about="203.0.113.11")
-    assert "203.0.113.21/24" in again["resolution"], again
