@@ -162,6 +162,8 @@ def _certificate(host: Host, name: str, days: int, extension: str) -> None:
 def test_a_dead_server_is_told_by_the_one_that_is_left_and_since_when_is_kept(watched: Watched) -> None:
     lab = watched.lab
     watched.fine("da2", "high-availability", ask="da1")
+    watched.sees("da1", "network-security", "CLIENT_CA_EXPIRES")
+    watched.told("raised", "da1", "network-security")
     before = watched.row("da1", "network-security")
     watched.from_now_on()
     lab.kill("da1")  # the one that speaks for all
