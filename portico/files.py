@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from portico.errors import Conflict, InvalidInput, NotFound, NotPermitted, PorticoError, Unavailable
 
@@ -81,20 +82,43 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         Unavailable: code FILE_NOT_WRITTEN; the old file is untouched.
     """
+    try:
+        with _whole(path, mode, data) as file:
+            file.write(data)
+    except ValueError as error:
+        raise not_written(path, error) from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file of mode 0600 for what comes in pieces. It takes the place of `path` when the block ends well, durably;
+    otherwise `path` is as it was.
+
+    Raises:
+        Unavailable: code FILE_NOT_WRITTEN; also for an OSError of the block.
+    """
+    with _whole(path, 0o600, None) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _whole(path: Path, mode: int, told: bytes | None) -> Iterator[BinaryIO]:
+    """`told` is what `watchers` are to be told of; None for a file that is no state."""
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # always 0600
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         with changing:
             Path(temporary).replace(path)
-            _tell(path, (data, mode))
+            if told is not None:
+                _tell(path, (told, mode))
         temporary = None
         _sync_directory(path.parent)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise not_written(path, error) from None
     finally:
         if temporary is not None:

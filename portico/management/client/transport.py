@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +14,7 @@ from portico.errors import (
     PorticoError,
     Unavailable,
 )
-from portico.files import not_written
+from portico.files import whole_file
 from portico.http_status import kind_of
 
 PAGE: Final = 1000
@@ -107,25 +105,16 @@ class ApiClient:
         Raises:
             PorticoError: as the server answered, or the file cannot be written.
         """
-        temporary: str | None = None
         try:
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-            with os.fdopen(descriptor, "wb") as target, self._http.stream("GET", path) as answer:
+            with whole_file(file) as target, self._http.stream("GET", path) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise self._error(answer.status_code, self._data(answer))
                 for piece in answer.iter_bytes():
                     target.write(piece)
-            size = Path(temporary).stat().st_size
-            Path(temporary).replace(file)
-            return size
+                return target.tell()
         except httpx.HTTPError as error:
             raise self._broken(error) from None
-        except OSError as error:
-            raise not_written(file, error) from None
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
