@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from portico.errors import NotFound
+from portico.errors import NotFound, PorticoError
 from portico.files import write_file
 from portico.health.components import Component
 from portico.health.report import ServerReport
 from portico.health.states import HealthState
 from portico.server.agent import Agent
 from portico.server.health import service
+from portico.server.reconcile.wanted import Change
 from portico.server.upkeep import Drift
 from portico.settings.document import load_data
 
@@ -48,6 +49,19 @@ def codes(report: ServerReport, component: Component) -> set[str]:
     return {finding.code for finding in row.findings} if row is not None else set()
 
 
+def _lose_an_address(server: Server) -> None:
+    """An address that the machine does not take back, at every look."""
+
+    async def drift() -> list[Change]:
+        return [Change("addresses", "add", "10.0.0.12/24 on eth1")]
+
+    async def repair() -> list[Change]:
+        raise PorticoError("The address is not taken", why="another one has it")
+
+    platform: Any = server.agent.platform
+    platform.drift, platform.repair = drift, repair
+
+
 async def eventually(check: Callable[[], Any], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not await check():  # noqa: ASYNC110  # what is waited for has no event
@@ -58,7 +72,7 @@ def test_every_server_tells_of_all_and_of_one_that_is_gone(play: Play) -> None:
     async def scenario(cluster: Cluster) -> None:
         first = await cluster.found()
         second = await cluster.join(first, "da2")
-        second.agent.upkeep.drifting = ["add address 10.0.0.12/24 on eth1"]
+        _lose_an_address(second)
 
         async def both() -> bool:
             for server in (first, second):
