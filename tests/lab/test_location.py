@@ -12,11 +12,11 @@ import yaml
 
 from portico.lab import links, wait
 from portico.lab.deployment import SERVER
-from portico.lab.hosts import CODE, PYTHON, Host
+from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from portico.lab.services import bind
 from portico.lab.topology import CORP_DOMAIN
-from tests.lab.helpers import SERVER_ADDRESS, gateway_pid, through_nat64
+from tests.lab.helpers import SERVER_ADDRESS, gateway_pid, slow_answers, through_nat64
 
 PROBE, NLS, CORP = (f"directaccess-{name}.{CORP_DOMAIN}" for name in ("WebProbeHost", "nls", "corpConnectivityHost"))
 OWN4, OWN6 = "10.0.0.2", "fd7c:1a2b:3c4d:1::2"
@@ -158,17 +158,8 @@ def test_a_gateway_that_hangs_makes_the_server_unavailable(server: Host) -> None
 
 @pytest.fixture
 def slow_dns(lab: Lab) -> Iterator[None]:
-    """The DNS server of the intranet answers every question over UDP after more than a second."""
-    dns = lab.host("dns")
-    dns.start_service("slow", [PYTHON, f"{CODE}/tests/peers/slow_dns.py", "5300", "10.0.0.53", "53", "1.2"])
-    wait.until("the slow way", lambda: dns.output("ss", "-Hlun", "sport = :5300"))
-    dns.run("nft", "add table ip slow { chain way { type nat hook prerouting priority dstnat; }; }")
-    dns.run("nft", "add rule ip slow way udp dport 53 redirect to :5300")
-    try:
+    with slow_answers(lab.host("dns"), "10.0.0.53"):
         yield
-    finally:
-        dns.run("nft", "delete table ip slow")
-        dns.stop_service("slow")
 
 
 def slow_servers(server: Host) -> list[dict[str, Any]]:
