@@ -121,16 +121,18 @@ def captive_portal(lab: Lab) -> Iterator[Host]:
 @contextmanager
 def asleep(client: Host) -> Iterator[None]:
     """The client's processes stand still during the block, and what happens meanwhile waits for them."""
-    agent = str(client.service(CLIENT)["pid"])
-    waiting, processes = [agent], []
+    stop, go = f"-{int(signal.SIGSTOP)}", f"-{int(signal.SIGCONT)}"
+    waiting, stopped = [str(client.service(CLIENT)["pid"])], list[str]()
     while waiting:
-        processes.append(waiting.pop())
-        waiting += client.run("pgrep", "-P", processes[-1], check=False).stdout.split()
-    client.run("kill", f"-{int(signal.SIGSTOP)}", *processes)
+        process = waiting.pop()
+        # From the agent down: who stands still starts nobody, and only a child may end meanwhile.
+        if client.run("kill", stop, process, check=not stopped).returncode == 0:
+            stopped.append(process)
+            waiting += client.run("pgrep", "-P", process, check=False).stdout.split()
     try:
         yield
     finally:
-        client.run("kill", f"-{int(signal.SIGCONT)}", *processes)
+        client.run("kill", go, *stopped)
 
 
 @contextmanager

@@ -256,13 +256,13 @@ def share(lab: Lab) -> Iterator[str]:
         "pid directory",
         "ncalrpc dir",
     )
-    host.write("/srv/probes/probe.txt", "here\n")
+    host.write("/var/lib/probes/probe.txt", "here\n")
     host.write(
         "/etc/samba/smb.conf",
         "[global]\nserver role = standalone server\nmap to guest = Bad User\nguest account = nobody\n"
         "smb ports = 445\nload printers = no\ndisable spoolss = yes\nlog file = /var/log/smbd.samba\n"
         + "".join(f"{name} = /run/smbd\n" for name in directories)
-        + "[probes]\npath = /srv/probes\nguest ok = yes\nread only = yes\n",
+        + "[probes]\npath = /var/lib/probes\nguest ok = yes\nread only = yes\n",
     )
     host.run("mkdir", "-p", "/run/smbd")
     host.start_service("smbd", ["smbd", "--foreground", "--no-process-group", "--debug-stdout"])

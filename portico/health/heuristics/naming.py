@@ -84,8 +84,8 @@ WITHHELD = CATALOGUE.add(
     what="A DNS server of the intranet keeps silent about IPv6 addresses",
     cause="{about} answers other questions of DNS64{suffix} and none about AAAA, so names that have IPv6 addresses are "
     "taken for names without",
-    resolution="Compare dig @{about} {domain} AAAA with A: the server, or what stands before it, must answer that there "
-    "is none; on an intranet without IPv6 set dns64.only_send_a_query to true",
+    resolution="Compare dig @{about} {domain} AAAA with A: the server, or what stands before it, must answer that "
+    "there is none; on an intranet without IPv6 set dns64.only_send_a_query to true",
 )
 FAILING = CATALOGUE.add(
     "DNS64_FAILS",

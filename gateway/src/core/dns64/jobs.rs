@@ -303,11 +303,8 @@ impl Engine {
     fn patience(&self, job: &Job) -> (Now, bool) {
         let upstreams = self.resolver.upstreams();
         let withheld = upstreams.select(&job.lower).is_some_and(|group| upstreams.withholds_aaaa(group));
-        let wait = if withheld {
-            PATIENCE_WITH_WITHHELD_AAAA
-        } else {
-            job.main_at.since(job.started).max(PATIENCE_WITH_AAAA)
-        };
+        let wait =
+            if withheld { PATIENCE_WITH_WITHHELD_AAAA } else { job.main_at.since(job.started).max(PATIENCE_WITH_AAAA) };
         ((job.main_at + wait).min(job.started + self.config.timeout / 2), withheld)
     }
 

@@ -13,7 +13,9 @@ use super::answer::Answer;
 use super::cache::{Key, KeyFlags};
 use super::chain;
 use super::config::Config;
-use super::message::{self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, TYPE_AAAA, u16_at};
+use super::message::{
+    self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, TYPE_AAAA, u16_at,
+};
 use super::name::Name;
 use super::servers::Upstreams;
 use super::{Action, Output, Way};
