@@ -258,6 +258,9 @@ impl<R: Copy> Resolver<R> {
         if !tcp {
             known.measured(now.since(sent));
         }
+        if kind == TYPE_AAAA {
+            self.passed_over(now, number, index);
+        }
         self.retire(number, at, out);
         if right && echoed.is_some_and(|echoed| echoed.name != spelled) && !tcp {
             out.stats.upstream_wrong_case += 1;
@@ -294,6 +297,21 @@ impl<R: Copy> Resolver<R> {
                 }
                 self.refused_by(now, number, index, other.ok(), out);
             }
+        }
+    }
+
+    /// A server answered about AAAA: those that were asked before it have had their time.
+    fn passed_over(&mut self, now: Now, number: u64, by: u8) {
+        let Some(lookup) = self.lookups.get(&number) else { return };
+        let mut silent = BTreeSet::new();
+        for attempt in lookup.attempts.iter().filter(|attempt| attempt.server != by) {
+            let server = &self.upstreams.group(lookup.group).servers[usize::from(attempt.server)];
+            if server.patience().is_some_and(|patience| now.since(attempt.sent) > patience) {
+                silent.insert(attempt.server);
+            }
+        }
+        for index in silent {
+            self.upstreams.server(lookup.group, usize::from(index)).left_aaaa_unanswered(now, lookup.begun);
         }
     }
 
