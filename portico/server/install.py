@@ -141,6 +141,16 @@ def _write(outdated: Callable[[], dict[Path, bytes]]) -> str:
     return ", ".join(target.name for target in written)
 
 
+def missing_accounts() -> list[str]:
+    """The accounts of a server's processes that this machine lacks."""
+    return [user for user in _USERS if not _user_exists(user)]
+
+
+def installed_unit() -> Path | None:
+    """The server's unit on this machine, None when there is none."""
+    return next((unit for unit in (_UNIT_DIRECTORY / UNIT_NAME, *_PACKAGED_UNITS) if unit.exists()), None)
+
+
 def refuse_second_installation(state: Path) -> None:
     """Raises Conflict when this machine has settings already; PorticoError when its store is damaged."""
     if not any((state / name).exists() for name in (DATABASE_NAME, APPLIED_NAME)):
