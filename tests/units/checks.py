@@ -281,8 +281,7 @@ def cluster(lab: Lab, first: Machine, second: Machine, witness: Machine, client:
         added = first.json("portico", "cluster", "store", "witness", "add", "witness1", "--yes", "--json", timeout=60.0)
         witness.run("portico", "witness", "install", added["token"], "--yes", timeout=240.0)
         active(witness, WITNESS)
-        wait.until("three members to answer", lambda: _members(first) == 3, timeout=120.0, interval=1.0,
-                   evidence=lambda: f"{_store(first)}{first.log_tail(STORE, 20)}{witness.log_tail(WITNESS, 20)}")  # fmt: skip
+        three_members(first, witness)
         first.run("portico", "settings", "set", "dns64.latency_milliseconds=10", "--yes", timeout=120.0)
 
 
@@ -293,6 +292,16 @@ def _store(host: Machine) -> dict[str, object]:
     except ValueError:
         return {"error": done.stderr}
     return found if isinstance(found, dict) else {}
+
+
+def three_members(server: Machine, witness: Machine) -> None:
+    wait.until(
+        "three members of etcd to answer",
+        lambda: _members(server) == 3,
+        timeout=120.0,
+        interval=1.0,
+        evidence=lambda: f"{_store(server)}\n{server.log_tail(STORE, 20)}\n{witness.log_tail(WITNESS, 20)}",
+    )
 
 
 def _members(host: Machine) -> int:
@@ -314,7 +323,7 @@ def upkeep(first: Machine, second: Machine, client: Machine, report: Report) -> 
                    "backup.passphrase_file=/etc/portico/backup.pass")  # fmt: skip
         first.run("portico", "settings", "set", *changes, "--yes", timeout=120.0)
         made = first.json("portico", "backup", "make", "--json", timeout=120.0)
-        need(first.run("test", "-s", made["file"], check=False).returncode == 0, str(made))
+        need(first.run("test", "-s", f"/var/lib/portico/backup/{made['file']}", check=False).returncode == 0, str(made))
     with report.check("portico server upgrade exchanges the program of each server under systemd"):
         for machine in (second, first):
             new = repack(root.wheel(), NEWER, Path(machine.disk / "root"))
@@ -344,8 +353,7 @@ def after_power_cut(lab: Lab, machines: dict[str, Machine], report: Report) -> N
         active(witness, WITNESS)
         active(client, CLIENT, TUNNEL)
         reach_both(client)
-        wait.until("three members to answer", lambda: _members(first) == 3, timeout=120.0, interval=1.0,
-                   evidence=lambda: str(_store(first)))  # fmt: skip
+        three_members(first, witness)
     with report.check("after a reboot of a server and of the client, too"):
         for machine in (first, client):
             machine.shut_down("reboot")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from portico.errors import NotFound
-from portico.server.install import UNIT_NAME, installed_unit, missing_accounts, systemd_runs
+from portico.server.install import UNIT_NAME, installed_unit, missing_accounts, systemd_runs, unit_enabled
 
 
 def unprepared() -> NotFound | None:
@@ -29,8 +27,6 @@ def unprepared() -> NotFound | None:
 
 def how_to_start() -> str:
     """The command that starts the restored server: on a new machine nothing has enabled its unit yet."""
-    if systemd_runs() and installed_unit() is not None:
-        command = ["systemctl", "is-enabled", "--quiet", UNIT_NAME]
-        if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0:
-            return f"systemctl enable --now {UNIT_NAME.removesuffix('.service')}"
+    if systemd_runs() and installed_unit() is not None and not unit_enabled():
+        return f"systemctl enable --now {UNIT_NAME.removesuffix('.service')}"
     return "portico server start"
