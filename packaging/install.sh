@@ -51,7 +51,7 @@ if [ -n "$remove" ]; then
         if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl -q disable "$unit" 2>/dev/null || true; fi
         rm -f "$root$units/$unit.service"
     done
-    [ -n "$root" ] || rm -rf /run/portico
+    [ -n "$root" ] || [ ! -d /run/systemd/system ] || rm -rf /run/portico
     rm -f "$root$accounts/portico.conf"
     [ "$(readlink "$root$bin/portico" || true)" != "$prefix/bin/portico" ] || rm -f "$root$bin/portico"
     # Only an environment that this script made: a mistyped prefix must not cost a directory.

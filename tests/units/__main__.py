@@ -1,6 +1,6 @@
 """The shipped units under a real systemd: installation to uninstallation, as an administrator does it.
 
-    make test-units        builds what is missing, then: python -m tests.units [--keep] [--only WORD ...]
+    make test-units        builds what is missing, then: python -m tests.units [--keep]
 
 Two servers, a client and a witness boot as containers in the network of a lab (portico.lab.topology), which also has
 the intranet. Needs root and the packages of the sets lab and units of requirements/debian.txt. Every check is one line;

@@ -378,9 +378,9 @@ def uninstall(first: Machine, second: Machine, client: Machine, witness: Machine
         need("portico" not in client.output("nft", "list", "tables"), client.output("nft", "list", "tables"))
         need(state(client, TUNNEL) == "inactive", "the tunnel runs")
         _program_removed(client)
-    with report.check("a server leaves, the other is taken off with --purge: nothing is left but the journal"):
-        first.run("portico", "lb", "remove", "da2", "--yes", timeout=120.0)
-        first.run("portico", "lb", "disable", "--yes", timeout=120.0)
+    restored_after_purge(first, report)
+    with report.check("a server is taken off with --purge: nothing is left but the journal"):
+        first.run("portico", "server", "stop", "--yes", timeout=120.0)
         first.run("portico", "server", "uninstall", "--purge", "--yes", timeout=120.0)
         for name in SERVER_UNITS:
             need(state(first, name) == "inactive", f"{name} runs")
@@ -389,6 +389,31 @@ def uninstall(first: Machine, second: Machine, client: Machine, witness: Machine
         need("portico" not in first.output("nft", "list", "tables"), first.output("nft", "list", "tables"))
         need("portico" not in first.output("ip", "-br", "link"), first.output("ip", "-br", "link"))
         _program_removed(first)
+
+
+def restored_after_purge(server: Machine, report: Report) -> None:
+    secret, file = "/etc/portico/backup.pass", "/root/portico.backup"
+    unit = f"/usr/local/lib/systemd/system/{SERVER}.service"
+    with report.check("a restore refuses a machine without units, and starts a server that was purged"):
+        server.run("portico", "lb", "remove", "da2", "--yes", timeout=120.0)
+        server.run("portico", "lb", "disable", "--yes", timeout=120.0)
+        server.run("portico", "backup", "create", file, "--passphrase-file", secret, timeout=120.0)
+        server.run("portico", "server", "stop", "--yes", timeout=120.0)
+        server.run("portico", "server", "uninstall", "--purge", "--yes", timeout=120.0)
+        enabled = server.run("systemctl", "is-enabled", SERVER, check=False).stdout.strip()
+        need(enabled == "disabled", f"the unit is {enabled}")
+        server.run("mv", unit, "/root/unit")
+        server.run("systemctl", "daemon-reload")
+        restore = ("portico", "restore", file, "--passphrase-file", secret)
+        refused = server.run(*restore, check=False, timeout=60.0)
+        need(refused.returncode == 6 and "packaging/install.sh" in refused.stderr, refused.stderr + refused.stdout)
+        need(server.run("test", "-e", "/var/lib/portico/server", check=False).returncode != 0, "it made the state")
+        server.run("mv", "/root/unit", unit)
+        server.run("systemctl", "daemon-reload")
+        said = server.output(*restore, timeout=60.0)
+        need(f"systemctl enable --now {SERVER}" in said, said)
+        server.run("systemctl", "enable", "--now", SERVER, timeout=120.0)
+        serving(server)
 
 
 def _program_removed(machine: Machine) -> None:
