@@ -26,8 +26,9 @@ class Report:
             yield
         except (AssertionError, PorticoError, LookupError, ValueError) as error:
             self.failed.append(what)
-            known = isinstance(error, PorticoError)
-            why = f"{error.what}: {error.why}" if known else f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
+            if isinstance(error, PorticoError):
+                why = f"{error.what}: {error.why}"
             print(f"FAILED  {what}\n        " + why.replace("\n", "\n        "), flush=True)
         else:
             self.passed += 1

@@ -206,7 +206,7 @@ def test_a_machine_without_accounts_or_units_is_refused_before_anything_is_touch
     monkeypatch.setattr(prepared, "systemd_runs", lambda: systemd)
     monkeypatch.setattr(prepared, "installed_unit", lambda: Path("/unit") if unit else None)
     monkeypatch.setattr(cli, "server_state", lambda: tmp_path / "state")
-    monkeypatch.setattr(cli.output, "require_root", lambda what: None)
+    monkeypatch.setattr("portico.management.cli.output.require_root", lambda what: None)
     found = prepared.unprepared()
     assert (found is None) == (said is None)
     # The backup does not exist: only a machine that is prepared comes as far as looking for it.
