@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -58,6 +59,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The shipped units under a real systemd")
     parser.add_argument("--keep", action="store_true", help="wait for Enter before everything is taken away")
     keep = parser.parse_args().keep
+    signal.signal(
+        signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
+    )  # what is below is taken away then, too
     report, begun = Report(), time.monotonic()
     root.archive()
     root.libraries()
