@@ -63,10 +63,18 @@ class Scale(Cluster):
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch, network: str = "") -> None:
         super().__init__(root, patch)
-        self.network = network or self.network
+        self.network = network or self._lasting()
         patch.setattr("portico.server.peers.distribution.load", lru_cache(maxsize=4)(load))
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 1.0)
         patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 1.0)
+
+    def _lasting(self) -> str:
+        """The servers' network, the same in all turns: etcd's data has its members' addresses in it."""
+        file = self.root / "network"
+        if not file.exists():
+            self.root.mkdir(parents=True)
+            file.write_text(self.network)
+        return file.read_text()
 
     def add(self, name: str) -> Server:
         """A server without what has no part in settings."""

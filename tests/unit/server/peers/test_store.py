@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -121,6 +122,41 @@ def test_two_lost_servers_of_three_leave_settings_readable_and_recover_by_comman
         with pytest.raises(Conflict) as works:
             await third.agent.peers.moves.recover("test")
         assert works.value.code == "STORE_WORKS"
+
+    play(scenario)
+
+
+def test_a_cluster_that_lost_power_comes_back_by_itself(play: Play) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        servers = await three(cluster)
+        number = await servers[1].change("report")
+        await until(lambda: all(s.in_force == (number, "report") for s in servers))
+        await until(lambda: voting(servers[0]) == {"da1", "da2", "da3"}, 60)
+        for server in servers:
+            kill_etcd(server)
+        await alone(*servers)
+        # One of three comes back first, and not the one that began the store: it serves and refuses changes.
+        third = cluster.add("da3")
+        await third.start()
+        assert third.in_force == (number, "report")
+        await until(lambda: third.agent.peers.keeper.read_only() is not None, 40)
+        with pytest.raises(Unavailable) as error:
+            await third.change("repair")
+        assert error.value.code == "STORE_NO_QUORUM" and "read-only" in error.value.why
+        # The others follow in any order, and nobody gives a command.
+        for name in ("da1", "da2"):
+            await cluster.add(name).start()
+        await until(lambda: all(s.agent.peers.keeper.quorum() for s in cluster.servers.values()), 60)
+        assert await third.change("repair") == number + 1
+        await until(lambda: all(s.in_force == (number + 1, "repair") for s in cluster.servers.values()), 40)
+        assert voting(third) == {"da1", "da2", "da3"}
+        # All at once, as power comes back.
+        await alone(*cluster.servers.values())
+        again = [cluster.add(name) for name in ("da2", "da3", "da1")]
+        await asyncio.gather(*(server.start() for server in again))
+        await until(lambda: all(s.agent.peers.keeper.quorum() for s in again), 60)
+        assert await again[0].change("report") == number + 2
+        await until(lambda: all(s.in_force == (number + 2, "report") for s in again), 40)
 
     play(scenario)
 
