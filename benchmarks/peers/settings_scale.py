@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -147,6 +148,8 @@ def turn(kind: str) -> Callable[[Network, frozenset[str], float], dict[str, floa
 
 
 async def _measure(cluster: Scale, kind: str) -> dict[str, float]:
+    threads = SERVERS * min(32, len(os.sched_getaffinity(0)) + 4)  # as many as each has for what blocks, elsewhere
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
     await cluster.prepare()
     others = [cluster.add(f"da{n}") for n in range(1, SERVERS)]
     last, first = f"da{SERVERS}", others[0]
