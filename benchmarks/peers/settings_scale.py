@@ -26,6 +26,7 @@ import pytest
 
 from benchmarks.network import Network
 from benchmarks.programs import REPOSITORY
+from portico.management.api.serve import set_aside_what_stays
 from portico.server.cluster_secrets import ClusterFiles
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
@@ -161,6 +162,7 @@ async def _measure(cluster: Scale, kind: str) -> dict[str, float]:
             if first.agent.revision is None or first.agent.revision.settings.store.kind == "sqlite":
                 await first.agent.peers.moves.to_etcd("bench")
             await until(lambda: all(server.agent.peers.keeper.quorum() for server in others), SECONDS)
+        set_aside_what_stays()
         starts = []
         for _ in range(STARTS):
             if process is not None:
@@ -232,6 +234,7 @@ async def serve(root: Path, name: str, network: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         server = Scale(root, patch, network).add(name)
         await server.start()
+        set_aside_what_stays()  # as every server does when it has started
         ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
         told = 0
         while not ended.done():

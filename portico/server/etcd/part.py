@@ -27,7 +27,8 @@ class Share:
     Attributes:
         wanted: whether it is to be a member.
         place: where the others find it; None: it has no address that they know.
-        files: "ca.pem" and "store.pem", which holds a key.
+        files: "ca.pem", "crl.pem", and "store.pem", which holds a key. Others of them start etcd anew, which ends the
+            connections of whoever is refused now.
     """
 
     name: str

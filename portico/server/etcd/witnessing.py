@@ -2,7 +2,8 @@
 
 A witness is no server. What is it, is a certificate whose fingerprint stands in the document (`store.witness`); with it
 that machine may ask where etcd is and whether it is to be a member, and nothing else on the peers' channel. etcd lets
-it vote. It has a copy of what is in etcd, as every member does, but its certificate seals no revision.
+it vote. It has a copy of what is in etcd, as every member does, but its certificate seals no revision. One that was
+taken out is on the revocation list that every member of etcd has, with which it refuses that certificate.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from portico.server.etcd.identity import sign_store
 from portico.server.peers import messages
 from portico.server.peers.tls import fingerprint
 from portico.server.peers.tokens import LIFETIME, JoinToken, JoinTokens
-from portico.settings.cluster_store import Witness, voters
+from portico.settings.cluster_store import Witness, voters, with_witness
 from portico.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -136,9 +137,8 @@ class Witnessing:
             authority = await asyncio.to_thread(peers.files.authority)
             certificate = sign_store(authority, key, name, [place], now_utc())
             shown = fingerprint(certificate.public_bytes(serialization.Encoding.DER))
-            section = settings.store.model_copy(
-                update={"witness": Witness(name=name, address=place, fingerprint=shown)}
-            )
+            serial = f"{certificate.serial_number:x}"
+            section = with_witness(settings.store, Witness(name=name, address=place, fingerprint=shown, serial=serial))
             await peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -149,12 +149,17 @@ class Witnessing:
         return {"name": name, "certificate": to_pem(certificate), "trust": peers.trust, **await self.orders()}
 
     async def remove(self, author: str) -> Any:
-        """Takes the witness out; returns the change's outcome. Raises NotFound (NO_WITNESS), PorticoError."""
+        """Takes the witness out, and has etcd refuse its certificate; returns the change's outcome.
+
+        Raises:
+            NotFound: code NO_WITNESS.
+            PorticoError: it is the witness still.
+        """
         latest = await asyncio.to_thread(self._peers.store().latest)
         if latest is None or latest.settings.store.witness is None:
             raise NotFound("There is no witness", why="store.witness is null", code="NO_WITNESS")
         settings, name = latest.settings, latest.settings.store.witness.name
-        section = settings.store.model_copy(update={"witness": None})
+        section = with_witness(settings.store, None)
         return await self._peers.host.change(
             settings.model_copy(update={"store": section}),
             expected=latest.number,
@@ -187,6 +192,7 @@ class Witnessing:
             "wanted": name in voters(settings).names,
             "host": place.host if place is not None else "",
             "endpoints": list(peers.keeper.endpoints(settings)),
+            "crl": await asyncio.to_thread(peers.keeper.refused, settings),
             "servers": [[server, *where] for server, where in servers if where is not None],
         }
 
