@@ -441,8 +441,14 @@ class Keeper:
 
     def _watch(self, store: EtcdStore) -> None:
         if self._watching is None or self._watching.done():
-            work = watch(store.client, f"{store.prefix}newest", self.poke)
+            work = watch(store.client, f"{store.prefix}newest", self._told)
             self._watching = asyncio.ensure_future(work)
+
+    def _told(self) -> None:
+        """There is a newer revision. One that this server waits for is brought by whoever makes it, and looked for
+        after `LOOK_INTERVAL` if it is not."""
+        if not self.peers.distribution.busy:
+            self.poke()
 
     def _unwatch(self) -> None:
         if self._watching is not None:
