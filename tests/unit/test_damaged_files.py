@@ -177,7 +177,9 @@ def read_ledger(directory: Path) -> None:
 
 
 def progress(directory: Path) -> Path:
-    Progress(directory / "revisions.json").note(1, Stage.APPLIED, 1.0)
+    kept = Progress(directory / "revisions.json")
+    kept.note(1, Stage.APPLIED, 1.0)
+    kept.save()
     return directory / "revisions.json"
 
 
