@@ -13,6 +13,7 @@ import pytest
 from portico.certificates.ca import CertificateAuthority
 from portico.errors import PorticoError
 from portico.server.agent import Agent
+from portico.server.cluster_secrets import ClusterSecrets
 from portico.server.credentials import DIRECTORY, now_utc
 from portico.server.etcd.member import Place
 from portico.server.peers.joining import Joining
@@ -50,7 +51,10 @@ def balanced() -> Settings:
 
 
 class Server:
-    """An agent without a kernel and a gateway.
+    """An agent without a kernel, a gateway and a balancer.
+
+    Real balancers would need capabilities, all share the host's loopback interface with those of every other process of
+    tests, and tell what their own tests look at. Here the others are told what heartbeats would find out.
 
     Attributes:
         applied: drift settings of the documents in the order in which they were applied: what tests change.
@@ -88,6 +92,10 @@ class Server:
         async def nothing(*_: Any, **__: Any) -> list[Any]:
             return []
 
+        async def balance(local: Settings, _revision: int, secrets: ClusterSecrets | None) -> None:
+            if local.load_balancing is not None and secrets is None:
+                raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
+
         async def sessions() -> list[dict[str, Any]]:
             return list(self.sessions)
 
@@ -100,6 +108,7 @@ class Server:
         patch.setattr(platform, "refresh", refresh)
         patch.setattr(platform, "drift", nothing)
         patch.setattr(platform, "stop", nothing)
+        patch.setattr(self.agent.balancer, "apply", balance)
         patch.setattr(platform.gateway, "sessions", sessions)
         patch.setattr(platform.gateway, "disconnect", disconnect)
         patch.setattr(self.agent, "check", nothing)
@@ -107,11 +116,21 @@ class Server:
     async def start(self) -> None:
         await self.agent.start()
         self.running = True
+        self._heard(alive=True)
 
     async def stop(self) -> None:
         if self.running:
             self.running = False
             await self.agent.stop()
+            self._heard(alive=False)
+
+    def _heard(self, *, alive: bool) -> None:
+        """What heartbeats tell the other servers."""
+        for other in self.cluster.servers.values():
+            if other is not self and other.running:
+                other.agent.peers.heard(self.name, alive)
+                if alive:
+                    self.agent.peers.heard(other.name, True)
 
     async def change(self, drift: str, *, expected: int | None = None) -> int:
         """Changes the settings on this server; returns the new revision."""
@@ -188,7 +207,7 @@ class Cluster:
             await server.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event

@@ -135,7 +135,7 @@ class Blade:
 def prepare(server: Server, blade: Blade) -> Server:
     """The kernel and the balancer of a server as steps of it."""
     platform, balancer, patch = server.agent.platform, server.agent.balancer, server.cluster.patch
-    apply = platform.apply
+    apply, balance = platform.apply, balancer.apply
 
     async def applies(settings: Any, values: Any) -> list[Any]:
         blade.step(server.name, "apply in the kernel")
@@ -143,8 +143,7 @@ def prepare(server: Server, blade: Blade) -> Server:
         return found
 
     async def balances(local: Any, revision: int, secrets: Any) -> None:
-        if local.load_balancing is not None and secrets is None:
-            raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
+        await balance(local, revision, secrets)
         blade.step(server.name, "balance")
 
     async def rests() -> None:
