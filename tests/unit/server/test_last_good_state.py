@@ -65,6 +65,9 @@ class Server:
         async def no_sessions(*_: Any) -> int:
             return 0
 
+        async def rests() -> None:
+            await asyncio.Event().wait()
+
         monkeypatch.setattr(platform, "apply", apply)
         monkeypatch.setattr(platform, "refresh", refresh)
         monkeypatch.setattr(platform, "drift", nothing)
@@ -72,6 +75,7 @@ class Server:
         monkeypatch.setattr(platform.gateway, "sessions", nothing)
         monkeypatch.setattr(platform.gateway, "disconnect", no_sessions)
         monkeypatch.setattr(self.agent, "check", nothing)
+        monkeypatch.setattr(self.agent.location, "run", rests)  # its process needs an account of its own
 
     @property
     def certificate(self) -> str:

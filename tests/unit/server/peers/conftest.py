@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -53,8 +54,9 @@ def balanced() -> Settings:
 class Server:
     """An agent without a kernel, a gateway and a balancer.
 
-    Real balancers would need capabilities, all share the host's loopback interface with those of every other process of
-    tests, and tell what their own tests look at. Here the others are told what heartbeats would find out.
+    Real balancers would need capabilities, and all of them share the host's loopback interface with those of every
+    other process of tests. Here the others are told what heartbeats would find out. Nor are there pages on the
+    intranet, whose process needs an account of its own.
 
     Attributes:
         applied: drift settings of the documents in the order in which they were applied: what tests change.
@@ -96,6 +98,9 @@ class Server:
             if local.load_balancing is not None and secrets is None:
                 raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
 
+        async def rests() -> None:
+            await asyncio.Event().wait()
+
         async def sessions() -> list[dict[str, Any]]:
             return list(self.sessions)
 
@@ -109,6 +114,7 @@ class Server:
         patch.setattr(platform, "drift", nothing)
         patch.setattr(platform, "stop", nothing)
         patch.setattr(self.agent.balancer, "apply", balance)
+        patch.setattr(self.agent.location, "run", rests)
         patch.setattr(platform.gateway, "sessions", sessions)
         patch.setattr(platform.gateway, "disconnect", disconnect)
         patch.setattr(self.agent, "check", nothing)
@@ -153,6 +159,8 @@ class Cluster:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
+        # The machine goes on: nothing has to outlive the power.
+        patch.setattr(os, "fsync", lambda _descriptor: None)
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.1)
         patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 0.2)
         chosen = random.Random()

@@ -122,8 +122,6 @@ class Blade:
             self.step(owner, f"hear {caller.name} on {path}", counts=False)
             return answer
 
-        # The machine goes on when a process dies: nothing has to outlive the power.
-        patch.setattr(os, "fsync", lambda _descriptor: None)
         patch.setattr(Path, "replace", replaces)
         patch.setattr(Path, "unlink", unlinks)
         patch.setattr(shutil, "rmtree", removes)
@@ -151,7 +149,7 @@ def prepare(server: Server, blade: Blade) -> Server:
 
     # What has no part in the operations would take most of the time.
     agent = server.agent
-    for part in (agent.health, agent.location, agent.inbox, agent.translation.accounting):
+    for part in (agent.health, agent.inbox, agent.translation.accounting):
         patch.setattr(part, "run", rests)
     patch.setattr(platform, "apply", applies)
     patch.setattr(balancer, "apply", balances)
