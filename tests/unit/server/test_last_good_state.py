@@ -143,7 +143,6 @@ UNNOTICED = {"applied settings", "last seen", "progress"}
 """Missing is how they begin."""
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FILES)
 def test_a_server_starts_beside_a_damaged_file(
@@ -188,7 +187,6 @@ def test_a_server_starts_beside_a_damaged_file(
 IMPORTED = ("chain.pem", "key.pem", "clients.pem", "clients.crl")
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", IMPORTED)

@@ -184,11 +184,11 @@ async def strike(cluster: Cluster, blade: Blade, victim: str, at: int, work: Cor
     blade.aim(victim, at)
     task = asyncio.ensure_future(work)
     fallen = asyncio.ensure_future(blade.fell.wait())
-    await asyncio.wait({task, fallen}, return_when=asyncio.FIRST_COMPLETED, timeout=30.0)
+    await asyncio.wait({task, fallen}, return_when=asyncio.FIRST_COMPLETED, timeout=60.0)
     fallen.cancel()
     if blade.dead and victim in cluster.servers:
         await vanish(cluster.servers[victim])
-    [error] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 30.0)
+    [error] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 60.0)
     died = blade.dead
     blade.rest()
     return died, error if isinstance(error, BaseException) else None
