@@ -3,6 +3,7 @@
 #   make up      the lab: a cluster of three servers (SERVERS=1: one), a remote client behind a NAT, an intranet
 #   make down    removes exactly that
 #   make test    everything that can be checked, in the lab where a lab is needed
+#   make test-units  the shipped units under a real systemd in containers, from installation to uninstallation
 #   make fuzz    strangers' bytes for every parser and state machine, FUZZ_SECONDS (60) each; for the night
 #   make coverage  how much of them the committed fuzz corpora execute, held against a floor
 #   make lint    formatting, types, import rules
@@ -43,7 +44,7 @@ BPF := portico/balancing/nlb/bpf/nlb
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help bpf wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
+.PHONY: help bpf wheel install uninstall up down test test-rust test-python test-units lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +81,11 @@ test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 	$(call say,Scenarios in the lab whose requirement is a time$(comma) one after the other)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m alone $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
+
+# Not part of `make test`: it makes a root file system at first (build/units), and boots it four times.
+test-units: $(STAMPS)/lab $(STAMPS)/units $(STAMPS)/wheel | sudo
+	$(call say,The shipped units under systemd)
+	@$(AS_ROOT) $(PYTHON) -m tests.units
 
 # Every target has its time even when one breaks, then the corpora are held against their floor.
 fuzz: $(STAMPS)/cargo
@@ -164,7 +170,7 @@ $(STAMPS)/build: requirements/debian.txt
 	@touch $@
 
 $(STAMPS)/lab: | $(STAMPS)/runtime
-$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bpf: $(STAMPS)/%: requirements/debian.txt
+$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/units $(STAMPS)/bpf: $(STAMPS)/%: requirements/debian.txt
 	$(call say,Debian packages for the $*)
 	@mkdir -p $(STAMPS)
 	@$(SETUP)/debian-packages.sh $*
