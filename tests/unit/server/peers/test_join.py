@@ -141,7 +141,7 @@ def test_a_join_that_was_never_finished_is_taken_back_when_its_token_ends(
         later = now_utc().replace(year=now_utc().year + 1)
         monkeypatch.setattr("portico.server.peers.admission.now_utc", lambda: later)
         await until(lambda: "da2" not in first.agent.peers.state.members)  # type: ignore[union-attr]
-        assert first.in_force[0] == 4
+        await until(lambda: first.in_force[0] == 4)
 
     play(scenario)
 

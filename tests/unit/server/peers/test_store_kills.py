@@ -72,7 +72,7 @@ async def holds(server: Server) -> str:
             return False
         return keeper.store.newest() == (revision.number, revision.sha256)
 
-    await until(whole, 40)
+    await until(whole)
     return kind(server)
 
 
