@@ -43,12 +43,12 @@ BPF := portico/balancing/nlb/bpf/nlb
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help bpf wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
+.PHONY: help bpf bytecode wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-up: $(STAMPS)/lab $(STAMPS)/native $(BPF).o | sudo
+up: $(STAMPS)/lab $(STAMPS)/native $(BPF).o bytecode | sudo
 	$(call say,Starting the lab "$(LAB)")
 	@$(AS_ROOT) $(PYTHON) -m portico lab up --name $(LAB) --servers $(SERVERS)
 
@@ -72,7 +72,7 @@ test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o bytecode | sudo
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
@@ -123,6 +123,11 @@ soak: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo
 	@$(AS_ROOT) $(PYTHON) -m benchmarks.soak --seconds $(SOAK_SECONDS)
 
 bpf: $(BPF).o
+
+# The hosts of a lab write nothing here, nor does root into a user's directory: without this, every program that they
+# start would compile the package anew, a quarter of its start.
+bytecode: $(STAMPS)/venv
+	@$(PYTHON) -m compileall -q portico
 
 wheel: $(STAMPS)/wheel
 
