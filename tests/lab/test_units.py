@@ -57,8 +57,7 @@ def status(host: Host, pid: int) -> dict[str, str]:
 
 def process(server: Host, name: str) -> dict[str, object]:
     """The gateway or the balancer, as the agent sees it."""
-    found: dict[str, object] = json.loads(server.run("portico", "server", "status", "--json", check=False).stdout)[name]
-    return found
+    return dict(deployment.ask_server(server, "/v1/status")[name])
 
 
 def gateway(server: Host) -> dict[str, object]:
@@ -190,7 +189,7 @@ def test_the_gateway_ends_with_its_agent_and_both_come_back(client: Host, server
     agent, old = agent_pid(server), agent_pid(server, GATEWAY)
     server.run("kill", "-KILL", str(agent))
     wait.until("another agent", lambda: server.service(SERVER)["pid"] not in (None, agent), timeout=30.0)
-    wait.until("its API", lambda: server.run("portico", "server", "status", check=False).returncode == 0, timeout=30.0)
+    wait.until("its API", lambda: deployment.ask_server(server, "/v1/status")["serving"])
     came_back(server, client, old, 20.0)
 
 
