@@ -38,12 +38,24 @@ ATTEMPTS = 5
 
 
 def test_clients_are_spread_over_all_servers_and_reach_the_intranet(cluster: Lab, crowd: Crowd) -> None:
+    """Each time that all have dialled anew: a server that a busy machine held up meanwhile has lost its clients to the
+    others, who keep them, and that is no fault."""
+    for _ in range(ATTEMPTS):
+        before = _disturbances(cluster)
+        crowd.disconnect(TUNNELS)
+        crowd.connect(TUNNELS)
+        crowd.wait(TUNNELS)
+        found = one_tunnel_each(cluster)
+        if _disturbances(cluster) == before:
+            break
+        deployment.wait_for_convergence(cluster, SERVERS)
+    else:
+        raise AssertionError(f"{ATTEMPTS} times a server was held up meanwhile")
     assert len(set(crowd.addresses())) == TUNNELS
-    found = one_tunnel_each(cluster)
     print(f"{TUNNELS} tunnels and client1's: {dict(found)}")
     assert min(found[name] for name in SERVERS) > TUNNELS / 3 / 2
-    for name in SERVERS:
-        assert tunnels(cluster, name) == found, "whichever server is asked"
+    for name in SERVERS:  # whichever is asked
+        wait.until(f"{name} to know of all", lambda name=name: tunnels(cluster, name) == found)  # type: ignore[misc]
     everybody_answers(crowd)
     client = cluster.host("client1")
     assert reaches(client, APP4) and reaches(client, APP6)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from portico.lab import links, wait
+from portico.lab import deployment, links, wait
 from portico.lab.deployment import SERVER
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
@@ -38,17 +38,12 @@ def log(server: Host) -> str:
 
 def records(server: Host) -> dict[str, Any]:
     """A look at every DNS server of the zone, made now."""
-    try:
-        found: dict[str, Any] = json.loads(server.run("portico", "dns", "check", "--json", check=False).stdout)
-    except ValueError:
-        return {}
-    return found
+    return dict(deployment.ask_server(server, "/v1/dns-records"))
 
 
 def location(server: Host) -> dict[str, Any]:
     """What the server has seen by itself."""
-    found: dict[str, Any] = json.loads(server.run("portico", "server", "status", "--json", check=False).stdout)
-    return dict(found["location"])
+    return dict(deployment.ask_server(server, "/v1/status")["location"])
 
 
 def get(host: Host, url: str, seconds: float = 5.0) -> tuple[int, str]:
@@ -78,7 +73,7 @@ def test_records_deleted_by_hand_are_back_and_the_alarm_named_them(lab: Lab, ser
         timeout=60.0,
         evidence=lambda: log(server),
     )
-    wait.until("the repair to be told", lambda: len(location(server)["dns_records"]["repairs"]) >= 2, timeout=20.0)
+    wait.until("the repair to be told", lambda: len(location(server)["dns_records"]["repairs"]) >= 2, timeout=30.0)
     newest = location(server)["dns_records"]["repairs"][0]
     assert newest["repaired"]
     told = " ".join(newest["faults"])
