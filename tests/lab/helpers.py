@@ -52,6 +52,20 @@ def time_until(what: str, host: Host, name: str = APP6, timeout: float = 60.0) -
 
 
 @contextmanager
+def slow_answers(dns: Host, address: str) -> Iterator[None]:
+    """A DNS server answers every question over UDP after more than a second during the block."""
+    dns.start_service("slow", [PYTHON, f"{CODE}/tests/peers/slow_dns.py", "5300", address, "53", "1.2"])
+    try:
+        wait.until("the slow way", lambda: dns.output("ss", "-Hlun", "sport = :5300"))
+        dns.run("nft", "add table ip slow { chain way { type nat hook prerouting priority dstnat; }; }")
+        dns.run("nft", "add rule ip slow way udp dport 53 redirect to :5300")
+        yield
+    finally:
+        dns.run("nft", "delete", "table", "ip", "slow", check=False)
+        dns.stop_service("slow")
+
+
+@contextmanager
 def echo_service(host: Host, address: str) -> Iterator[None]:
     """The echo peer (UDP and TCP on 7000, digest on 7001) runs on a host during the block."""
     host.start_service("echo", [PYTHON, f"{CODE}/tests/peers/echo.py", address, str(ECHO_PORT)])

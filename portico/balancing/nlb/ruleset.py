@@ -342,7 +342,7 @@ class _Leaf:
                 yield f"meta l4proto tcp update @known{self.rule} {{ {slot} timeout {round(self.linger * 1000)}ms }}"
             # Whoever pings a VIP all day has no session that its server would have to keep. Of IPv4 one comparison
             # tells TCP (6) and ICMP (1) from UDP (17), ESP (50) and 6to4 (41).
-            kinds = ("<= 6",) if self.version == 4 else ("tcp", "ipv6-icmp")
+            kinds = ("<= 6",) if self.version == 4 else ("tcp", "icmpv6")
             yield from (f"meta l4proto {kind} {own}" for kind in kinds)
             yield f"update @busy{self.rule} {{ {slot} timeout {idle}s }}"
         yield f"{own}; }}"
@@ -408,7 +408,8 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
             f"icmpv6 type {{ 1, 2, 3, 4 }} counter name errors{n} accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
         ]
-    branches["icmp" if version == 4 else "ipv6-icmp"] = [*errors, *others]
+    # Words that nft's grammar has: others it looks up in /etc/protocols, which a small installation lacks.
+    branches["icmp" if version == 4 else "icmpv6"] = [*errors, *others]
     for kind, lines in branches.items():
         yield from _chain(f"kind_{kind}{version}_{n}", lines)
     yield f"chain {_CHAIN[version]}{n} {{"
