@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The load-balancing filter as eBPF, attached to one interface by tc (clsact, direct action).
+/* The load-balancing filter as eBPF, attached to one interface by tcx, or by tc (clsact, direct action).
  *
  *   nlb_ingress   answers ARP and neighbour solicitations for the VIPs, makes frames for the cluster MAC the host's,
  *                 and drops what another server owns
@@ -9,7 +9,8 @@
  *
  * Every packet of the machine comes by, so the path of an accepted one is short: headers are read where they are, what
  * most packets do not need (ports, extension headers, a hash table) only those pay for that do, and arrays are looked up
- * by code that the kernel writes into the program instead of a call.
+ * by code that the kernel writes into the program instead of a call. Packets are written by helpers only: were there one
+ * direct write, the kernel would give every packet that is shared (all of TCP's) a header of its own first.
  * Build: clang -O2 -g -target bpf -c nlb.c -o nlb.o
  */
 #include <linux/bpf.h>
@@ -480,14 +481,11 @@ static __always_inline bool is_vip(const __u32 *address)
 static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 {
 	__u32 target[4] = { 0, 0, bpf_htonl(0xffff), 0 }, sender[4] = { 0, 0, bpf_htonl(0xffff), 0 };
-	__u8 *data, *end, *body;
+	__u32 frame[(2 + ETH_HLEN + 28) / 4]; /* two bytes on, what follows the Ethernet header is aligned */
+	__u8 *data = (__u8 *)frame + 2, *body = data + ETH_HLEN;
 
-	if (bpf_skb_pull_data(skb, ETH_HLEN + 28))
-		return TC_ACT_UNSPEC;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	body = data + ETH_HLEN;
-	if (body + 28 > end)
+	frame[0] = 0;
+	if (bpf_skb_load_bytes(skb, 0, data, ETH_HLEN + 28))
 		return TC_ACT_UNSPEC;
 	/* Ethernet, IPv4, 6, 4, request */
 	if (*(__u32 *)body != bpf_htonl(0x00010800) || *(__u32 *)(body + 4) != bpf_htonl(0x06040001))
@@ -502,6 +500,8 @@ static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 	__builtin_memcpy(body + 14, &target[3], 4);
 	__builtin_memcpy(data, body + 18, 6);
 	__builtin_memcpy(data + 6, s->source_mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, data, ETH_HLEN + 28, 0))
+		return TC_ACT_UNSPEC;
 	count(ARPS, 0);
 	return bpf_redirect(skb->ifindex, 0);
 }
@@ -510,17 +510,13 @@ static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 static __always_inline int neighbour(struct __sk_buff *skb, const struct settings *s)
 {
 	__u32 target[4], source[4];
-	__u8 *data, *end, *body;
-	struct ipv6hdr *ip;
+	__u32 frame[(2 + ETH_HLEN + 72) / 4];
+	__u8 *data = (__u8 *)frame + 2, *body = data + ETH_HLEN + 40;
+	struct ipv6hdr *ip = (void *)(data + ETH_HLEN);
 	__u32 sum;
 
-	if (bpf_skb_pull_data(skb, ETH_HLEN + 72))
-		return TC_ACT_UNSPEC;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(data + ETH_HLEN);
-	body = data + ETH_HLEN + 40;
-	if (body + 32 > end)
+	frame[0] = 0;
+	if (bpf_skb_load_bytes(skb, 0, data, ETH_HLEN + 72))
 		return TC_ACT_UNSPEC;
 	if (ip->payload_len != bpf_htons(32) || ip->hop_limit != 255 || body[1] != 0 || body[24] != 1 || body[25] != 1)
 		return TC_ACT_UNSPEC;
@@ -544,6 +540,8 @@ static __always_inline int neighbour(struct __sk_buff *skb, const struct setting
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	*(__u16 *)(body + 2) = ~sum;
+	if (bpf_skb_store_bytes(skb, 0, data, ETH_HLEN + 72, 0))
+		return TC_ACT_UNSPEC;
 	count(NDS, 0);
 	return bpf_redirect(skb->ifindex, 0);
 }
