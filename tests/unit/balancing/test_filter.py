@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 import pytest
 
 from portico.balancing.nlb import ruleset
+from portico.balancing.nlb.bpf import _whole
 from portico.balancing.nlb.filter import HeldClients
 from portico.balancing.nlb.plan import BalancingPlan, NicPlan, Owned, Rule, Share
 from portico.errors import LimitReached
@@ -130,3 +131,17 @@ def test_held_clients_are_bounded_and_exact() -> None:
     assert clients.held == {a, b}, "nothing was changed"
     assert clients.difference(add=[c, d], remove=[a]) == ({c, d}, {a})
     assert clients.difference(add=[a], remove=[a]) == (set(), set()), "one in both stays"
+
+
+def test_the_short_way_of_the_program_is_for_what_the_address_alone_decides() -> None:
+    assert _whole(PLAN) and _whole(replace(PLAN, rules=())), "what no rule covers is a rule, too"
+    assert _whole(replace(PLAN, rules=(Rule(), Rule(ports=(443, 443))))), "behind one that covers everything"
+    for first in (
+        Rule(ports=(443, 443)),
+        Rule(protocols=frozenset({"udp", "tcp"})),
+        Rule(vip=IPv4Address("10.0.0.2")),
+        Rule(mode="disabled"),
+        Rule(affinity="network"),
+        Rule(linger=60.0),
+    ):
+        assert not _whole(replace(PLAN, rules=(first, Rule()))), first
