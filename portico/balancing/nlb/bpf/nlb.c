@@ -588,8 +588,8 @@ static __always_inline bool usual(struct __sk_buff *skb, const struct settings *
 	return true;
 }
 
-SEC("tc")
-int nlb_ingress(struct __sk_buff *skb)
+/* Everything else. Not static: the verifier follows it once, not once for each way that leads here. */
+__noinline int nlb_judge(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
@@ -605,9 +605,6 @@ int nlb_ingress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	framed = equal_mac(eth->h_dest, s->cluster_mac);
 	proto = eth->h_proto;
-	if (proto == bpf_htons(ETH_P_IP) && s->whole && usual(skb, s, framed))
-		return TC_ACT_UNSPEC;
-	barrier(); /* where the packet is, is read again: of what the compiler would keep the verifier knows too little */
 	if (proto == bpf_htons(ETH_P_ARP))
 		return arp(skb, s);
 	if (proto == bpf_htons(ETH_P_IP) ? !read_ipv4(skb, &p) : proto != bpf_htons(ETH_P_IPV6) || !read_ipv6(skb, &p))
@@ -629,6 +626,21 @@ int nlb_ingress(struct __sk_buff *skb)
 	if (p.version == 6 && (p.destination[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
 		return TC_ACT_UNSPEC; /* link-local addresses are never routed */
 	return s->takeover ? count(STRAY, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int nlb_ingress(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct ethhdr *eth;
+
+	/* A tagged frame belongs to another interface. */
+	if (!s || skb->vlan_present || !(eth = header(skb, 0, sizeof(*eth))))
+		return TC_ACT_UNSPEC;
+	if (eth->h_proto == bpf_htons(ETH_P_IP) && s->whole && usual(skb, s, equal_mac(eth->h_dest, s->cluster_mac)))
+		return TC_ACT_UNSPEC;
+	return nlb_judge(skb);
 }
 
 SEC("tc")
