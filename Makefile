@@ -3,6 +3,7 @@
 #   make up      the lab: a cluster of three servers (SERVERS=1: one), a remote client behind a NAT, an intranet
 #   make down    removes exactly that
 #   make test    everything that can be checked, in the lab where a lab is needed
+#   make test-units  the shipped units under a real systemd in containers, from installation to uninstallation
 #   make fuzz    strangers' bytes for every parser and state machine, FUZZ_SECONDS (60) each; for the night
 #   make coverage  how much of them the committed fuzz corpora execute, held against a floor
 #   make lint    formatting, types, import rules
@@ -35,7 +36,8 @@ SETUP := packaging/development
 UID := $(shell id -u)
 SUDO := $(if $(filter 0,$(UID)),,sudo)
 AS_ROOT := $(if $(SUDO),sudo env PATH="$$PATH")
-CARGO_ENV = PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
+# Cargo counts its jobs itself.
+CARGO_ENV = MAKEFLAGS= PATH="$(CURDIR)/$(VENV)/bin:$$(cat $(STAMPS)/cargo):$$PATH"
 RUST_SOURCES := $(shell find gateway -name '*.rs' -not -path '*/target/*') gateway/Cargo.toml Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find portico -name '*.py' -o -name '*.service')
 BPF := portico/balancing/nlb/bpf/nlb
@@ -43,12 +45,12 @@ BPF := portico/balancing/nlb/bpf/nlb
 # One line before each step, so that a long build says what it is at.
 say = @printf '\033[1m==>\033[0m %s\n' "$(1)"
 
-.PHONY: help bpf wheel install uninstall up down test test-rust test-python lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
+.PHONY: help bpf builds built-tests bytecode wheel install uninstall up down test test-rust test-python test-units lint lint-rust lint-python bench bench-capacity soak clean requirements sudo fuzz coverage
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
 
-up: $(STAMPS)/lab $(STAMPS)/native $(BPF).o | sudo
+up: $(STAMPS)/lab $(STAMPS)/native $(BPF).o bytecode | sudo
 	$(call say,Starting the lab "$(LAB)")
 	@$(AS_ROOT) $(PYTHON) -m portico lab up --name $(LAB) --servers $(SERVERS)
 
@@ -56,7 +58,8 @@ down: | sudo
 	@if [ -x $(PYTHON) ]; then $(AS_ROOT) $(PYTHON) -m portico lab down --name $(LAB); \
 	 else echo "There is no lab: this directory has never built one."; fi
 
-# Modules of tests run side by side: those of the lab wait for daemons more than they compute. A scenario is a whole
+# Modules of tests run side by side: those of the lab wait for daemons more than they compute. Those without privileges
+# begin in the order of tests/conftest.py, with what takes long, and not with what has most tests. A scenario is a whole
 # deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
 # and a moment without time can end it; so one that fails has a second try (in a lab of its own) and a third, and the
 # summary names it (RERUN) and shows what failed. One that needs them more than now and then has a defect.
@@ -66,19 +69,33 @@ RERUN ?= --reruns 2 --rerun-show-tracebacks -r fEsxXR
 # What PYTEST_ARGS choose need not be in both passes.
 MAYBE_NONE := $(if $(PYTEST_ARGS), || test $$? -eq 5)
 
-test: lint test-rust test-python
+test: lint builds test-rust test-python
+
+# The two builds at once, each in its own directory of target: the longest step, optimizing the module as a whole, keeps
+# one processor busy only.
+builds: $(STAMPS)/cargo $(STAMPS)/venv $(STAMPS)/test
+	@$(MAKE) --no-print-directory --jobs=2 built-tests $(STAMPS)/native
+
+built-tests: $(STAMPS)/cargo $(STAMPS)/test
+	$(call say,Rust tests: build)
+	@$(CARGO_ENV) cargo test --locked --workspace --no-run --quiet
 
 test-rust: $(STAMPS)/cargo $(STAMPS)/test
 	$(call say,Rust tests)
 	@$(CARGO_ENV) cargo test --locked --workspace
 
-test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o | sudo
+test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(STAMPS)/clients $(STAMPS)/provider $(BPF).o bytecode | sudo
 	$(call say,Python tests without privileges)
-	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(RERUN) $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 	$(call say,Scenarios in the lab whose requirement is a time$(comma) one after the other)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m alone $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
+
+# Not part of `make test`: it makes a root file system at first (build/units), and boots it four times.
+test-units: $(STAMPS)/lab $(STAMPS)/units $(STAMPS)/wheel | sudo
+	$(call say,The shipped units under systemd)
+	@$(AS_ROOT) $(PYTHON) -m tests.units
 
 # Every target has its time even when one breaks, then the corpora are held against their floor.
 fuzz: $(STAMPS)/cargo
@@ -124,6 +141,11 @@ soak: $(STAMPS)/lab $(STAMPS)/bench $(STAMPS)/native $(STAMPS)/crowd | sudo
 
 bpf: $(BPF).o
 
+# The hosts of a lab write nothing here, nor does root into a user's directory: without this, every program that they
+# start would compile the package anew, a quarter of its start.
+bytecode: $(STAMPS)/venv
+	@$(PYTHON) -m compileall -q portico
+
 wheel: $(STAMPS)/wheel
 
 install: $(STAMPS)/wheel $(STAMPS)/runtime | sudo
@@ -163,7 +185,7 @@ $(STAMPS)/build: requirements/debian.txt
 	@touch $@
 
 $(STAMPS)/lab: | $(STAMPS)/runtime
-$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/bpf: $(STAMPS)/%: requirements/debian.txt
+$(STAMPS)/runtime $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/units $(STAMPS)/bpf: $(STAMPS)/%: requirements/debian.txt
 	$(call say,Debian packages for the $*)
 	@mkdir -p $(STAMPS)
 	@$(SETUP)/debian-packages.sh $*

@@ -51,6 +51,10 @@ FIGURES: dict[str, Figure] = {
     "list_ms_95": Figure("19 of 20 answers, ms", "ms", "{:.1f}", more=False),
     "change_s": Figure("a change everywhere, s", "s", "{:.2f}", more=False),
     "start_s": Figure("a server's start, s", "s", "{:.2f}", more=False),
+    "inside_s": Figure("inside known, s", "s", "{:.2f}", more=False),
+    "connected_s": Figure("connected, s", "s", "{:.2f}", more=False),
+    "lost_s": Figure("no network known, s", "s", "{:.2f}", more=False),
+    "astray_s": Figure("captive portal known, s", "s", "{:.2f}", more=False),
     "answers": Figure("answers/s", "answers/s", "{:,.0f}", more=True),
     "answers_per_core": Figure("answers per CPU second", "answers per CPU second", "{:,.0f}", more=True),
 }

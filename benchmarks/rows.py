@@ -15,6 +15,7 @@ OPENVPN_TCP, OPENVPN_UDP = "OpenVPN, TCP", "OpenVPN, UDP"
 NAT64_ALONE, TAYGA = "NAT64 alone", "TAYGA"
 DNS64, UNBOUND = "DNS64", "Unbound, dns64"
 LISTS = "lists of the API"
+LOCATION = "client that moves"
 SETTINGS, SETTINGS_ETCD = "settings: SQLite", "settings: etcd"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
 REACTION = "a cluster in trouble"
@@ -87,6 +88,12 @@ ROWS: tuple[Row, ...] = (
         ("answers", "answers_per_core"), (UNBOUND,), Kind.RATIO, 0.5, 1.0),
     Row("lists", "list calls of the API with 50,000 clients in the directory, pages of 1,000, ms", LISTS,
         ("list_ms", "list_ms_95"), (), Kind.VALUE, 100, None, False),
+    Row("location", "a client comes to the office: inside is known, s", LOCATION, ("inside_s",), (), Kind.VALUE,
+        1, 0.5, False),
+    Row("location", "a client comes home: connected, every check passed, s", LOCATION, ("connected_s",), (), Kind.VALUE,
+        1, 0.5, False),
+    Row("location", "the network goes, or leads to a page to log in to: known, s", LOCATION, ("lost_s", "astray_s"),
+        (), Kind.VALUE, 2, 1, False),
 )  # fmt: skip
 ROWS += tuple(
     Row("filter", f"{filter_}, {what}", filter_, (own,), (filter_,), Kind.RATIO, must, None, beside_figures=(beside,))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks import rows
 from benchmarks.loads import LOADS, TUNNEL, Figures, measure
 from benchmarks.network import Network
-from benchmarks.peers import Opener, api_lists, dns, handshakes, idle, nlb, reaction, settings_scale
+from benchmarks.peers import Opener, api_lists, dns, handshakes, idle, location, nlb, reaction, settings_scale
 from benchmarks.peers.nat64_alone import nat64_alone, tayga
 from benchmarks.peers.ocserv import ocserv, ocserv_dtls
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
@@ -99,6 +99,7 @@ SUBJECTS: dict[str, Subject] = {
         lambda _, seconds: seconds + 6.0,
         portico_version,
     ),
+    rows.LOCATION: Subject(location.FIGURES, location.location, lambda *_: 45.0, portico_version),
     rows.SETTINGS: Subject(
         frozenset({"change_s", "start_s"}), settings_scale.turn("sqlite"), lambda *_: 40.0, portico_version
     ),

@@ -47,8 +47,11 @@ if [ -n "$remove" ]; then
         if [ -z "$root" ] && [ -d /run/systemd/system ] && systemctl -q is-active "$unit"; then
             fail "$unit runs: stop it first (systemctl disable --now $unit)"
         fi
+        # An enabled one would leave a link to nothing behind.
+        if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl -q disable "$unit" 2>/dev/null || true; fi
         rm -f "$root$units/$unit.service"
     done
+    [ -n "$root" ] || [ ! -d /run/systemd/system ] || rm -rf /run/portico
     rm -f "$root$accounts/portico.conf"
     [ "$(readlink "$root$bin/portico" || true)" != "$prefix/bin/portico" ] || rm -f "$root$bin/portico"
     # Only an environment that this script made: a mistyped prefix must not cost a directory.

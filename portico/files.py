@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -197,10 +198,16 @@ def exclusive(path: Path, *, what: str, resolution: str) -> Iterator[None]:
 
 def not_written(path: Path, error: Exception) -> PorticoError:
     """The error for a path that cannot be written."""
+    resolution = f"Check free space and permissions: df {path.parent}; ls -ld {path.parent}"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        resolution = (
+            f"Open it to the service: systemctl edit portico-server, with ReadWritePaths={path.parent} in [Service]; "
+            f"or remount the file system: findmnt --target {path.parent}"
+        )
     return Unavailable(
         f"cannot write {path}",
         why=str(error),
-        resolution=f"Check free space and permissions: df {path.parent}; ls -ld {path.parent}",
+        resolution=resolution,
         code="FILE_NOT_WRITTEN",
     )
 

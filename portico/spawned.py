@@ -120,12 +120,16 @@ class SpawnedChild:
 def drop_privileges(program: Program) -> list[str]:
     """The prefix of the child's command line that drops privileges: util-linux's setpriv.
 
-    An external program does it because code between fork and exec in a threaded interpreter can deadlock.
+    An external program does it because code between fork and exec in a threaded interpreter can deadlock. Without root
+    there is nothing to drop, and it could not even start where a unit forbids the call capset; what else it would do
+    every child does itself (`portico.native_process.harden`).
 
     Raises:
         NotFound: the account does not exist.
         Unavailable: setpriv is not installed.
     """
+    if os.geteuid() != 0:
+        return []
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
     if setpriv is None:
         raise Unavailable(
@@ -134,8 +138,6 @@ def drop_privileges(program: Program) -> list[str]:
             resolution="Install the package util-linux",
         )
     prefix = [setpriv, "--no-new-privs", "--pdeathsig", "KILL"]
-    if os.geteuid() != 0:
-        return [*prefix, "--"]
     prefix += ["--inh-caps", "-all", "--ambient-caps", "-all", "--bounding-set", "-all"]
     if program.user is not None:
         try:

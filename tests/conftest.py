@@ -20,6 +20,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab-logs", default="build/lab-logs", help="where logs of failed scenarios are kept")
 
 
+LONG = (
+    "server/peers/test_kills.py",
+    "server/peers/test_store.py",
+    "server/peers/test_store_enable.py",
+    "server/peers/test_store_witness.py",
+    "server/peers/test_distribution.py",
+    "server/peers/test_store_kills.py",
+    "server/peers/",
+    "server/test_last_good_state.py",
+    "server/users/test_device_flow.py",
+    "management/wizard/test_terminal.py",
+    "management/test_api_fuzz.py",
+    "cluster/test_membership.py",
+    "tests/dns64/",
+    "tests/iphttps/",
+)
+"""What takes long, the longest first: a worker that began one of them last would be waited for by the others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take long come first; see `TEST_WORKERS` in the Makefile."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((number for number, part in enumerate(LONG) if part in path), len(LONG))
+
+    items.sort(key=place)  # the order of those beside each other stays
+
+
 @pytest.fixture(scope="session")
 def etcd_program() -> str:
     """etcd, without which half of the cluster's store would go untested: it is demanded, not asked for."""

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -25,6 +26,7 @@ import pytest
 
 from benchmarks.network import Network
 from benchmarks.programs import REPOSITORY
+from portico.management.api.serve import set_aside_what_stays
 from portico.server.cluster_secrets import ClusterFiles
 from portico.server.credentials import now_utc
 from portico.server.machine import write_own_name
@@ -63,10 +65,18 @@ class Scale(Cluster):
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch, network: str = "") -> None:
         super().__init__(root, patch)
-        self.network = network or self.network
+        self.network = network or self._lasting()
         patch.setattr("portico.server.peers.distribution.load", lru_cache(maxsize=4)(load))
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 1.0)
         patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 1.0)
+
+    def _lasting(self) -> str:
+        """The servers' network, the same in all turns: etcd's data has its members' addresses in it."""
+        file = self.root / "network"
+        if not file.exists():
+            self.root.mkdir(parents=True)
+            file.write_text(self.network)
+        return file.read_text()
 
     def add(self, name: str) -> Server:
         """A server without what has no part in settings."""
@@ -139,6 +149,8 @@ def turn(kind: str) -> Callable[[Network, frozenset[str], float], dict[str, floa
 
 
 async def _measure(cluster: Scale, kind: str) -> dict[str, float]:
+    threads = SERVERS * min(32, len(os.sched_getaffinity(0)) + 4)  # as many as each has for what blocks, elsewhere
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
     await cluster.prepare()
     others = [cluster.add(f"da{n}") for n in range(1, SERVERS)]
     last, first = f"da{SERVERS}", others[0]
@@ -150,6 +162,7 @@ async def _measure(cluster: Scale, kind: str) -> dict[str, float]:
             if first.agent.revision is None or first.agent.revision.settings.store.kind == "sqlite":
                 await first.agent.peers.moves.to_etcd("bench")
             await until(lambda: all(server.agent.peers.keeper.quorum() for server in others), SECONDS)
+        set_aside_what_stays()
         starts = []
         for _ in range(STARTS):
             if process is not None:
@@ -221,6 +234,7 @@ async def serve(root: Path, name: str, network: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         server = Scale(root, patch, network).add(name)
         await server.start()
+        set_aside_what_stays()  # as every server does when it has started
         ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
         told = 0
         while not ended.done():

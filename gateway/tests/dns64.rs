@@ -10,12 +10,16 @@ use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use portico_gateway::io::dns64::{self, Handle};
 
-/// Answers A with 10.0.0.4, TXT with more than UDP carries (truncated there), and nothing to names that start with "silent".
+/// Answers A with 10.0.0.4, TXT with more than UDP carries (truncated there), nothing to names that start with "silent", and
+/// nothing about AAAA to those that start with "mute".
 fn respond(bytes: &[u8], tcp: bool) -> Option<Vec<u8>> {
     let mut message = Message::from_vec(bytes).expect("a query");
     let question = message.queries[0].clone();
     let name = question.name().clone();
     if name.to_ascii().to_lowercase().starts_with("silent") {
+        return None;
+    }
+    if name.to_ascii().to_lowercase().starts_with("mute") && question.query_type() == RecordType::AAAA {
         return None;
     }
     message.metadata.message_type = MessageType::Response;
@@ -69,9 +73,12 @@ fn write_message(stream: &mut TcpStream, message: &[u8]) {
 }
 
 fn start(servers: &[String]) -> (Handle, std::net::SocketAddr) {
-    let config = serde_json::json!({
+    start_with(serde_json::json!({
         "prefix": "fd7c:1a2b:3c4d:7777::/96", "timeout": 1.0, "upstreams": [{"suffix": "", "servers": servers}],
-    });
+    }))
+}
+
+fn start_with(config: serde_json::Value) -> (Handle, std::net::SocketAddr) {
     let listener = TcpListener::bind("[::1]:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let socket = UdpSocket::bind(address).expect("the same port");
@@ -145,6 +152,18 @@ fn a_closed_port_is_passed_over_at_once() {
     assert_eq!(reply.answers.len(), 1);
     assert!(before.elapsed() < Duration::from_millis(250), "{:?}", before.elapsed());
     assert_eq!(handle.stats().expect("runs").engine.upstream_unreachable, 1);
+}
+
+#[test]
+fn a_server_silent_about_aaaa_does_not_hold_clients_up() {
+    // Half of the servers' time would outlast the client.
+    let (handle, address) = start_with(serde_json::json!({
+        "prefix": "fd7c:1a2b:3c4d:7777::/96", "timeout": 30.0, "only_send_a_query": false,
+        "upstreams": [{"suffix": "", "servers": [upstream()]}],
+    }));
+    let reply = exchange(&client(address), &query(1, "mute.example.", RecordType::AAAA));
+    assert_eq!(reply.answers[0].data.to_string(), "fd7c:1a2b:3c4d:7777::a00:4");
+    assert_eq!(handle.stats().expect("runs").engine.synthesized_without_aaaa, 1);
 }
 
 #[test]

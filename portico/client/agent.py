@@ -106,6 +106,8 @@ class ClientAgent:
         self.surface = Surface()
         self._assistance: Assistance | None = None
         self._way_turn = asyncio.Lock()
+        self._given: dict[str, Any] = {}
+        """What the tunnel's process was started with."""
         self._wanted = True
         """The tunnel: not inside the corporate network."""
         self._ready = False
@@ -441,7 +443,8 @@ class ClientAgent:
 
     def _prepare(self) -> Start:
         assert self._tunnel is not None
-        return Start(self._config(), {"tunnel": [self._tunnel.fd]})
+        self._given = self._config()
+        return Start(self._given, {"tunnel": [self._tunnel.fd]})
 
     async def _reconfigure(self) -> None:
         if self._supervisor is not None and self._supervisor.state is ChildState.RUNNING:
@@ -481,6 +484,8 @@ class ClientAgent:
             self._link = ""
             self._lost()
             self._poke()
+        elif self._given != self._config():  # the server was found elsewhere while it started
+            self._run(self._reconfigure(), "reconfigure")
 
     def _lost(self) -> None:
         self._since = None

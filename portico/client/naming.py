@@ -26,6 +26,9 @@ log = logging.getLogger("portico.client.naming")
 Mode = Literal["resolved", "resolv_conf", "none"]
 
 _POLL = 1.0
+_STEADY = 0.05
+"""Seconds for which a file that somebody else writes must stay as it is before it is taken over."""
+_STEADY_LOOKS = 20
 
 
 class Naming:
@@ -141,6 +144,7 @@ class Naming:
             if self._signature() == self._seen:
                 return
             if self.mode == "resolv_conf" and not self._file.is_ours():
+                await self._written()
                 log.info("%s was written by something else; it is taken over again", self._file.path)
                 await self._point()
             self._follow()
@@ -149,6 +153,19 @@ class Naming:
             if self.problem != str(error):
                 log.error("%s", error)
             self.problem = str(error)
+
+    async def _written(self) -> None:
+        """Waits, about a second at most, until the file is steady and names a server.
+
+        Programs that write it in place empty it first: one that is replaced in between loses what they write next.
+        """
+        seen = self._signature()
+        for _ in range(_STEADY_LOOKS):
+            await asyncio.sleep(_STEADY)
+            now = self._signature()
+            if now == seen and self._file.upstream().nameservers:
+                return
+            seen = now
 
     def outside(self) -> tuple[str, ...]:
         """The machine's own resolvers."""

@@ -125,6 +125,7 @@ class Resolver:
     suffix: str
     address: str
     resting: bool
+    withholds_aaaa: bool = False
 
 
 @dataclass(frozen=True)

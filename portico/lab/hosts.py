@@ -257,6 +257,7 @@ class Host:
                 **({sys.base_prefix: sys.base_prefix} if covered else {}),
             },
             "covered": covered,
+            "disks": str(lab_state.DISKS),
             "sysctls": {**_QUICK_START, **sysctls},
         }
         spec_path = self.state.runtime / f"{self.name}.json"

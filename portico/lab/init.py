@@ -65,6 +65,10 @@ def make_private(spec: dict[str, Any]) -> None:
     # A copied mount would keep other hosts' network namespaces alive after their death.
     for point in reversed(_mounts_below("/run/netns")):
         _libc.umount2(point.encode(), MNT_DETACH)
+    # Nor would the memory of another lab's disks be given back when that lab ends.
+    for point in reversed(_mounts_below(spec["disks"])):
+        if not any(source.startswith(point + "/") for source in spec["directories"].values()):
+            _libc.umount2(point.encode(), MNT_DETACH)
     sources = {target: os.open(source, os.O_PATH) for target, source in spec["directories"].items()}
     visible = {target: os.open(source, os.O_PATH) for target, source in spec["visible"].items()}
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)

@@ -87,6 +87,7 @@ class Lab:
         step = step or (lambda _text: nullcontext())
         lab = cls(LabState(name, topology or build()))
         lab.state.save()
+        lab.state.mount_disks()
         lab._write_commands()
         with step("Hosts and cables"):
             Host(lab.state, SWITCH).boot({})

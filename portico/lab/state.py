@@ -4,20 +4,22 @@
     /run/portico-lab/NAME/HOST.sock       the host's first process listens here
     /var/lib/portico-lab/NAME/HOST/...    the hosts' disks: /etc, /var/lib, /var/log, /var/cache
 
-Both are root's only: a disk holds a copy of /etc and keys.
+Both are root's only: a disk holds a copy of /etc and keys. The disks are in memory (tmpfs), so that neither the copies
+nor what is flushed to them waits for this machine's disk and whoever else writes to it; a host's power cut spares them.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
 
-from portico.errors import InvalidInput, NotFound, PorticoError
+from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
 from portico.files import read_file
 from portico.lab.topology import Topology, one_server
 
@@ -83,6 +85,22 @@ class LabState:
         temporary.write_bytes(_FORMAT.dump_json(self, indent=2))
         temporary.replace(self.runtime / "lab.json")
 
+    def mount_disks(self) -> None:
+        """Makes the place of the hosts' disks.
+
+        Raises:
+            NotPermitted: nothing may be mounted here.
+        """
+        self.disks.mkdir(mode=0o711, parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", "mode=711", "portico-lab", str(self.disks)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise NotPermitted(
+                "The disks of the lab's hosts cannot be made",
+                why=done.stderr.strip(),
+                resolution="The lab needs root, and where it runs in a container the right to mount (CAP_SYS_ADMIN)",
+            )
+
     def alive(self, host: str) -> bool:
         """Whether the host's first process lives."""
         pid = self.inits.get(host)
@@ -142,7 +160,10 @@ def names() -> list[str]:
 
 
 def remove_files(name: str) -> None:
-    """Removes a lab's directories, and the parents when they are empty."""
+    """Removes a lab's directories with what is mounted there, and the parents when they are empty."""
+    while (DISKS / name).is_mount():
+        # At once, though somebody may still read a log: the memory is free when the last one is done.
+        subprocess.run(["umount", "--lazy", str(DISKS / name)], capture_output=True, check=True)
     for parent in (RUNTIME, DISKS):
         shutil.rmtree(parent / name, ignore_errors=True)
         try:

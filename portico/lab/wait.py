@@ -11,6 +11,10 @@ from portico.errors import PorticoError
 T = TypeVar("T")
 
 
+_LONGEST_PAUSE = 0.5
+"""Seconds that a look which takes long is followed by, at most."""
+
+
 class NeverHappened(PorticoError):
     """A condition did not come true in time."""
 
@@ -21,7 +25,7 @@ def until(
     what: str,
     condition: Callable[[], T],
     *,
-    timeout: float = 10.0,
+    timeout: float = 30.0,
     interval: float = 0.05,
     evidence: Callable[[], str] | None = None,
 ) -> T:
@@ -32,7 +36,8 @@ def until(
     Args:
         what: what is waited for, as a sentence goes on after "waited for".
         timeout: seconds.
-        interval: seconds between two looks.
+        interval: seconds between two looks; longer when a look itself takes long (a program is started), as what is
+            waited for needs the processor too.
         evidence: called on failure; its text (a log's tail) goes into the message.
 
     Raises:
@@ -41,6 +46,7 @@ def until(
     deadline = time.monotonic() + timeout
     last = ""
     while True:
+        began = time.monotonic()
         try:
             result = condition()
             if result:
@@ -48,9 +54,10 @@ def until(
             last = ""
         except Exception as error:
             last = f"{type(error).__name__}: {error}"
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now >= deadline:
             break
-        time.sleep(interval)
+        time.sleep(max(interval, min(now - began, _LONGEST_PAUSE)))
     why = f"waited {timeout:g} s for {what}" + (f" (last: {last})" if last else "")
     if evidence is not None:
         tail = evidence().strip()

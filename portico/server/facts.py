@@ -72,6 +72,7 @@ def read_facts(
     probe: Prober | None = None,
     probe_own: bool = False,
     server_certificate: Path | None = None,
+    basis: bool = False,
 ) -> Facts:
     """What is true of this machine now.
 
@@ -84,6 +85,8 @@ def read_facts(
         probe: asks whether other machines have the DIPs that this machine does not have yet; None does not ask.
         probe_own: asks about the addresses that this machine has, too.
         server_certificate: the file of the certificate that clients are shown, when it is not an imported one.
+        basis: nothing beyond what `effective` derives from is looked at: the kernel looks through all it could have
+            for its tables of sockets, which takes most of the time of everything here, at each change again.
     """
     interfaces, routes = _network()
     in_use: dict[Address, str] = {}
@@ -97,13 +100,14 @@ def read_facts(
     for name, addresses in (administrators or {}).items():
         if interfaces is not None and name in interfaces:
             interfaces[name] = replace(interfaces[name], addresses=_with_link_local(interfaces[name], addresses))
+    listeners, connections = _sockets() if not basis else ((), ())
     return Facts(
         now=datetime.now(UTC),
         own_name=own_name,
         in_use=in_use,
         interfaces=interfaces,
-        listeners=tuple(_sockets(listening=True)),
-        connections=tuple(_sockets(listening=False)),
+        listeners=listeners,
+        connections=connections,
         resolved=_resolve([settings.deployment.connect_to]) if settings is not None and resolve else {},
         routes=routes,
         kernel=_kernel(),
@@ -211,10 +215,12 @@ def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
             yield network
 
 
-def _sockets(*, listening: bool) -> Iterator[Listener]:
-    """Listening sockets (all of UDP), or TCP connections; without those of this process and those of nobody any more,
+def _sockets() -> tuple[tuple[Listener, ...], tuple[Listener, ...]]:
+    """Listening sockets (all of UDP), and TCP connections; without those of this process and those of nobody any more,
     which the kernel only closes."""
     ours = _own_sockets() | {_NOBODY}
+    listeners: list[Listener] = []
+    connections: list[Listener] = []
     tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"),
         ("tcp", "tcp6"),
@@ -228,15 +234,17 @@ def _sockets(*, listening: bool) -> Iterator[Listener]:
             continue
         for line in lines:
             parts = line.split()
-            if len(parts) < 10 or parts[9] in ours or listening != (protocol == "udp" or parts[3] == _LISTEN):
+            if len(parts) < 10 or parts[9] in ours:
                 continue
+            found = listeners if protocol == "udp" or parts[3] == _LISTEN else connections
             host, _, port = parts[1].partition(":")
             try:
                 address = _proc_address(host)
                 mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-                yield Listener(protocol, mapped or address, int(port, 16))
+                found.append(Listener(protocol, mapped or address, int(port, 16)))
             except ValueError:
                 continue
+    return tuple(listeners), tuple(connections)
 
 
 def _own_sockets() -> set[str]:

@@ -141,6 +141,22 @@ def _write(outdated: Callable[[], dict[Path, bytes]]) -> str:
     return ", ".join(target.name for target in written)
 
 
+def missing_accounts() -> list[str]:
+    """The accounts of a server's processes that this machine lacks."""
+    return [user for user in _USERS if not _user_exists(user)]
+
+
+def installed_unit() -> Path | None:
+    """The server's unit on this machine, None when there is none."""
+    return next((unit for unit in (_UNIT_DIRECTORY / UNIT_NAME, *_PACKAGED_UNITS) if unit.exists()), None)
+
+
+def unit_enabled() -> bool:
+    """Whether the server starts with the machine; systemd runs here."""
+    command = ["systemctl", "is-enabled", "--quiet", UNIT_NAME]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
 def refuse_second_installation(state: Path) -> None:
     """Raises Conflict when this machine has settings already; PorticoError when its store is damaged."""
     if not any((state / name).exists() for name in (DATABASE_NAME, APPLIED_NAME)):
@@ -169,6 +185,8 @@ def uninstall_steps(state: Path, *, purge: bool) -> list[Step]:
         names = " and ".join(map(str, units))
         present = any(unit.exists() for unit in units)
         steps.insert(0, Step(f"Remove {names}", lambda: present, lambda: _remove_units(units)))
+    elif systemd_runs():  # the units came with the program and go with it
+        steps.insert(0, Step(f"Disable {UNIT_NAME}", unit_enabled, _disable_unit))
     if purge:
         logs = log_directory()
         steps.append(Step(f"Delete {logs}", logs.exists, lambda: _purge(logs)))
@@ -338,6 +356,11 @@ def _enable_unit(state: Path) -> str:
             write_file(target, unit_text(target.name, executable(), sys.executable).encode(), mode=0o644)
         _run(["systemctl", "daemon-reload"])
     _run(["systemctl", "enable", UNIT_NAME])
+    return ""
+
+
+def _disable_unit() -> str:
+    _run(["systemctl", "disable", UNIT_NAME])
     return ""
 
 

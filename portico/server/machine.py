@@ -107,13 +107,20 @@ class Machine:
             write_own_name(self.state, name)
 
     def facts(
-        self, settings: Settings | None = None, *, resolve: bool = False, judge: bool = False, own: bool = False
+        self,
+        settings: Settings | None = None,
+        *,
+        resolve: bool = False,
+        judge: bool = False,
+        own: bool = False,
+        basis: bool = False,
     ) -> Facts:
         """The machine as the administrator has it.
 
         Args:
             judge: for `verify`: also looks at certificates, and asks the link for dedicated addresses.
             own: asks the link for addresses that this machine has, too, and looks at the certificate clients are shown.
+            basis: only what `effective` derives from, see `read_facts`.
 
         Raises:
             PorticoError: it is not known which server of the cluster this is, or netlink does not work.
@@ -128,6 +135,7 @@ class Machine:
             probe=self.probe if judge else None,
             probe_own=own,
             server_certificate=self._credentials.directory / SERVER_NAME if own and built_in else None,
+            basis=basis,
         )
 
     def check(self, settings: Settings, *, resolve: bool = False) -> list[Problem]:

@@ -39,10 +39,15 @@ class RevisionProgress:
 
 
 class Progress:
-    """The last `KEPT` revisions. A file that cannot be read or written costs the history, never the service."""
+    """The last `KEPT` revisions. A file that cannot be read or written costs the history, never the service.
+
+    What is noted is on the disk with the next `save`, once for all stages of a change: nobody starts from it, and what
+    a process that died meanwhile had done is told by the store (`portico.server.interrupted`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._saved = True
         self.entries: list[RevisionProgress] = []
         try:
             self.entries = [_entry(item) for item in json.loads(read_file(path))]
@@ -69,7 +74,7 @@ class Progress:
         entry.times[stage.value] = at
         entry.error = error.as_dict() if error is not None else None
         log.info("revision=%d stage=%s%s", revision, stage.value, f" error={str(error)!r}" if error else "")
-        self._write()
+        self._saved = False
         return entry
 
     def rolled_back(self, revision: int, to: int) -> None:
@@ -77,7 +82,7 @@ class Progress:
         for entry in self.entries:
             if entry.revision == revision:
                 entry.rolled_back_to = to
-        self._write()
+        self._saved = False
 
     def get(self, revision: int) -> RevisionProgress | None:
         return next((item for item in self.entries if item.revision == revision), None)
@@ -86,11 +91,16 @@ class Progress:
         """Newest first."""
         return [asdict(entry) for entry in reversed(self.entries)]
 
-    def _write(self) -> None:
+    def save(self) -> None:
+        """Writes what was noted. Blocking; nothing may be noted meanwhile. Never fails."""
+        if self._saved:
+            return
         try:
-            write_file(self.path, json.dumps([asdict(entry) for entry in self.entries]).encode())
+            # Without the copies that `asdict` makes of a hundred entries.
+            write_file(self.path, json.dumps([vars(entry) for entry in self.entries]).encode())
         except PorticoError as error:
             log.warning("%s", error)
+        self._saved = True
 
 
 def _entry(item: Any) -> RevisionProgress:

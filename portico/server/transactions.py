@@ -110,6 +110,10 @@ class Transactions:
 
     async def begin(self) -> None:
         """Serves from the last applied revision or a newer one. Never fails; see `problem`. The lock is held."""
+        await self._begin()
+        await asyncio.to_thread(self._agent.progress.save)
+
+    async def _begin(self) -> None:
         try:
             store = await asyncio.to_thread(self.store)
             applied = await asyncio.to_thread(store.applied)
@@ -213,9 +217,13 @@ class Transactions:
                     if everywhere is not None and before is not None and before.number != revision.number:
                         await self._everywhere(everywhere, revision, before)
             finally:
-                await asyncio.to_thread(self.interrupted.end)
+                await asyncio.to_thread(self._ended)
                 await self._agent.peers.changed()
             return Outcome(revision, difference, problems, connected, kernel)
+
+    def _ended(self) -> None:
+        self._agent.progress.save()
+        self.interrupted.end()
 
     async def _everywhere(self, change: Change, revision: Revision, former: Revision) -> None:
         """Has the other servers apply what is in force here, or puts the former document back, here first."""
@@ -289,7 +297,7 @@ class Transactions:
 
     async def _enforce(self, revision: Revision) -> list[str]:
         settings = await asyncio.to_thread(self._agent.machine.localise, revision.settings)
-        facts = await asyncio.to_thread(self._agent.machine.facts)
+        facts = await asyncio.to_thread(lambda: self._agent.machine.facts(basis=True))
         values = _derive(settings, facts)
         changes = await self._agent.platform.apply(settings, values)
         await asyncio.to_thread(self._agent.machine.settle, settings)
@@ -340,6 +348,8 @@ class Transactions:
                 raise ApplyFailed(
                     f"Revision {newest.number} cannot be applied", why=str(error), resolution=error.resolution
                 ) from error
+            finally:
+                await asyncio.to_thread(self._agent.progress.save)
 
     async def leave(self, by: str) -> None:
         """This server was taken out of its cluster: it stops serving and keeps nothing of what it was given."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
+from portico.errors import LimitReached
 from portico.settings.kinds import AnyAddress, CertificatePath, FilePath, KeyPath, Section, ShortName
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 VOTERS: Final = 3
 """Members of etcd: the first three servers. More would only make writing slower."""
+
+MAXIMUM_FORMER: Final = 256
+"""Certificates that etcd is told to refuse, of witnesses that were taken out."""
 
 _ENDPOINT = re.compile(r"https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", flags=re.ASCII)
 
@@ -44,6 +48,16 @@ def _fingerprint(value: object) -> str:
     return text
 
 
+def _serial(value: object) -> str:
+    text = value if isinstance(value, str) else ""
+    if not re.fullmatch(r"[1-9a-f][0-9a-f]{0,39}", text):
+        raise ValueError("a serial number is lower-case hex, as 'portico witness install' makes it")
+    return text
+
+
+Serial = Annotated[str, BeforeValidator(_serial)]
+
+
 class Witness(Section):
     """A machine that is no server of the cluster and only votes in its etcd, beside two servers."""
 
@@ -52,6 +66,7 @@ class Witness(Section):
     fingerprint: Annotated[str, BeforeValidator(_fingerprint)] = Field(
         description="SHA-256 of the certificate that it shows; made when it is installed"
     )
+    serial: Serial = Field(description="serial number of that certificate, in hex")
 
 
 class ClusterStore(Section):
@@ -73,6 +88,30 @@ class ClusterStore(Section):
     witness: Witness | None = Field(
         default=None, description="votes beside two servers, so that either may be lost: `portico witness install`"
     )
+    former_witnesses: list[Serial] = Field(
+        default_factory=list,
+        max_length=MAXIMUM_FORMER,
+        description="serial numbers of certificates of witnesses that were taken out: etcd refuses them",
+    )
+
+
+def with_witness(section: ClusterStore, witness: Witness | None) -> ClusterStore:
+    """The section with another witness, or with none: etcd refuses the certificate of the one before. Pure.
+
+    Raises:
+        LimitReached: code WITNESSES_FULL.
+    """
+    former = list(section.former_witnesses)
+    if section.witness is not None and section.witness.serial not in former:
+        former.append(section.witness.serial)
+    if len(former) > MAXIMUM_FORMER:
+        raise LimitReached(
+            "The witness cannot be taken out",
+            why=f"etcd is told to refuse {MAXIMUM_FORMER} certificates of earlier ones already",
+            resolution="Begin the cluster anew, which makes a new CA: portico lb disable, then portico lb enable",
+            code="WITNESSES_FULL",
+        )
+    return section.model_copy(update={"witness": witness, "former_witnesses": former})
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ _NAMES: Final = (
     (management.Url, "URL"),
     (cluster_store.Endpoint, "https://host:port"),
     (cluster_store.Generation, "hex number"),
+    (cluster_store.Serial, "hex number"),
     (accounting.StoreLimit, "time as `12m`"),
     (remote_access.Range, "first and last address"),
     (backup.TimeOfDay, "time as `02:30`"),
@@ -367,7 +368,7 @@ def _type(annotation: Any, info: FieldInfo | None = None) -> str:
     if annotation in (alerts.Webhook, alerts.Syslog):
         return "receiver, see below"
     if annotation is cluster_store.Witness:
-        return "`{name, address, fingerprint}`"
+        return "`{name, address, fingerprint, serial}`"
     if annotation is model.ManageOut:
         return "`{from: [prefixes]}`"
     raise TypeError(f"{annotation} has no name for people: add it to _NAMES")

@@ -29,7 +29,7 @@ class Asker:
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         self.tcp = tcp
         self.socket = socket.socket(socket.AF_INET, kind)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)
         self.socket.bind((source, 0))
         self.socket.connect(("127.0.0.1", port))
         if tcp:

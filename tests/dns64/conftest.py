@@ -124,7 +124,7 @@ def free_port() -> int:
 
 def wait_for(server: Server, process: subprocess.Popen[Any], log: Path, probe: str) -> None:
     """Waits until a server answers for a name; shows its log when it ends instead."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             if server.ask(probe, "A", timeout=0.2).rcode() == dns.rcode.NOERROR:
@@ -252,6 +252,6 @@ def start(bind: Server, example: str, tmp_path: Path) -> Iterator[Callable[..., 
     for process in processes:
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
         assert process.stdout is not None
         process.stdout.close()

@@ -59,19 +59,19 @@ def test_a_hostile_connection_harms_only_its_own_question(
         assert dns.message.from_wire(honest.ask(asked("honest-0.example"))).answer
         before = time.monotonic()
         hostile.send(asked(f"{behaviour}-1.example"))
-        wait.until("the hostile question to reach the server", lambda: behaviour in bad.asked, timeout=5.0)
+        wait.until("the hostile question to reach the server", lambda: behaviour in bad.asked, timeout=30.0)
         for number in range(1, 4):
             for name in (f"honest-{number}.example", f"datagram-{number}.example"):
                 assert dns.message.from_wire(honest.ask(asked(name))).answer, name
         assert dns.rcode.to_text(dns.message.from_wire(hostile.receive()).rcode()) == rcode
         # A question ends when its servers had their time, whatever they make of it.
-        assert time.monotonic() - before < TIMEOUT + 5
+        assert time.monotonic() - before < TIMEOUT + 30
         stats = dns64.stats()
         for counter in counters:
             assert stats[counter] >= 1, (counter, stats)
         assert (stats["waiting"], stats["asking"]) == (0, 0)
         # Nobody listens to it any more; connections that answered may stay for other questions.
-        wait.until("the hostile connection to end", lambda: bad.busy == 0, timeout=5.0)
+        wait.until("the hostile connection to end", lambda: bad.busy == 0, timeout=30.0)
         assert dns64.stats()["upstream_connections_open"] <= 8
     finally:
         hostile.close()
@@ -93,11 +93,11 @@ def test_many_hostile_connections_leave_room_for_honest_questions(start: Start, 
             hostile.send(asked(f"{kinds[number % len(kinds)]}-{number}.example"))
         for number in range(50):
             assert dns.message.from_wire(honest.ask(asked(f"honest-{number}.good.example"))).answer
-        wait.until("the hostile questions to end", lambda: dns64.stats()["waiting"] == 0, timeout=10.0)
+        wait.until("the hostile questions to end", lambda: dns64.stats()["waiting"] == 0, timeout=30.0)
         stats = dns64.stats()
         assert stats["upstream_connections_open"] <= 2 * 8, "eight connections to a server"
         assert stats["servfail"] >= 120
-        wait.until("the hostile connections to end", lambda: bad.busy == 0, timeout=5.0)
+        wait.until("the hostile connections to end", lambda: bad.busy == 0, timeout=30.0)
     finally:
         hostile.close()
         honest.close()

@@ -28,7 +28,7 @@ CLIENT = f"{PREFIX}::c1"
 HOST = "fd00:1:2:1::9"
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = 10.0) -> T:
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 30.0) -> T:
     """Polls until `condition` gives something true."""
     deadline = time.monotonic() + timeout
     while True:
@@ -175,7 +175,7 @@ class Server:
         self.seen += [json.loads(text) for text in self.gateway.next_events(0.0)]
         return [event for event in self.seen if event["event"] == name]
 
-    def wait_event(self, name: str, timeout: float = 10.0) -> dict[str, Any]:
+    def wait_event(self, name: str, timeout: float = 30.0) -> dict[str, Any]:
         return wait_for(lambda: self.events(name), f"event {name}", timeout)[-1]
 
     def sessions(self) -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ class Client:
         status: dict[str, Any] = json.loads(self.tunnel.status())
         return status
 
-    def wait_up(self, timeout: float = 10.0) -> None:
+    def wait_up(self, timeout: float = 30.0) -> None:
         wait_for(lambda: self.status()["state"] == "link_up", f"link up ({self.status()})", timeout)
 
 

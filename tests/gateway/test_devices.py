@@ -80,7 +80,7 @@ def test_sessions_of_two_workers_talk_through_real_queues(
         server = Server(authority, config, [], [], port, gateway)  # type: ignore[arg-type]
         echo = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         echo.bind((HOST, 2000))
-        echo.settimeout(5.0)
+        echo.settimeout(30.0)
         clients: list[tuple[Client, str]] = []
         try:
             for number in range(1, 13):
@@ -177,7 +177,7 @@ def test_a_worker_that_is_behind_costs_only_its_own_packets(
                 server.tuns[0].send(packet)
             return int(server.stats()["gateway"]["drop_handover_full"])
 
-        server.tuns[0].socket.settimeout(10.0)
+        server.tuns[0].socket.settimeout(30.0)
         wait_for(full, "drops at the full queue", 30.0)
         to_near = udp(HOST, near[1], b"not held up")
         server.tuns[0].send(to_near)
@@ -189,7 +189,7 @@ def test_a_worker_that_is_behind_costs_only_its_own_packets(
         os.sched_setaffinity(worker, os.sched_getaffinity(0))
     # of another flow, so that it is not merged with what waits
     last = udp(HOST, far[1], b"served again", (9, 9))
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     got = b""
     while got != last:
         assert time.monotonic() < deadline

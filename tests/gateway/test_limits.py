@@ -14,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tests.timely import Within
+
 from .conftest import CLIENT, HOST, Authority, Client, Server, Tun, ipv6, udp, wait_for
 
 NAT64 = "fd00:1:2:7777::a00:4"
@@ -27,10 +29,9 @@ def test_revocation_closes_within_a_second(
     client = start_client(server, (chain, key))
     client.wait_up()
     server.config["revoked"] = [server.authority.revoked(certificate)]
-    begun = time.monotonic()
-    server.configure()
-    wait_for(lambda: not server.sessions(), "the session is gone", 1.0)
-    assert time.monotonic() - begun < 1.0
+    with Within(1.0):
+        server.configure()
+        wait_for(lambda: not server.sessions(), "the session is gone")
     assert server.wait_event("session_down")["reason"] == "revoked"
     # It redials at once and resumes its TLS session, or tries to; neither helps.
     wait_for(lambda: client.status()["error"], "an error at the client")
@@ -126,7 +127,7 @@ def test_a_slow_reader_is_bounded(start_server: Callable[..., Server], tmp_path:
                 server.tuns[0].send(packet)
             return int(server.sessions()[0]["drops"]["queue_full"])
 
-        server.tuns[0].socket.settimeout(5.0)
+        server.tuns[0].socket.settimeout(30.0)
         wait_for(full, "drops")
         assert server.sessions()[0]["queue_bytes"] <= 400_000
 
@@ -273,10 +274,9 @@ def test_silent_connections_give_way_at_once_to_those_that_speak(
 ) -> None:
     server = start_server(lambda config: config["iphttps"].update(max_handshakes=8, handshake_timeout=60.0))
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(16)]
-    begun = time.monotonic()
-    peer = SlowPeer(server.port, certified(server, tmp_path))
-    assert peer.finish() == b"HTTP/1.1 200 OK"
-    assert time.monotonic() - begun < 8.0
+    with Within(8.0):
+        peer = SlowPeer(server.port, certified(server, tmp_path))
+        assert peer.finish() == b"HTTP/1.1 200 OK"
     assert server.stats()["gateway"]["handshakes_evicted"] >= 9
     for connection in [*silent, peer.raw]:
         connection.close()

@@ -30,7 +30,7 @@ def context(authority: object, tmp_path: Path) -> ssl.SSLContext:
 def dial(server: Server, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
     """A tunnel that is up."""
     raw = socket.create_connection(("127.0.0.1", server.port))
-    raw.settimeout(10.0)
+    raw.settimeout(30.0)
     peer = context.wrap_socket(raw, server_hostname="da.example.net", session=session)
     peer.sendall(POST)
     assert peer.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")

@@ -135,7 +135,7 @@ class Site:
     def connect(self, name: str | None = "client1", *, context: ssl.SSLContext | None = None) -> Peer:
         """TLS is up, no request is sent."""
         peer = Peer.connect(
-            "127.0.0.1", self.port, context=context or self.context(name), name=SERVER_NAME, timeout=5.0
+            "127.0.0.1", self.port, context=context or self.context(name), name=SERVER_NAME, timeout=30.0
         )
         peer.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peers.append(peer)

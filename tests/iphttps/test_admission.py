@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import ssl
 import subprocess
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.gateway.conftest import SERVER_NAME, Authority, wait_for
 from tests.peers.iphttps_peer import ENDLESS, Peer, Refused, tls
+from tests.timely import Within
 
 from .conftest import TARGET, Site
 
@@ -135,10 +135,9 @@ def test_revocation_closes_the_tunnel_within_a_second(make_site: Callable[..., S
     context = tls(site.trust, site.folder / "s.pem", site.folder / "s.key")
     stolen, other = site.join(context=context), site.join("other")
     site.server.config["revoked"] = [site.server.authority.revoked(certificate)]
-    began = time.monotonic()
-    site.server.configure()
-    stolen.wait_closed(1.0)
-    assert time.monotonic() - began < 1.0
+    with Within(1.0):
+        site.server.configure()
+        stolen.wait_closed()
     assert site.down() == ["revoked"]
     other.ping(TARGET)
 
@@ -147,7 +146,7 @@ def test_a_certificate_that_expires_ends_its_tunnel(make_site: Callable[..., Sit
     site = make_site()
     peer = site.join(context=site.context("short", lifetime=timedelta(seconds=2)))
     peer.ping(TARGET)
-    peer.wait_closed(6.0)
+    peer.wait_closed(30.0)
     assert site.down() == ["not_admitted"]
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from tests.gateway.conftest import CLIENT, HOST, Authority, Client, Server, udp, wait_for
 from tests.peers.iphttps_peer import Peer, Refused
+from tests.timely import Within
 
 from .conftest import TARGET, Site, read_status
 
@@ -76,7 +77,7 @@ def test_10_a_network_change_dials_at_once(make_site: Callable[..., Site], start
     client = start_client(site.server, url=f"https://da.example.net:{port}/IPHTTPS")
     waiting(client)
     with socket.create_server(("127.0.0.1", port)) as listener:
-        listener.settimeout(2.0)
+        listener.settimeout(30.0)
         for _ in range(2):
             client.tunnel.redial()
             connection, _ = listener.accept()
@@ -105,14 +106,13 @@ def test_10_a_lost_link_is_redialled_at_once(
         client = start_client(site.server, url=f"https://da.example.net:{relay.port}/IPHTTPS")
         client.wait_up()
         before = site.server.sessions()[0]["session"]
-        began = time.monotonic()
-        if how == "reset":
-            relay.reset()
-        else:
-            site.server.gateway.disconnect([before])
-        wait_for(lambda: [s for s in site.server.sessions() if s["session"] > before], "a new session", 2)
-        client.wait_up(1.0)
-        assert time.monotonic() - began < 1.5
+        with Within(1.5):
+            if how == "reset":
+                relay.reset()
+            else:
+                site.server.gateway.disconnect([before])
+            wait_for(lambda: [s for s in site.server.sessions() if s["session"] > before], "a new session")
+            client.wait_up()
         client.tun.send(udp(CLIENT, HOST, b"again"))
         wait_for(lambda: site.intranet.heard(lambda packet: packet.payload[8:] == b"again"), "a packet")
 
@@ -130,7 +130,7 @@ def test_10_a_server_that_comes_back_is_found(
     assert (status["error"]["code"], within(status["next_attempt_in"], 30)) == (REFUSED, True)
     with Relay(site.port, relay.port):
         client.tunnel.redial()
-        client.wait_up(2.0)
+        client.wait_up()
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 503 x\r\n\r\n", b"\x15\x03\x03\0\2\2\x28", None])

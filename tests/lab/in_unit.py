@@ -39,6 +39,7 @@ DONE = frozenset(
     [
         *("ExecStartPre", "ExecStart", "Environment", "WorkingDirectory", "User", "LimitNOFILE", "UMask"),
         *("RuntimeDirectory", "StateDirectory", "StateDirectoryMode", "LogsDirectory", "LogsDirectoryMode"),
+        "ConfigurationDirectory",
         *(
             "AmbientCapabilities",
             "CapabilityBoundingSet",
@@ -153,7 +154,7 @@ class Unit:
 def make_directories(unit: Unit) -> list[str]:
     """The directories of the service; returns those it may write to."""
     made = []
-    for key, top in (("Runtime", "/run"), ("State", "/var/lib"), ("Logs", "/var/log")):
+    for key, top in (("Runtime", "/run"), ("State", "/var/lib"), ("Logs", "/var/log"), ("Configuration", "/etc")):
         for name in unit.words(f"{key}Directory"):
             path = Path(top, name)
             path.mkdir(parents=True, exist_ok=True)

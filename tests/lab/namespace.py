@@ -26,7 +26,7 @@ ORGANISATION = "fd7c:1a2b:3c4d"
 
 def command(*arguments: str, check: bool = True) -> str:
     """Runs a program in the current namespace and returns its output."""
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
     return done.stdout
 
@@ -78,6 +78,7 @@ class Neighbour:
         ours, theirs = Path("/proc/thread-self/ns/net").readlink(), Path(f"/proc/{self._holder.pid}/ns/net")
         while theirs.readlink() == ours:
             assert self._holder.poll() is None
+            time.sleep(0.001)
         self.pid = str(self._holder.pid)
 
     def command(self, *arguments: str, check: bool = True) -> str:
@@ -119,7 +120,7 @@ def corporate_network() -> Iterator[Neighbour]:
 
 def _wait_for_link_local(*interfaces: str) -> None:
     """The kernel gives an interface its link-local address some time after it has come up."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         there = command("ip", "-6", "-o", "addr", "show", "scope", "link", "-tentative")
         if all(f" {name} " in there for name in interfaces):

@@ -63,7 +63,7 @@ def _enter(namespace: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def until(what: str, condition: Callable[[], object], timeout: float = 10.0) -> None:
+def until(what: str, condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Waits for a condition."""
     end = time.monotonic() + timeout
     while not condition():

@@ -385,7 +385,7 @@ def test_stop_and_uninstall_leave_no_trace(tmp_path: Path) -> None:
 
     def snapshot() -> list[str]:
         # The kernel is still looking whether its new addresses are unique (RFC 4862, 5.4).
-        wait.until("addresses that stay", lambda: "tentative" not in command("ip", "-o", "addr"), timeout=20.0)
+        wait.until("addresses that stay", lambda: "tentative" not in command("ip", "-o", "addr"), timeout=30.0)
         return [
             command("ip", "-o", "addr"),
             command("ip", "rule"),

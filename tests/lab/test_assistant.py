@@ -8,26 +8,38 @@ import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 import pytest
 
-from portico.lab import links, wait
+from portico.client.assistant.core import PATIENCE
+from portico.lab import wait
 from portico.lab.deployment import CLIENT
-from portico.lab.hosts import CODE, PYTHON, Host
+from portico.lab.hosts import PYTHON, Host
 from portico.lab.lab import Lab
 from portico.lab.services import bind
 from portico.lab.topology import CORP_DNS, CORP_DOMAIN, PUBLIC_DNS
-from portico.paths import client_socket
-from tests.lab.helpers import APP4, reaches
+from tests.lab.helpers import APP4, reaches, slow_answers
+from tests.lab.moving import (
+    NLS,
+    VPN_FAR,
+    asleep,
+    captive_portal,
+    check,
+    portal,
+    redial,
+    report,
+    says,
+    since,
+    to_home,
+    to_office,
+    told,
+    vpn,
+)
 
-HOME, HOME_ROUTER = "192.168.1.10/24", "192.168.1.1"
-OFFICE = "10.0.0.70/24"
 ELSEWHERE = "10.0.0.9"
 """A host of the intranet whose DNS leads astray."""
 CORP = f"directaccess-corpConnectivityHost.{CORP_DOMAIN}"
-NLS = "network location server"
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 DESKTOP = """
 import socket
@@ -36,68 +48,6 @@ with socket.socket(socket.AF_UNIX) as feed:
     for line in feed.makefile():
         print(line, end="", flush=True)
 """
-
-
-def ask(client: Host, method: str, what: str) -> dict[str, Any]:
-    """The agent's answer on its socket: a command of ours takes seconds to start where the machine is busy."""
-    url = f"http://client/v1/{what}"
-    found: dict[str, Any] = client.json("curl", "-sS", "-X", method, "--unix-socket", str(client_socket()), url)
-    return found
-
-
-def report(client: Host) -> dict[str, Any]:
-    return dict(ask(client, "GET", "status")["assistant"])
-
-
-def redial(client: Host) -> None:
-    ask(client, "POST", "redial")
-
-
-def check(found: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(dict(entry) for entry in found["checks"] if entry["name"] == name)
-
-
-def told(client: Host, what: str, fits: Callable[[dict[str, Any]], bool], timeout: float = 60.0) -> dict[str, Any]:
-    """The first report that fits."""
-    latest: dict[str, Any] = {}
-
-    def look() -> bool:
-        latest.clear()
-        latest.update(report(client))
-        return fits(latest)
-
-    wait.until(what, look, timeout=timeout, interval=0.05, evidence=lambda: f"{latest}\n{client.log_tail(CLIENT, 60)}")
-    return latest
-
-
-def says(status: str, substatus: str = "None") -> Callable[[dict[str, Any]], bool]:
-    return lambda found: (found["status"], found["substatus"]) == (status, substatus)
-
-
-def since(found: dict[str, Any]) -> float:
-    """When it came to what it says, seconds since the epoch."""
-    return datetime.fromisoformat(found["since"]).timestamp()
-
-
-def move(lab: Lab, network: str, address: str, resolver: str, router: str = "") -> float:
-    """Pulls the client's cable and plugs it in elsewhere, as DHCP there would set it up. Returns when that was done."""
-    client = lab.host("client1")
-    lab.cut("client1", "eth0")
-    links.ip(lab.state, links.SWITCH, f"link set {links.port('client1', 'eth0')} master {network}")
-    links.ip(lab.state, "client1", "addr flush dev eth0 scope global")
-    lab.heal("client1", "eth0")
-    client.write("/etc/resolv.conf", f"nameserver {resolver}\n")
-    routes = [f"route add default via {router}"] if router else []
-    links.ip(lab.state, "client1", f"addr add {address} dev eth0", *routes)
-    return time.time()
-
-
-def to_office(lab: Lab, resolver: str = CORP_DNS) -> float:
-    return move(lab, "corp", OFFICE, resolver)
-
-
-def to_home(lab: Lab, resolver: str = PUBLIC_DNS) -> float:
-    return move(lab, "home1", HOME, resolver, HOME_ROUTER)
 
 
 @pytest.fixture
@@ -118,37 +68,10 @@ def office(lab: Lab, client: Host) -> Host:
     return client
 
 
-def portal(host: Host, address: str, *ports: str) -> None:
-    host.start_service("portal", [PYTHON, f"{CODE}/tests/peers/portal.py", address, *ports])
-    wait.until(
-        "the portal",
-        lambda: host.output("ss", "-Hltn", f"src {address} and sport = :{ports[0] if ports else 443}"),
-        evidence=lambda: host.log_tail("portal"),
-    )
-
-
 @pytest.fixture
 def captive(lab: Lab) -> Iterator[Host]:
-    """The home's router lets nobody out: names, and connections to wherever, lead to its own page."""
-    nat = lab.host("nat1")
-    portal(nat, HOME_ROUTER)
-    nat.run(
-        "nft",
-        "-f",
-        "-",
-        input_text="""table ip captive {
-            chain astray {
-                type nat hook prerouting priority dstnat;
-                iifname "eth1" udp dport 53 redirect
-                iifname "eth1" tcp dport { 80, 443 } redirect
-            }
-        }""",
-    )
-    try:
-        yield nat
-    finally:
-        nat.run("nft", "delete", "table", "ip", "captive")
-        nat.stop_service("portal")
+    with captive_portal(lab) as router:
+        yield router
 
 
 @pytest.fixture
@@ -305,6 +228,81 @@ def test_a_web_probe_whose_port_is_blocked_leaves_the_client_connecting(
     told(home, "the client to be connected again", says("ConnectedRemotely"))
 
 
+def test_slow_corporate_dns_is_waited_for_inside_and_outside(lab: Lab, home: Host, server: Host) -> None:
+    with slow_answers(lab.host("dns"), CORP_DNS):
+        server.run("portico", "dns64", "flush", CORP_DOMAIN, "--tree", "--yes")
+        asked = time.time()
+        redial(home)
+        found = told(
+            home,
+            "everything to be right again",
+            lambda found: says("ConnectedRemotely")(found) and since(found) > asked,
+        )
+        assert check(found, "corpConnectivityHost")["state"] == check(found, "web probe")["state"] == "passed"
+        assert reaches(home, seconds=10.0), "nothing else breaks"
+        to_office(lab)
+        told(home, "the client to find itself inside", says("ConnectedLocally"))
+
+
+@pytest.fixture
+def share(lab: Lab) -> Iterator[str]:
+    """A share of a Samba server that has IPv4 only; the host and the share of a path."""
+    host = lab.host("app4")
+    directories = (
+        "private dir",
+        "lock directory",
+        "state directory",
+        "cache directory",
+        "pid directory",
+        "ncalrpc dir",
+    )
+    host.write("/var/lib/probes/probe.txt", "here\n")
+    host.write(
+        "/etc/samba/smb.conf",
+        "[global]\nserver role = standalone server\nmap to guest = Bad User\nguest account = nobody\n"
+        "smb ports = 445\nload printers = no\ndisable spoolss = yes\nlog file = /var/log/smbd.samba\n"
+        + "".join(f"{name} = /run/smbd\n" for name in directories)
+        + "[probes]\npath = /var/lib/probes\nguest ok = yes\nread only = yes\n",
+    )
+    host.run("mkdir", "-p", "/run/smbd")
+    host.start_service("smbd", ["smbd", "--foreground", "--no-process-group", "--debug-stdout"])
+    try:
+        wait.until(
+            "the share", lambda: host.output("ss", "-Hltn", "sport = :445"), evidence=lambda: host.log_tail("smbd")
+        )
+        yield rf"\\{APP4}\probes"
+    finally:
+        host.stop_service("smbd")
+
+
+def test_a_probe_of_a_file_looks_whether_it_is_on_its_share(home: Host, server: Host, share: str) -> None:
+    there, missing = (f"FILE:{share}\\{name}" for name in ("probe.txt", "missing.txt"))
+
+    def probing(*probes: str) -> None:
+        server.run("portico", "settings", "set", f"connectivity_assistant.probes={json.dumps(probes)}", "--yes",
+                   timeout=60.0)  # fmt: skip
+        redial(home)
+
+    try:
+        probing(there)
+        found = told(
+            home,
+            "the file to be found",
+            lambda found: any(entry["name"] == f"probe {there}" and entry["state"] == "passed"
+                              for entry in found["checks"]),
+        )  # fmt: skip
+        assert (found["status"], found["substatus"]) == ("ConnectedRemotely", "None")
+        probing(there, missing)
+        found = told(home, "the file to be missed", says("Error", "RemoteNetworkAuthenticationFailure"))
+        assert check(found, f"probe {there}")["state"] == "passed"
+        assert check(found, f"probe {missing}")["state"] == "failed"
+        assert "NT_STATUS_NO_SUCH_FILE" in check(found, f"probe {missing}")["detail"]
+        assert reaches(home), "nothing else breaks"
+    finally:
+        probing()
+    told(home, "the client to be connected again", says("ConnectedRemotely"))
+
+
 @pytest.fixture
 def desktop(home: Host) -> Iterator[Host]:
     """A program of a user without privileges that reads the status socket."""
@@ -313,15 +311,66 @@ def desktop(home: Host) -> Iterator[Host]:
     home.stop_service("desktop")
 
 
-def test_users_desktops_and_support_are_told_the_same_and_no_secret(desktop: Host) -> None:
-    def read() -> list[dict[str, Any]]:
-        lines = desktop.log("desktop").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+def heard(desktop: Host) -> list[dict[str, Any]]:
+    """Every line that the status socket has said so far."""
+    lines = desktop.log("desktop").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
+
+def test_a_vpn_comes_and_goes_under_the_client(lab: Lab, desktop: Host) -> None:
+    # One to elsewhere takes all traffic: the tunnel goes on through it, and nothing makes this look like inside.
+    before, changed = len(heard(desktop)), time.time()
+    with vpn(lab, "nat1", "10.99.0.2/24", f"0.0.0.0/1 via {VPN_FAR}", f"128.0.0.0/1 via {VPN_FAR}"):
+        found = told(
+            desktop,
+            "the client to be connected through the VPN",
+            lambda found: says("ConnectedRemotely")(found) and since(found) > changed and "vpn0" in found["network"],
+        )
+        assert found["place"] == "outside" and reaches(desktop)
+    told(
+        desktop,
+        "the client to be connected without the VPN",
+        lambda found: says("ConnectedRemotely")(found) and "vpn0" not in found["network"],
+    )
+    wait.until("the intranet to be reached", lambda: reaches(desktop), timeout=30.0)
+    assert "inside" not in {line["place"] for line in heard(desktop)[before:]}
+
+    # One into the intranet is the intranet, as long as it lasts.
+    with vpn(lab, "corp", "10.0.0.71/24"):
+        desktop.write("/etc/resolv.conf", f"nameserver {CORP_DNS}\n")
+        told(desktop, "the client to find itself inside", says("ConnectedLocally"))
+    desktop.write("/etc/resolv.conf", f"nameserver {PUBLIC_DNS}\n")
+    told(desktop, "the client to be connected again", says("ConnectedRemotely"))
+    assert reaches(desktop)
+
+
+def test_a_computer_carried_elsewhere_in_its_sleep_wakes_to_the_right_state(lab: Lab, desktop: Host) -> None:
+    to_office(lab)
+    told(desktop, "the client to find itself inside", says("ConnectedLocally"))
+    # Asked in the office, and the answer waits for it when it wakes at home, where all its timers have run out.
+    redial(desktop)
+    with asleep(desktop):
+        over = to_home(lab) + PATIENCE + 1.0
+        wait.until("the timers to have run out", lambda: time.time() > over)
+        before = len(heard(desktop))
+        woke = time.time()
+    at_home = told(desktop, "the client to be connected from home", says("ConnectedRemotely"))
+    print(f"connected {since(at_home) - woke:.2f} s after waking")
+    assert "inside" not in {line["place"] for line in heard(desktop)[before:]}
+    assert reaches(desktop)
+
+    with asleep(desktop):
+        to_office(lab)
+        woke = time.time()
+    inside = told(desktop, "the client to find itself inside", says("ConnectedLocally"))
+    print(f"inside was known {since(inside) - woke:.2f} s after waking")
+
+
+def test_users_desktops_and_support_are_told_the_same_and_no_secret(desktop: Host) -> None:
     def tells(word: str) -> None:
         wait.until(
             f"the desktop to be told: {word}",
-            lambda: bool(read()) and read()[-1]["word"] == word,
+            lambda: bool(heard(desktop)) and heard(desktop)[-1]["word"] == word,
             timeout=60.0,
             evidence=lambda: desktop.log_tail("desktop") + desktop.log_tail(CLIENT),
         )

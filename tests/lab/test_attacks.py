@@ -112,7 +112,7 @@ class Rise:
         return int(now) - int(then)
 
     def until(self, least: int, *path: str) -> int:
-        wait.until(f"{'.'.join(path)} to rise by {least}", lambda: self.of(*path) >= least, timeout=10.0)
+        wait.until(f"{'.'.join(path)} to rise by {least}", lambda: self.of(*path) >= least, timeout=30.0)
         return self.of(*path)
 
 

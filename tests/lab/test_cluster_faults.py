@@ -98,7 +98,7 @@ def test_a_deaf_server_is_found(cluster: Lab, crowd: Crowd) -> None:
         wait.until(
             f"{server} to give its buckets away",
             lambda: not any(server_in(status(cluster, other), server)["buckets"]),
-            timeout=15.0,
+            timeout=30.0,
         )
         took = time.monotonic() - began
         assert "deaf" in server_in(status(cluster, server), server)["conditions"]

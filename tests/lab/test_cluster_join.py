@@ -9,7 +9,7 @@ import pytest
 
 from portico import __version__
 from portico.lab import wait
-from portico.lab.deployment import DNS_KEY, SERVER, cluster_status, install_server, start_server
+from portico.lab.deployment import DNS_KEY, SERVER, ask_server, cluster_status, install_server, start_server
 from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from tests.lab import installed
@@ -28,7 +28,7 @@ def dedicated(number: int) -> list[str]:
 
 
 def in_force(host: Host) -> Any:
-    return host.json("portico", "server", "status", "--json")["revision"]
+    return ask_server(host, "/v1/status")["revision"]
 
 
 def peers(host: Host) -> dict[str, Any]:

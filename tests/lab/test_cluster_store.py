@@ -15,9 +15,7 @@ from tests.lab.helpers import reaches
 
 def store(host: Host) -> dict[str, Any]:
     """The store as a server sees it."""
-    found = host.json("portico", "cluster", "store", "status", "--json", timeout=60.0)
-    assert isinstance(found, dict)
-    return found
+    return dict(deployment.ask_server(host, "/v1/cluster/store"))
 
 
 def states(host: Host) -> dict[str, str]:
@@ -25,7 +23,7 @@ def states(host: Host) -> dict[str, str]:
 
 
 def in_force(host: Host) -> int:
-    return int(host.json("portico", "server", "status", "--json")["revision"])
+    return int(deployment.ask_server(host, "/v1/status")["revision"])
 
 
 def change(host: Host, value: str, *, check: bool = True) -> Any:

@@ -61,6 +61,6 @@ def test_settings_and_clients_change_under_the_filter(client: Host, server: Host
     server.write("/etc/portico/changed.yaml", json.dumps(document))
     server.run("portico", "settings", "apply", "/etc/portico/changed.yaml", "--yes")
     server.run("portico", "clients", "disconnect", "client1", "--yes")
-    wait.until("the client to be back", lambda: reaches(client), timeout=20.0)
+    wait.until("the client to be back", lambda: reaches(client), timeout=30.0)
     assert pids == (gateway_pid(server), _tunnel_pid(client)), "nobody had to be started again"
     _confined(server, pids[0])

@@ -44,7 +44,8 @@ class Watched:
         return found
 
     def row(self, server: str, component: str, ask: str = "da1") -> dict[str, Any]:
-        (report,) = [one for one in self.report(ask)["servers"] if one["server"] == server]
+        every = deployment.ask_server(self.lab.host(ask), "/v1/health")["servers"]
+        (report,) = [one for one in every if one["server"] == server]
         (row,) = [row for row in report["components"] if row["component"] == component]
         return dict(row)
 

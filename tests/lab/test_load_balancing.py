@@ -44,7 +44,7 @@ def addresses(server: Host) -> dict[str, set[str]]:
 
 
 def session(server: Host) -> dict[str, Any]:
-    (client,) = server.json("portico", "clients", "list", "--json")["clients"]
+    (client,) = deployment.ask_server(server, "/v1/clients")["clients"]
     assert len(client["sessions"]) == 1, client
     found: dict[str, Any] = client["sessions"][0]
     return found
@@ -79,7 +79,7 @@ def test_load_balancing_can_be_enabled_and_disabled(lab: Lab, client: Host, serv
     assert any("existing address 203.0.113.11 becomes a VIP" in line for line in planned["difference"]["lines"])
 
     download = start_download(client, f"http://{APP6}/{nginx.LARGE}", rate="10M")
-    wait.until("the download to run", lambda: download.size() > 1_000_000, timeout=15.0)
+    wait.until("the download to run", lambda: download.size() > 1_000_000, timeout=30.0)
     server.run(*ENABLE)
     found = addresses(server)
     assert found["lo"] == {"203.0.113.11/32", "10.0.0.2/32", f"{VIP6}/128"}

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from portico.lab import links, wait
+from portico.lab import deployment, links, wait
 from portico.lab.deployment import SERVER
-from portico.lab.hosts import CODE, PYTHON, Host
+from portico.lab.hosts import Host
 from portico.lab.lab import Lab
 from portico.lab.services import bind
 from portico.lab.topology import CORP_DOMAIN
-from tests.lab.helpers import SERVER_ADDRESS, gateway_pid, through_nat64
+from tests.lab.helpers import SERVER_ADDRESS, gateway_pid, slow_answers, through_nat64
 
 PROBE, NLS, CORP = (f"directaccess-{name}.{CORP_DOMAIN}" for name in ("WebProbeHost", "nls", "corpConnectivityHost"))
 OWN4, OWN6 = "10.0.0.2", "fd7c:1a2b:3c4d:1::2"
+DNS64 = "fd7c:1a2b:3c4d:3333::1"
 SECONDARY = "10.0.0.9"
 
 
@@ -37,17 +38,12 @@ def log(server: Host) -> str:
 
 def records(server: Host) -> dict[str, Any]:
     """A look at every DNS server of the zone, made now."""
-    try:
-        found: dict[str, Any] = json.loads(server.run("portico", "dns", "check", "--json", check=False).stdout)
-    except ValueError:
-        return {}
-    return found
+    return dict(deployment.ask_server(server, "/v1/dns-records"))
 
 
 def location(server: Host) -> dict[str, Any]:
     """What the server has seen by itself."""
-    found: dict[str, Any] = json.loads(server.run("portico", "server", "status", "--json", check=False).stdout)
-    return dict(found["location"])
+    return dict(deployment.ask_server(server, "/v1/status")["location"])
 
 
 def get(host: Host, url: str, seconds: float = 5.0) -> tuple[int, str]:
@@ -77,7 +73,7 @@ def test_records_deleted_by_hand_are_back_and_the_alarm_named_them(lab: Lab, ser
         timeout=60.0,
         evidence=lambda: log(server),
     )
-    wait.until("the repair to be told", lambda: len(location(server)["dns_records"]["repairs"]) >= 2, timeout=20.0)
+    wait.until("the repair to be told", lambda: len(location(server)["dns_records"]["repairs"]) >= 2, timeout=30.0)
     newest = location(server)["dns_records"]["repairs"][0]
     assert newest["repaired"]
     told = " ".join(newest["faults"])
@@ -146,6 +142,39 @@ def test_the_web_probe_says_unavailable_with_the_reason_when_the_intranet_side_b
     )
 
 
+def test_the_web_probe_names_dns64_or_nat64_and_health_a_record_when_that_breaks(lab: Lab, server: Host) -> None:
+    def available() -> bool:
+        return get(server, f"http://{OWN4}/")[0] == 200
+
+    server.run("nft", "add table ip6 broken { chain input { type filter hook input priority -400; }; }")
+    server.run("nft", f"add rule ip6 broken input ip6 daddr {DNS64} udp dport 53 drop")
+    try:
+        wait.until("503 for DNS64", lambda: unavailable(server, "DNS64"), timeout=40.0, evidence=lambda: log(server))
+        assert "does not answer" in get(server, f"http://{OWN4}/")[1]
+    finally:
+        server.run("nft", "delete table ip6 broken")
+    wait.until("200 again", available, timeout=40.0, evidence=lambda: log(server))
+
+    # Nothing is put right by itself: the record that goes is a health error for as long as it is missing.
+    server.run("portico", "settings", "set", "drift=report", "--yes", timeout=60.0)
+    try:
+        server.run("ip", "link", "set", "portico-nat64", "down")
+        bind.update(lab.host("dns"), f"update delete {PROBE}. A")
+        wait.until("503 for NAT64", lambda: unavailable(server, "NAT64"), timeout=40.0, evidence=lambda: log(server))
+        assert "portico-nat64 is down" in get(server, f"http://{OWN4}/")[1]
+        (lost,) = wait.until(
+            "the health error", lambda: findings(server, "DNS_RECORDS_LOST"), timeout=60.0, evidence=lambda: log(server)
+        )
+        assert lost["state"] == "Error"
+        for part in (f"{PROBE} A", f"ns.{CORP_DOMAIN} (10.0.0.53)", "clients stay at 'Connecting' for ever"):
+            assert part in lost["cause"]
+    finally:
+        server.run("portico", "settings", "set", "drift=repair", "--yes", timeout=60.0)
+    # Put right, since that is allowed again.
+    wait.until("200 again", available, timeout=40.0, evidence=lambda: log(server))
+    wait.until("the record to be back", lambda: records(server).get("ok"), timeout=60.0, evidence=lambda: log(server))
+
+
 def test_a_gateway_that_hangs_makes_the_server_unavailable(server: Host) -> None:
     pid = str(gateway_pid(server))
     server.run("kill", f"-{int(signal.SIGSTOP)}", pid)
@@ -158,31 +187,25 @@ def test_a_gateway_that_hangs_makes_the_server_unavailable(server: Host) -> None
 
 @pytest.fixture
 def slow_dns(lab: Lab) -> Iterator[None]:
-    """The DNS server of the intranet answers every question over UDP after more than a second."""
-    dns = lab.host("dns")
-    dns.start_service("slow", [PYTHON, f"{CODE}/tests/peers/slow_dns.py", "5300", "10.0.0.53", "53", "1.2"])
-    wait.until("the slow way", lambda: dns.output("ss", "-Hlun", "sport = :5300"))
-    dns.run("nft", "add table ip slow { chain way { type nat hook prerouting priority dstnat; }; }")
-    dns.run("nft", "add rule ip slow way udp dport 53 redirect to :5300")
-    try:
+    with slow_answers(lab.host("dns"), "10.0.0.53"):
         yield
-    finally:
-        dns.run("nft", "delete table ip slow")
-        dns.stop_service("slow")
 
 
-def slow_servers(server: Host) -> list[dict[str, Any]]:
-    """What health says about slow DNS servers."""
+def findings(server: Host, code: str) -> list[dict[str, Any]]:
+    """What health says of that kind."""
     report = json.loads(server.run("portico", "health", "--json", check=False).stdout or "{}")
     rows = [row for entry in report.get("servers", ()) for row in entry["components"]]
-    return [finding for row in rows for finding in row["findings"] if finding["code"] == "DNS_SERVER_SLOW"]
+    return [finding for row in rows for finding in row["findings"] if finding["code"] == code]
 
 
 def test_a_slow_dns_server_is_named_and_names_are_still_resolved(
     lab: Lab, client: Host, server: Host, slow_dns: None
 ) -> None:
     found = wait.until(
-        "the slow server to be named", lambda: slow_servers(server), timeout=120.0, evidence=lambda: log(server)
+        "the slow server to be named",
+        lambda: findings(server, "DNS_SERVER_SLOW"),
+        timeout=120.0,
+        evidence=lambda: log(server),
     )
     assert found[0]["about"] == "10.0.0.53"
     assert "clients wait that long for each name that is not cached" in found[0]["cause"]

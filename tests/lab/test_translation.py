@@ -180,7 +180,7 @@ def test_the_log_tells_who_had_a_port(lab: Lab, client: Host, server: Host) -> N
             answer: dict[str, Any] = server.json(*command)
             return answer
 
-        wait.until("the row to be written", lambda: log("--at", "now")["bindings"], timeout=5.0)
+        wait.until("the row to be written", lambda: log("--at", "now")["bindings"], timeout=30.0)
         (row,) = log("--from", "1h", "--protocol", "tcp")["bindings"]
         assert (row["name"], row["client"]) == ("client1", deployment.tunnel_address(client))
         assert row["client_port"] == session["client_port"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from portico.lab.hosts import CODE, COMMANDS, PYTHON, Host
@@ -12,8 +13,9 @@ from portico.server.install import unit_text
 UNITS = Path(__file__).resolve().parents[2] / "portico" / "systemd"
 
 
-def allowed_calls(text: str) -> list[str]:
-    """The system calls that the `SystemCallFilter=` lines of a unit leave, by systemd's own groups."""
+@cache
+def _groups() -> dict[str, list[str]]:
+    """The groups of system calls that systemd knows, with their members."""
     groups: dict[str, list[str]] = {}
     name = ""
     for line in subprocess.run(
@@ -24,6 +26,12 @@ def allowed_calls(text: str) -> list[str]:
             groups[name] = []
         elif line.startswith("    ") and not line.strip().startswith("#"):
             groups[name].append(line.strip())
+    return groups
+
+
+def allowed_calls(text: str) -> list[str]:
+    """The system calls that the `SystemCallFilter=` lines of a unit leave, by systemd's own groups."""
+    groups = _groups()
 
     def expand(word: str) -> set[str]:
         return set().union(*map(expand, groups[word])) if word.startswith("@") else {word}

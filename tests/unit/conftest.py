@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from ipaddress import ip_interface
 from typing import Any
 
 import pytest
+import typer.testing
 
 from portico.settings.document import load_data
 from portico.settings.facts import Facts, Interface
 from portico.settings.model import Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """Typer reads the signatures of all commands for each call, which takes longer than most commands do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
+        yield
 
 
 @pytest.fixture

@@ -382,7 +382,7 @@ class _Leaf:
                 yield f"meta l4proto tcp update @known{self.rule} {{ {slot} timeout {round(self.linger * 1000)}ms }}"
             # Whoever pings a VIP all day has no session that its server would have to keep, and must not hide one. Of
             # IPv4 one byte tells, of IPv6 a header that others may precede; what does is a flow with what it precedes.
-            icmp, tcp = ("@nh,72,8 1", "@nh,72,8 6") if self.version == 4 else ("meta l4proto ipv6-icmp", "@nh,48,8 6")
+            icmp, tcp = ("@nh,72,8 1", "@nh,72,8 6") if self.version == 4 else ("meta l4proto icmpv6", "@nh,48,8 6")
             yield f"{icmp} {own}"
             yield from (f"{tcp} {step}" for step in (*known, own))
             if self.version == 6:
@@ -480,7 +480,8 @@ def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[
             f"icmpv6 type {{ 1, 2, 3, 4 }} counter name errors{n} accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
         ]
-    branches["icmp" if version == 4 else "ipv6-icmp"] = [*errors, *others]
+    # Words that nft's grammar has: others it looks up in /etc/protocols, which a small installation lacks.
+    branches["icmp" if version == 4 else "icmpv6"] = [*errors, *others]
     for kind, lines in branches.items():
         yield from _chain(f"kind_{kind}{version}_{n}", lines)
     yield f"chain {_CHAIN[version]}{n} {{"

@@ -207,6 +207,10 @@ class Assistant:
                 await self._look_around()
             while self._answers:
                 generation, answer = self._answers.pop(0)
+                if answer.proven and generation == self.locator.generation:
+                    # It may have come before a sleep, and the news of another network behind it.
+                    self._look = bool(self._look)
+                    await self._look_around()
                 now = self._ports.clock()
                 if generation == self.locator.generation:
                     self._answer = answer

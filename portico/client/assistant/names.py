@@ -21,6 +21,8 @@ from portico.settings.addresses import Address
 TIMEOUT = 3.0
 AGAIN = 0.7
 """Seconds after which a question is sent a second time: networks that have just come up lose packets."""
+HALF_KNOWN = 0.25
+"""Seconds that a server's answer about one kind waits for its answer about the other."""
 MAXIMUM_ADDRESSES = 8
 MAXIMUM_SERVERS = 4
 
@@ -83,6 +85,8 @@ async def addresses_of(
 ) -> tuple[Address, ...]:
     """The addresses of a name, those of the first server that has any. All are asked at once.
 
+    A server that has answered for one kind is not waited for about another for long: some keep silent about AAAA.
+
     Raises:
         NotFoundInDns: none has one.
     """
@@ -93,16 +97,22 @@ async def addresses_of(
     refusals: list[NotFoundInDns] = []
     found: dict[Server, list[Address]] = {}
     open_kinds = {server: sum(1 for other, _ in questions if other == server) for server, _ in questions}
+    pending = set(tasks)
     try:
-        for done in asyncio.as_completed(tasks):
-            server, outcome = await done
-            open_kinds[server] -= 1
-            if isinstance(outcome, NotFoundInDns):
-                refusals.append(outcome)
-            else:
-                found.setdefault(server, []).extend(outcome)
-            if not open_kinds[server] and found.get(server):
-                return tuple(dict.fromkeys(found[server]))[:MAXIMUM_ADDRESSES]
+        while pending:
+            # In the order of asking where several have ended at once.
+            done, pending = await asyncio.wait(
+                pending, timeout=HALF_KNOWN if found else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for server, outcome in (task.result() for task in tasks if task in done):
+                open_kinds[server] -= 1
+                if isinstance(outcome, NotFoundInDns):
+                    refusals.append(outcome)
+                else:
+                    found.setdefault(server, []).extend(outcome)
+            whole = [server for server in found if not done or not open_kinds[server]]
+            if whole:
+                return tuple(dict.fromkeys(found[whole[0]]))[:MAXIMUM_ADDRESSES]
     finally:
         for task in tasks:
             task.cancel()

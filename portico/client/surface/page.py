@@ -23,13 +23,21 @@ h1{font-size:1.5rem;margin:0}
 h1 b{padding:.1em .6em;border-radius:.3em;color:#fff;background:#555}
 h1.working b{background:#1a7f37}h1.broken b{background:#b3261e}h1.connecting b{background:#8a5a00}
 section{border-left:.3rem solid #b3261e;padding:.1rem 1rem;margin:1.5rem 0}
+h2{font-size:1.2rem;margin:.4rem 0}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:.5rem 0}
 dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%}
 caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-top:1px solid #8886;overflow-wrap:anywhere}
+td:first-child,td:last-child,th{white-space:nowrap}td:last-child,th:last-child{padding-right:0}
 td.failed{color:#b3261e;font-weight:600}td.skipped,td.running{opacity:.7}
-@media (prefers-color-scheme:dark){td.failed{color:#ff8a80}}
+@media (prefers-color-scheme:dark){td.failed{color:#ff8a80}section{border-color:#ff8a80}}
+@media (max-width:44rem){
+body{margin:1rem auto}dl{display:block}dd{margin:0 0 .5rem}
+table,tbody,tr,td{display:block}th{display:none}
+tr+tr{border-top:1px solid #8886;padding:.5rem 0}td,td:last-child{border:0;padding:0}
+caption{display:block;white-space:nowrap}td:nth-child(2){font-weight:600}td:last-child{font-size:.875rem;opacity:.7}
+}
 footer{margin:2rem 0;opacity:.7;font-size:.875rem}
 """
 

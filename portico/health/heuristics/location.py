@@ -47,6 +47,15 @@ PAGES = CATALOGUE.add(
     cause="{why}",
     resolution="{resolution}",
 )
+LOST = CATALOGUE.add(
+    "DNS_RECORDS_LOST",
+    Component.DNS,
+    ERROR,
+    shared=True,
+    what="Clients rely on a record in the corporate DNS that is missing or wrong",
+    cause="{why}",
+    resolution="{resolution}",
+)
 RECORDS = CATALOGUE.add(
     "DNS_RECORDS_WRONG",
     Component.DNS,
@@ -82,7 +91,8 @@ def serves_pages(seen: Observations) -> Findings:
 def has_records(seen: Observations) -> Findings:
     if seen.settings is None or seen.settings.corporate_dns.state != "enabled" or seen.location is None:
         return None
-    return [_told(RECORDS, trouble, "records") for trouble in seen.location.records]
+    lost = ("DNS_RECORD_MISSING", "DNS_RECORD_WRONG")
+    return [_told(LOST if trouble.code in lost else RECORDS, trouble, "records") for trouble in seen.location.records]
 
 
 def _told(kind: Kind, trouble: Trouble, about: str = "") -> Finding:

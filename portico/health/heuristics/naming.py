@@ -76,6 +76,17 @@ UPSTREAM_SILENT = CATALOGUE.add(
     cause="all of its servers{suffix} keep silent: {servers}",
     resolution="See the component Dns; expired answers are given as long as dns64.serve_stale_seconds allows",
 )
+WITHHELD = CATALOGUE.add(
+    "DNS64_AAAA_UNANSWERED",
+    DNS64,
+    WARNING,
+    shared=True,
+    what="A DNS server of the intranet keeps silent about IPv6 addresses",
+    cause="{about} answers other questions of DNS64{suffix} and none about AAAA, so names that have IPv6 addresses are "
+    "taken for names without",
+    resolution="Compare dig @{about} {domain} AAAA with A: the server, or what stands before it, must answer that "
+    "there is none; on an intranet without IPv6 set dns64.only_send_a_query to true",
+)
 FAILING = CATALOGUE.add(
     "DNS64_FAILS",
     DNS64,
@@ -144,10 +155,15 @@ def is_answered(seen: Observations) -> Findings:
     resolvers = sorted(seen.resolvers or (), key=lambda resolver: resolver.suffix)
     for suffix, group in groupby(resolvers, key=lambda resolver: resolver.suffix):
         servers = list(group)
+        of = f" for {suffix}" if suffix not in ("", ".") else ""
         if all(server.resting for server in servers):
-            of = f" for {suffix}" if suffix not in ("", ".") else ""
             names = ", ".join(server.address for server in servers)
             found.append(UPSTREAM_SILENT.finding(suffix, suffix=of, servers=names))
+        found += [
+            WITHHELD.finding(server.address, suffix=of, domain=seen.settings.deployment.domain)
+            for server in servers
+            if server.withholds_aaaa
+        ]
     return found
 
 

@@ -24,6 +24,7 @@ from portico.server.backup.archive import Manifest, read
 from portico.server.backup.container import Passphrase, unseal
 from portico.server.backup.keys import passphrase, private_key, public_key
 from portico.server.backup.moving import parse_moves
+from portico.server.backup.prepared import how_to_start, unprepared
 from portico.server.backup.restoring import restore as put_back
 from portico.server.backup.restoring import settle
 from portico.server.backup.writing import write_backup
@@ -173,6 +174,10 @@ def restore(
     output.require_root("restore a backup")
     moves = parse_moves(interfaces or [], addresses or [])
     state = server_state()
+    if (lacking := unprepared()) is not None:
+        if not dry_run:
+            raise lacking
+        output.warn(f"{lacking.what}: {lacking.why}. {lacking.resolution}")
     with contextlib.ExitStack() as stack:
         if state.exists():
             resolution = "Stop it first: portico server stop"
@@ -182,7 +187,7 @@ def restore(
             output.note(f"An earlier restore was interrupted: the {before} state is in force")
         pieces = stack.enter_context(_opened(file, passphrase_file, key))
         done = put_back(pieces, state, now=datetime.now(UTC), force=force, dry_run=dry_run, moves=moves)
-    text = "Would restore" if dry_run else "Restored; start it with: portico server start"
+    text = "Would restore" if dry_run else f"Restored; start it with: {how_to_start()}"
     _show(done.manifest, f"{text} (the former state is {done.aside})" if done.aside else text)
 
 

@@ -79,6 +79,30 @@ def own_certificate(files: ClusterFiles, name: str, addresses: Iterable[Address]
     return path
 
 
+def refused_certificates(authority: CertificateAuthority, serials: Iterable[str]) -> str:
+    """The revocation list (PEM, RFC 5280 section 5) that etcd reads at each handshake. Pure: every server makes the
+    same one, byte by byte, so that its members run on while nobody else is refused.
+
+    Args:
+        serials: of certificates of this CA, in hex.
+    """
+    certificate = authority.certificate
+    begin, numbers = certificate.not_valid_before_utc, sorted({int(serial, 16) for serial in serials})
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(certificate.subject)
+        .last_update(begin)  # when does not matter: what the document says now is what counts
+        .next_update(certificate.not_valid_after_utc)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+        .add_extension(x509.CRLNumber(len(numbers)), critical=False)
+    )
+    for number in numbers:
+        entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(begin).build()
+        builder = builder.add_revoked_certificate(entry)
+    crl = builder.sign(authority.key, hashes.SHA256(), ecdsa_deterministic=True)
+    return crl.public_bytes(serialization.Encoding.PEM).decode()
+
+
 def client_context(trust: str, certificate: Path, key: Path | None = None) -> ssl.SSLContext:
     """For asking etcd. Raises InvalidInput when the files cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

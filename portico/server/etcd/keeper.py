@@ -26,7 +26,13 @@ from portico.connected import Door
 from portico.errors import Conflict, InvalidInput, NotFound, PorticoError, Unavailable
 from portico.files import read_file
 from portico.server.credentials import now_utc
-from portico.server.etcd.identity import client_context, make_check, make_seal, own_certificate
+from portico.server.etcd.identity import (
+    client_context,
+    make_check,
+    make_seal,
+    own_certificate,
+    refused_certificates,
+)
 from portico.server.etcd.member import FOUNDING_HOST, Place
 from portico.server.etcd.part import Part, Share
 from portico.server.etcd.process import find_etcd
@@ -90,6 +96,7 @@ class Keeper:
         """The generation that a recovery gives up."""
         self._key: object = None
         self._turn: Turn | None = None
+        self._refused: tuple[object, str] | None = None
         self._answered = float("-inf")
         self._lost_since: float | None = None
         self._unstarted: dict[int, float] = {}
@@ -390,8 +397,15 @@ class Keeper:
         own, generation = self.peers.own_name, document.store.generation
         assert generation is not None
         certificate = read_file(self.certificate(document)).decode()
-        files = {"ca.pem": self.peers.trust, "store.pem": certificate}
+        files = {"ca.pem": self.peers.trust, "store.pem": certificate, "crl.pem": self.refused(document)}
         return Share(own, generation, own in voters(document).names, self.locate(document, own), files)
+
+    def refused(self, document: Settings) -> str:
+        """The revocation list of the document's etcd. Blocking. Raises PorticoError."""
+        key = (self.peers.trust, tuple(document.store.former_witnesses))
+        if self._refused is None or self._refused[0] != key:
+            self._refused = key, refused_certificates(self.peers.files.authority(), key[1])
+        return self._refused[1]
 
     # What the leader does
 
@@ -427,8 +441,14 @@ class Keeper:
 
     def _watch(self, store: EtcdStore) -> None:
         if self._watching is None or self._watching.done():
-            work = watch(store.client, f"{store.prefix}newest", self.poke)
+            work = watch(store.client, f"{store.prefix}newest", self._told)
             self._watching = asyncio.ensure_future(work)
+
+    def _told(self) -> None:
+        """There is a newer revision. One that this server waits for is brought by whoever makes it, and looked for
+        after `LOOK_INTERVAL` if it is not."""
+        if not self.peers.distribution.busy:
+            self.poke()
 
     def _unwatch(self) -> None:
         if self._watching is not None:

@@ -126,6 +126,7 @@ def arguments(
     tls += ["--cert-file", "{files}/store.pem", "--key-file", "{files}/store.pem"]
     tls += ["--peer-client-cert-auth", "--peer-trusted-ca-file", "{files}/ca.pem"]
     tls += ["--peer-cert-file", "{files}/store.pem", "--peer-key-file", "{files}/store.pem"]
+    tls += ["--client-crl-file", "{files}/crl.pem", "--peer-crl-file", "{files}/crl.pem"]
     # A member of another server may come from any of its addresses; what counts is its certificate.
     tls += ["--experimental-peer-skip-client-san-verification"]
     return [

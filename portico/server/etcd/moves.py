@@ -58,6 +58,8 @@ class Moves:
                     resolution="Look at it: portico cluster store status",
                     code="STORE_ALREADY",
                 )
+            if existing is not None:
+                existing = existing.model_copy(update={"former_witnesses": settings.store.former_witnesses})
             wanted = with_etcd(settings, existing or settings.store)
             outcome = await self._begin(wanted, latest, author, "settings moved to etcd", frozenset())
             await self._wait_for_votes(wanted, author)
@@ -127,7 +129,7 @@ class Moves:
             latest, settings = await self._newest()
             if settings.store.kind == "sqlite":
                 raise Conflict("The settings are in the servers' databases already", code="STORE_ALREADY")
-            section = ClusterStore(witness=settings.store.witness)
+            section = _without_etcd(settings)
             return await self._peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -284,7 +286,7 @@ class Moves:
             await asyncio.sleep(0.2)
         missing = ", ".join(sorted(wanted - await asyncio.to_thread(self._voting)))
         latest, current = await self._newest()
-        section = ClusterStore(witness=current.store.witness)
+        section = _without_etcd(current)
         await self._peers.host.change(
             current.model_copy(update={"store": section}),
             expected=latest.number,
@@ -365,6 +367,11 @@ def with_etcd(settings: Settings, section: ClusterStore | None = None) -> Settin
     """
     fresh = (section or ClusterStore()).model_copy(update={"kind": "etcd", "generation": secrets.token_hex(6)})
     return settings.model_copy(update={"store": fresh})
+
+
+def _without_etcd(settings: Settings) -> ClusterStore:
+    """Of another etcd of this cluster the same certificates are to be refused."""
+    return ClusterStore(witness=settings.store.witness, former_witnesses=settings.store.former_witnesses)
 
 
 def _not_started(why: str) -> Unavailable:

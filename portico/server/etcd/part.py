@@ -27,7 +27,8 @@ class Share:
     Attributes:
         wanted: whether it is to be a member.
         place: where the others find it; None: it has no address that they know.
-        files: "ca.pem" and "store.pem", which holds a key.
+        files: "ca.pem", "crl.pem", and "store.pem", which holds a key. Others of them start etcd anew, which ends the
+            connections of whoever is refused now.
     """
 
     name: str
@@ -138,11 +139,20 @@ class Part:
         try:
             self.members = client.members()
             for member in self.members:
+                if member.name == share.name and share.place is not None:
+                    self._tell_place(member, share.place, client)
                 if member.learner and share.place is not None and share.place.peer_url in member.peer_urls:
                     client.promote(member.number)
                     log.info("etcd: this machine votes")
         except (Conflict, Unavailable) as error:
             log.debug("not yet: %s", error)
+
+    @staticmethod
+    def _tell_place(member: Member, place: Place, client: EtcdClient) -> None:
+        """The address of this machine may have changed; its data, and that of the others, has the one it began with."""
+        if place.peer_url not in member.peer_urls:
+            client.move(member.number, place.peer_url)
+            log.info("etcd: this machine is at %s now", place.peer_url)
 
     async def _step_down(self, share: Share, membership: Membership | None, client: EtcdClient, *, there: bool) -> None:
         """A member that is not wanted runs until etcd has taken it out: it may be needed for that."""

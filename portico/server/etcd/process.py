@@ -73,15 +73,15 @@ class Etcd:
             write_file(files / _checked(name), text.encode())
         places = {"{files}": str(files), "{data}": str(data)}
         arguments = [_filled(str(text), places) for text in config["arguments"]]
-        setpriv = shutil.which("setpriv", path=_PATH)
-        prefix = [setpriv, "--no-new-privs", "--pdeathsig", "KILL", "--"] if setpriv is not None else []
         self._process = subprocess.Popen(
-            [*prefix, find_etcd(), *arguments],
+            [find_etcd(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=directory,
             env={"PATH": _PATH, "LANG": "C.UTF-8", "ETCD_UNSUPPORTED_ARCH": ""},
+            # Not through setpriv: that sets capabilities, which the units forbid. This process has no other thread yet.
+            preexec_fn=harden,  # noqa: PLW1509
         )
         self._last = ""
         self._closing = False

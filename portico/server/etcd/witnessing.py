@@ -2,13 +2,13 @@
 
 A witness is no server. What is it, is a certificate whose fingerprint stands in the document (`store.witness`); with it
 that machine may ask where etcd is and whether it is to be a member, and nothing else on the peers' channel. etcd lets
-it vote. It has a copy of what is in etcd, as every member does, but its certificate seals no revision.
+it vote. It has a copy of what is in etcd, as every member does, but its certificate seals no revision. One that was
+taken out is on the revocation list that every member of etcd has, with which it refuses that certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from datetime import timedelta
@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import serialization
 
-from portico import __version__
-from portico.certificates.issue import parse_request
-from portico.certificates.trust import pin, to_pem
+from portico.certificates.trust import to_pem
 from portico.errors import Conflict, InvalidInput, NotFound
-from portico.files import private_directory
 from portico.server.credentials import now_utc
 from portico.server.etcd.identity import sign_store
-from portico.server.peers import messages
 from portico.server.peers.tls import fingerprint
-from portico.server.peers.tokens import LIFETIME, JoinToken, JoinTokens
-from portico.settings.cluster_store import Witness, voters
+from portico.server.peers.token_desk import TokenDesk, require_same_version
+from portico.server.peers.tokens import LIFETIME, JoinToken
+from portico.settings.cluster_store import Witness, voters, with_witness
 from portico.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -44,7 +41,7 @@ class Witnessing:
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._tokens = JoinTokens(peers.files.directory / TOKENS_DIRECTORY)
+        self._desk = TokenDesk(peers, peers.files.directory / TOKENS_DIRECTORY)
         self._one = asyncio.Lock()
         self._heard: tuple[str, float] = ("", 0.0)
         """Which witness, and when it asked last or began to be expected."""
@@ -86,59 +83,33 @@ class Witnessing:
         Raises:
             PorticoError: LB_DISABLED, STORE_NOT_ETCD, WITNESS_NAME, TOKEN_LIFETIME.
         """
-        _, _, place = self._peers.require_cluster()
+        self._peers.require_cluster()
         assert self._peers.document is not None
         self._require_use(self._peers.document, name)
         wish = {"address": str(_address(address)) if address is not None else None}
         async with self._one:
-            await asyncio.to_thread(private_directory, self._peers.files.directory / TOKENS_DIRECTORY)
-            token = await asyncio.to_thread(
-                lambda: self._tokens.create(
-                    name=name,
-                    wish=wish,
-                    host=place[0],
-                    port=place[1],
-                    pin=pin(self._peers.trust),
-                    now=now_utc(),
-                    lifetime=lifetime,
-                )
-            )
+            token = await self._desk.create(name, wish, lifetime)
         log.info("witness_token=%s name=%s", token.id, name)
         return token
 
     async def join(self, body: dict[str, Any], address: str) -> dict[str, Any]:
         """Takes a machine as the witness; it may ask again with the same token. Raises PorticoError."""
-        request = messages.text(body, "request", limit=16 << 10)
-        if messages.text(body, "version") != __version__:
-            raise Conflict(
-                "This machine cannot be the witness",
-                why=f"it has Portico {str(body['version'])[:40]}, the cluster {__version__}",
-                resolution="Install the same version there",
-                code="VERSION_DIFFERS",
-            )
-        key = parse_request(request)
-        public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         async with self._one:
-            name, wish = await asyncio.to_thread(
-                self._tokens.redeem,
-                messages.text(body, "token"),
-                messages.text(body, "secret"),
-                hashlib.sha256(public).hexdigest(),
-                now_utc(),
-            )
             peers = self._peers
             peers.require_cluster()
+            asked = await self._desk.redeem(body)
+            name, wish = asked.name, asked.wish
+            require_same_version(body, "This machine cannot be the witness")
             latest = await asyncio.to_thread(peers.store().latest)
             assert latest is not None
             settings = latest.settings
             self._require_use(settings, name)
             place = _address(wish["address"] if wish.get("address") is not None else address)
             authority = await asyncio.to_thread(peers.files.authority)
-            certificate = sign_store(authority, key, name, [place], now_utc())
+            certificate = sign_store(authority, asked.key, name, [place], now_utc())
             shown = fingerprint(certificate.public_bytes(serialization.Encoding.DER))
-            section = settings.store.model_copy(
-                update={"witness": Witness(name=name, address=place, fingerprint=shown)}
-            )
+            serial = f"{certificate.serial_number:x}"
+            section = with_witness(settings.store, Witness(name=name, address=place, fingerprint=shown, serial=serial))
             await peers.host.change(
                 settings.model_copy(update={"store": section}),
                 expected=latest.number,
@@ -149,12 +120,17 @@ class Witnessing:
         return {"name": name, "certificate": to_pem(certificate), "trust": peers.trust, **await self.orders()}
 
     async def remove(self, author: str) -> Any:
-        """Takes the witness out; returns the change's outcome. Raises NotFound (NO_WITNESS), PorticoError."""
+        """Takes the witness out, and has etcd refuse its certificate; returns the change's outcome.
+
+        Raises:
+            NotFound: code NO_WITNESS.
+            PorticoError: it is the witness still.
+        """
         latest = await asyncio.to_thread(self._peers.store().latest)
         if latest is None or latest.settings.store.witness is None:
             raise NotFound("There is no witness", why="store.witness is null", code="NO_WITNESS")
         settings, name = latest.settings, latest.settings.store.witness.name
-        section = settings.store.model_copy(update={"witness": None})
+        section = with_witness(settings.store, None)
         return await self._peers.host.change(
             settings.model_copy(update={"store": section}),
             expected=latest.number,
@@ -187,6 +163,7 @@ class Witnessing:
             "wanted": name in voters(settings).names,
             "host": place.host if place is not None else "",
             "endpoints": list(peers.keeper.endpoints(settings)),
+            "crl": await asyncio.to_thread(peers.keeper.refused, settings),
             "servers": [[server, *where] for server, where in servers if where is not None],
         }
 

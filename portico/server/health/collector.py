@@ -317,7 +317,12 @@ def _resolvers(stats: Mapping[str, Any] | None) -> tuple[Resolver, ...] | None:
     section = stats.get("dns64")
     servers = section.get("servers", ()) if isinstance(section, Mapping) else ()
     return tuple(
-        Resolver(str(item.get("suffix", "")), str(item.get("address", "")), bool(item.get("resting")))
+        Resolver(
+            str(item.get("suffix", "")),
+            str(item.get("address", "")),
+            bool(item.get("resting")),
+            bool(item.get("withholds_aaaa")),
+        )
         for item in servers
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 
-from portico import __version__
-from portico.certificates.issue import parse_request
-from portico.certificates.trust import pin, to_pem
+from portico.certificates.trust import to_pem
 from portico.errors import Conflict, InvalidInput, PorticoError
 from portico.files import read_file
 from portico.server import bringing
@@ -25,7 +22,8 @@ from portico.server.credentials import now_utc
 from portico.server.peers import messages
 from portico.server.peers.records import ticket_data
 from portico.server.peers.tls import fingerprint, sign_member
-from portico.server.peers.tokens import LIFETIME, JoinToken, JoinTokens, TokenSeen
+from portico.server.peers.token_desk import Shown, TokenDesk, require_same_version
+from portico.server.peers.tokens import LIFETIME, JoinToken, TokenSeen
 from portico.settings import cluster
 from portico.settings.addresses import parse_host_address
 from portico.settings.load_balancing import ClusterServer
@@ -46,7 +44,8 @@ class Admission:
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._tokens = JoinTokens(peers.files.directory)
+        self._desk = TokenDesk(peers, peers.files.directory)
+        self._tokens = self._desk.tokens
         self._one = asyncio.Lock()
         self.attempts = Attempts()
 
@@ -60,7 +59,7 @@ class Admission:
         Raises:
             PorticoError: LB_DISABLED, LB_SERVER_EXISTS, TOKEN_LIFETIME, TOKENS_FULL.
         """
-        state, balancing, place = self._peers.require_cluster()
+        state, balancing, _ = self._peers.require_cluster()
         if balancing.server(name) is not None and name in state.members:
             raise Conflict(
                 f"{name} is a server of the cluster already",
@@ -69,17 +68,7 @@ class Admission:
                 code="LB_SERVER_EXISTS",
             )
         async with self._one:
-            token = await asyncio.to_thread(
-                lambda: self._tokens.create(
-                    name=name,
-                    wish=wish,
-                    host=place[0],
-                    port=place[1],
-                    pin=pin(self._peers.trust),
-                    now=now_utc(),
-                    lifetime=lifetime,
-                )
-            )
+            token = await self._desk.create(name, wish, lifetime)
         self.attempts.forget(name)
         log.info("join_token=%s name=%s lifetime=%s", token.id, name, lifetime)
         return token
@@ -100,27 +89,16 @@ class Admission:
         Raises:
             PorticoError: nothing was changed.
         """
-        request = messages.text(body, "request", limit=16 << 10)
-        key = parse_request(request).public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
         async with self._one:
             self._peers.require_cluster()
-            token = messages.text(body, "token")
-            name, wish = await asyncio.to_thread(
-                self._tokens.redeem,
-                token,
-                messages.text(body, "secret"),
-                hashlib.sha256(key).hexdigest(),
-                now_utc(),
-            )
-            log.info("join=%s address=%s", name, address)
-            self.attempts.asked(name)
+            shown = await self._desk.redeem(body)
+            log.info("join=%s address=%s", shown.name, address)
+            self.attempts.asked(shown.name)
             try:
-                _require_same_version(messages.text(body, "version"))
-                return await self._admit(token, name, wish, body, request)
+                require_same_version(body, "This machine cannot join")
+                return await self._admit(shown, body)
             except PorticoError as error:
-                self.attempts.failed(name, Step.CHECKING, error.as_dict())
+                self.attempts.failed(shown.name, Step.CHECKING, error.as_dict())
                 raise
 
     async def progress(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -135,19 +113,17 @@ class Admission:
         self.attempts.failed(name, Step.JOINING, told)
         return {}
 
-    async def _admit(
-        self, token: str, name: str, wish: dict[str, Any], body: dict[str, Any], request: str
-    ) -> dict[str, Any]:
-        peers = self._peers
+    async def _admit(self, shown: Shown, body: dict[str, Any]) -> dict[str, Any]:
+        peers, token, name = self._peers, shown.token, shown.name
         latest = await asyncio.to_thread(peers.store().latest)
         assert latest is not None
         settings = latest.settings
         assert settings.load_balancing is not None
         authority = await asyncio.to_thread(peers.files.authority)
-        certificate = sign_member(authority, name, request, now_utc())
+        certificate = sign_member(authority, name, shown.request, now_utc())
         member = fingerprint(certificate.public_bytes(serialization.Encoding.DER))
         existing = settings.load_balancing.server(name)
-        changed = settings if existing is not None else _with_server(settings, _entry(settings, name, wish, body))
+        changed = settings if existing is not None else _with_server(settings, _entry(settings, name, shown.wish, body))
         before = peers.state
         await peers.change_state(lambda state: state.with_member(name, member))
         if changed != settings:
@@ -222,17 +198,6 @@ class Admission:
         changed = cluster.remove_server(latest.settings, name)
         await self._peers.host.change(
             changed, expected=latest.number, author="join", comment=f"{name} did not finish joining"
-        )
-
-
-def _require_same_version(version: str) -> None:
-    """Servers of neighbouring versions run side by side during an upgrade; nobody joins meanwhile."""
-    if version != __version__:
-        raise Conflict(
-            "This machine cannot join",
-            why=f"it has Portico {version}, the cluster {__version__}",
-            resolution="Install the same version on all servers",
-            code="VERSION_DIFFERS",
         )
 
 

@@ -60,8 +60,8 @@ class Change:
     """A change in flight, on its coordinator.
 
     Attributes:
-        prepared: the servers that wait for it, and the newest revision each has.
-        stages: how far the revision got on each server.
+        prepared: the servers that were prepared, and the newest revision each has.
+        committed: those of them that have it in force; nobody has to tell them that it is over.
     """
 
     peers: Peers
@@ -69,6 +69,7 @@ class Change:
     settings: Settings
     number: str = field(default_factory=lambda: secrets.token_hex(8))
     prepared: dict[str, int] = field(default_factory=dict)
+    committed: set[str] = field(default_factory=set)
     lost: frozenset[str] = frozenset()
     deadline: float = field(default_factory=lambda: time.monotonic() + LEASE - COMMIT_SECONDS)
 
@@ -84,12 +85,13 @@ class Change:
             self._links(),
             lambda link: link.caller.post("/v1/settings/commit", self._commit(link, revision), seconds=COMMIT_SECONDS),
         )
+        stored = [name for name, result in found.items() if not isinstance(result, PorticoError)]
+        self.committed.update(stored)
         for name, result in found.items():
             if isinstance(result, PorticoError) and not isinstance(result, PeerUnreachable):
                 raise PorticoError(
                     f"{name} cannot apply it", why=f"{result.what}: {result.why}", resolution=result.resolution
                 )
-        stored = [name for name, result in found.items() if not isinstance(result, PorticoError)]
         self.peers.require_quorum(
             "The change did not reach enough servers",
             {self.peers.own_name, *stored, *self.lost},
@@ -243,7 +245,8 @@ class Distribution:
             raise _too_new(name, version, unknown[0].path)
 
     async def _release(self, change: Change) -> None:
-        links = [link for link in self._peers.links.all() if link.name in change.prepared]
+        waiting = change.prepared.keys() - change.committed
+        links = [link for link in self._peers.links.all() if link.name in waiting]
         body = {"transaction": change.number}
         await self._peers.links.each(links, lambda link: link.caller.post("/v1/settings/release", body, seconds=5.0))
 

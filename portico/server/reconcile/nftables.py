@@ -27,6 +27,8 @@ Expression = dict[str, Any]
 _NEVER_FROM_CLIENTS = (IPv4Network("127.0.0.0/8"), IPv4Network("169.254.0.0/16"), IPv4Network("224.0.0.0/3"))
 """Loopback, link-local (cloud metadata services) and multicast are no intranet destinations."""
 
+_ICMPV6 = 58
+"""By number: nft looks names of protocols up in /etc/protocols, which a small installation (no netbase) lacks."""
 _ACCEPT: Expression = {"accept": None}
 _DROP: Expression = {"drop": None}
 _COUNTER: Expression = {"counter": None}
@@ -109,7 +111,7 @@ def _input(wanted: Filter) -> Iterator[tuple[str, list[Expression], str]]:
         for protocol in ("udp", "tcp"):
             yield "input", _drop(*foreign, _header(protocol, "dport", 53)), "DNS64 is not for others"
     clients = _meta("iifname", TUNNEL)
-    yield "input", _accept(clients, _meta("l4proto", "ipv6-icmp")), "neighbour discovery, ping, errors"
+    yield "input", _accept(clients, _meta("l4proto", _ICMPV6)), "neighbour discovery, ping, errors"
     if wanted.dns64_address is not None:
         for protocol in ("udp", "tcp"):
             address = _header("ip6", "daddr", str(wanted.dns64_address))

@@ -33,6 +33,7 @@ FILE_NAME, STATUS_NAME = "witness.json", "status.json"
 INTERVAL = 1.0
 ASK_SECONDS = 3.0
 MAXIMUM_SERVERS = 32
+MAXIMUM_CRL = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Orders:
     wanted: bool
     host: str
     endpoints: tuple[str, ...]
+    crl: str
     servers: tuple[tuple[str, str, int], ...]
 
     @classmethod
@@ -115,6 +117,7 @@ class Orders:
             data.get("wanted") is True,
             messages.text(data, "host"),
             tuple(str(url) for url in messages.items(data, "endpoints", limit=MAXIMUM_SERVERS)),
+            messages.text(data, "crl", limit=MAXIMUM_CRL),
             servers_of(data),
         )
 
@@ -221,7 +224,7 @@ class Witness:
             return
         client = await asyncio.to_thread(self._ask_etcd_at, orders)
         there = await asyncio.to_thread(_there, client, f"/portico/{orders.cluster}/{orders.generation}/newest")
-        files = {"ca.pem": self.known.trust, "store.pem": self._pem}
+        files = {"ca.pem": self.known.trust, "store.pem": self._pem, "crl.pem": orders.crl}
         share = Share(self.known.name, orders.generation, orders.wanted, Place(orders.host), files)
         await self.part.follow(share, client, there=there)
 

@@ -172,6 +172,10 @@ class EtcdClient:
         """Lets a learner vote. Raises Conflict while it has not caught up."""
         self.call("cluster/member/promote", {"ID": str(number)})
 
+    def move(self, number: int, peer_url: str) -> None:
+        """Tells the others where a member is now. Raises NotFound, Conflict."""
+        self.call("cluster/member/update", {"ID": str(number), "peerURLs": [peer_url]})
+
     def remove(self, number: int) -> None:
         """Takes a member out. Raises NotFound, Conflict (too few would be left that are well)."""
         self.call("cluster/member/remove", {"ID": str(number)})

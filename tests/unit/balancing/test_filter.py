@@ -73,7 +73,7 @@ def test_what_is_not_judged_ends_with_the_lease_and_with_every_change() -> None:
 
 def test_pings_hide_no_session_whose_slot_has_to_be_noted() -> None:
     lines = ruleset.render(PLAN, ALL).splitlines()
-    for version, icmp, tcp in ((4, "@nh,72,8 1 ", "@nh,72,8 6 "), (6, "meta l4proto ipv6-icmp ", "@nh,48,8 6 ")):
+    for version, icmp, tcp in ((4, "@nh,72,8 1 ", "@nh,72,8 6 "), (6, "meta l4proto icmpv6 ", "@nh,48,8 6 ")):
         start = lines.index(f"chain own_rule0_single{version}_0 {{")
         own = lines[start + 1 : lines.index("counter name accepted0 accept; }", start) + 1]
         assert own[0] == f"{icmp}counter name accepted0 accept"

@@ -154,6 +154,23 @@ def says(status: Status, substatus: Substatus = Substatus.NONE) -> Callable[[Rep
     return lambda report: (report.status, report.substatus) == (status, substatus)
 
 
+def test_an_answer_of_the_office_proves_nothing_when_the_computer_is_elsewhere_already() -> None:
+    async def scene(world: World) -> None:
+        places: list[Place] = []
+        world.assistant.on_change = lambda: places.append(world.assistant.report().place)
+        world.around = OFFICE
+        world.answering.clear()
+        world.assistant.changed()
+        await world.until(lambda _: bool(world.asked))
+        # Carried home in its sleep: the answer is there, and no news of the network yet.
+        world.around, world.answers[str(OFFICE)] = HOME, INSIDE
+        world.answering.set()
+        await world.until(lambda report: report.place is Place.OUTSIDE and report.network == str(HOME))
+        assert Place.INSIDE not in places and len(world.asked) >= 2
+
+    play(scene)
+
+
 def test_outside_it_dials_while_it_asks_and_the_chain_says_that_all_is_well() -> None:
     async def scene(world: World) -> None:
         world.answering.clear()

@@ -62,6 +62,39 @@ def test_what_a_dhcp_client_writes_is_adopted_and_taken_over_again(file: ResolvC
     assert file.path.read_text() == "nameserver 192.0.2.77\n"
 
 
+def test_a_file_is_not_taken_over_while_somebody_writes_it(file: ResolvConfFile) -> None:
+    async def run() -> None:
+        found = naming(file)
+        await found.start(SETTINGS)
+        with file.path.open("w") as written:  # empty from now on
+
+            async def write() -> None:
+                await asyncio.sleep(0.12)
+                written.write("nameserver 192.0.2.77\n")
+                written.flush()
+
+            writing = asyncio.create_task(write())
+            await found.look()
+            await writing
+        assert file.is_ours() and found.outside() == ("192.0.2.77",)
+        await found.stop()
+
+    asyncio.run(run())
+    assert file.path.read_text() == "nameserver 192.0.2.77\n"
+
+
+def test_a_file_without_servers_is_taken_over_all_the_same(file: ResolvConfFile) -> None:
+    async def run() -> None:
+        found = naming(file)
+        await found.start(SETTINGS)
+        file.path.write_text("# no network\n")
+        await found.look()
+        assert file.is_ours() and found.outside() == ()
+        await found.stop()
+
+    asyncio.run(run())
+
+
 def test_a_resolver_that_cannot_listen_leaves_the_machine_as_it_was(file: ResolvConfFile) -> None:
     async def run() -> None:
         first = naming(file, dns="resolv_conf")

@@ -180,6 +180,7 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("DNS_NOT_ASKED", U, seen(dns_servers=None)),
     ("DNS64_NOT_RUNNING", E, seen(processes=down("gateway"))),
     ("DNS64_NOT_RUNNING", E, seen(dns64_listening=False)),
+    ("DNS64_AAAA_UNANSWERED", W, seen(resolvers=(Resolver("", "10.0.0.53", False, withholds_aaaa=True),))),
     ("DNS64_SERVERS_RESTING", E, seen(resolvers=(Resolver(".", "10.0.0.53", True), Resolver(".", "10.0.0.54", True)))),
     ("DNS64_FAILS", W, seen(counters=lately(dns64__queries=60, dns64__servfail=20))),
     ("DNS64_QUERIES_REFUSED", W, seen(counters=lately(dns64__dropped_client_rate=60, dns64__refused_total_limit=40))),
@@ -222,6 +223,8 @@ CASES: list[tuple[str, HealthState, Observations]] = [
     ("NLS_NOT_ASKED", U, seen(location=Location(None))),
     ("PAGES_NOT_SERVED", W, seen(location=Location((), pages=(TROUBLE,)))),
     ("DNS_RECORDS_WRONG", W, seen(location=Location((), records=(TROUBLE,)))),
+    ("DNS_RECORDS_LOST", E, seen(location=Location((), records=(replace(TROUBLE, code="DNS_RECORD_MISSING"),)))),
+    ("DNS_RECORDS_LOST", E, seen(location=Location((), records=(replace(TROUBLE, code="DNS_RECORD_WRONG"),)))),
     ("ADAPTER_MISSING", E, seen(cards=(Card("eth0", "internet", present=False), FINE.cards[1]))),  # type: ignore[index]
     ("ADAPTER_DOWN", E, seen(cards=(Card("eth0", "internet", up=False),))),
     ("ADAPTER_DOWN", E, seen(cards=(Card("eth1", "internal", carrier=False),))),

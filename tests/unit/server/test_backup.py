@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from portico.certificates.store import CertificateStore
-from portico.errors import Conflict, InvalidInput
-from portico.server.backup import restoring
+from portico.errors import Conflict, InvalidInput, NotFound
+from portico.management.cli import backup as cli
+from portico.server.backup import prepared, restoring
 from portico.server.backup.archive import parse, read, snapshot, written
 from portico.server.backup.container import CHUNK, HEADER, TAG, seal, unseal
 from portico.server.backup.moving import move, parse_moves
@@ -180,3 +181,39 @@ def test_every_place_of_an_address_is_moved() -> None:
     assert found == {
         "a": [{"b": "10.0.0.5/24"}, "10.0.0.5", "10.0.0.22"], "accept_interface": ["ens3", "lo"], "text": "eth0",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("accounts", "systemd", "unit", "said"),
+    [
+        ([], False, False, None),
+        ([], True, True, None),
+        ([], True, False, ("the unit portico-server.service", "packaging/install.sh")),
+        (["portico-gateway"], True, False, ("portico-gateway and the unit", "packaging/install.sh")),
+        (["portico-gateway"], True, True, ("the system users portico-gateway;", "portico server refresh")),
+        (["portico-gateway"], False, False, ("the system users portico-gateway;", "portico server refresh")),
+    ],
+)
+def test_a_machine_without_accounts_or_units_is_refused_before_anything_is_touched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accounts: list[str],
+    systemd: bool,
+    unit: bool,
+    said: tuple[str, str] | None,
+) -> None:
+    monkeypatch.setattr(prepared, "missing_accounts", lambda: accounts)
+    monkeypatch.setattr(prepared, "systemd_runs", lambda: systemd)
+    monkeypatch.setattr(prepared, "installed_unit", lambda: Path("/unit") if unit else None)
+    monkeypatch.setattr(cli, "server_state", lambda: tmp_path / "state")
+    monkeypatch.setattr("portico.management.cli.output.require_root", lambda what: None)
+    found = prepared.unprepared()
+    assert (found is None) == (said is None)
+    # The backup does not exist: only a machine that is prepared comes as far as looking for it.
+    with pytest.raises(NotFound) as refused:
+        cli.restore(tmp_path / "none.backup", passphrase_file=tmp_path / "none")
+    assert (refused.value.code == "NOT_PREPARED") == (said is not None)
+    assert not (tmp_path / "state").exists()
+    if said is not None:
+        assert said[0] in refused.value.why
+        assert said[1] in refused.value.resolution

@@ -77,7 +77,7 @@ def connected(
             child.start()
             if unit:
                 manager.start()
-                await child.wait_ready(10)
+                await child.wait_ready(30)
             await body(child, door, manager, events)
         finally:
             await child.stop()
@@ -89,7 +89,7 @@ def connected(
     assert not path.exists()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
@@ -194,7 +194,7 @@ def test_without_a_process_the_state_says_which_unit_is_missing(path: Path) -> N
         with pytest.raises(Unavailable, match=r"portico-echo\.service"):
             await child.wait_ready(0.05)
         unit.start()
-        await child.wait_ready(10)
+        await child.wait_ready(30)
         assert child.reason == ""
         assert child.restarts == 0, "waiting for it is no failure"
 
@@ -221,7 +221,7 @@ def test_of_two_that_wait_the_second_is_refused(path: Path) -> None:
         door.open()
         with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
             first.connect(str(path))
-            await asyncio.wait_for(door.available(), 5)
+            await asyncio.wait_for(door.available(), 30)
             second.connect(str(path))
             await until(lambda: door.refused == 1)
             assert second.recv(100).startswith(b"!")
@@ -229,7 +229,7 @@ def test_of_two_that_wait_the_second_is_refused(path: Path) -> None:
             with socket.socket(socket.AF_UNIX) as third:
                 await until(lambda: door.awaited != "")
                 third.connect(str(path))
-                await asyncio.wait_for(door.available(), 5)
+                await asyncio.wait_for(door.available(), 30)
                 assert door.refused == 1, "who has gone holds no place"
                 door.close()
                 assert third.recv(1) == b""
@@ -245,7 +245,7 @@ def test_a_process_that_talks_before_it_is_taken_is_dropped(path: Path) -> None:
             eager.connect(str(path))
             eager.send(b"hello")
             await until(lambda: door._listener is not None)
-            await asyncio.to_thread(eager.settimeout, 5)
+            await asyncio.to_thread(eager.settimeout, 30)
             with contextlib.suppress(ConnectionResetError):
                 assert await asyncio.to_thread(eager.recv, 1) == b""
         assert door.awaited
@@ -313,7 +313,7 @@ asyncio.run(main())
         assert int(first.stdout.readline()) == child.pid
         first.kill()
         first.wait()
-        assert child.wait(10) == -signal.SIGKILL, "it stood still (SIGSTOP) when its agent died"
+        assert child.wait(30) == -signal.SIGKILL, "it stood still (SIGSTOP) when its agent died"
 
 
 def test_too_few_descriptors_are_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,7 +341,7 @@ def test_a_door_without_descriptors_opens_again_when_there_are_some(
                 await until(lambda: "cannot be let in" in caplog.text)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            await asyncio.wait_for(door.available(), 5)
+            await asyncio.wait_for(door.available(), 30)
             door.close()
 
     with caplog.at_level(logging.WARNING, "portico.connected"):

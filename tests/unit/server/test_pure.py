@@ -246,6 +246,7 @@ def test_damaged_history_costs_only_the_history(tmp_path: Path, content: bytes) 
     progress = Progress(path)
     assert progress.entries == []
     progress.note(1, Stage.APPLIED, 5.0)
+    progress.save()
     assert Progress(path).as_list()[0]["times"] == {"applied": 5.0}
 
 

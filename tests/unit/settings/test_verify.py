@@ -264,7 +264,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Facts]] = {
     "STORE_GENERATION": (balanced() | {"store": {"kind": "etcd"}}, MACHINE),
     "STORE_EXISTING": ({"store": {"endpoints": ["https://etcd.corp.example.net:2379"]}}, MACHINE),
     "STORE_WITNESS": (
-        balanced() | {"store": {"witness": {"name": "da2", "address": "10.0.0.9", "fingerprint": "0" * 64}}},
+        balanced()
+        | {"store": {"witness": {"name": "da2", "address": "10.0.0.9", "fingerprint": "0" * 64, "serial": "1f"}}},
         MACHINE,
     ),
     "LB_TOO_MANY_SERVERS": (nine_servers(), MACHINE),

@@ -400,6 +400,7 @@ impl Engine {
                 suffix: group.suffix.clone(),
                 address: server.address.to_string(),
                 resting: server.is_resting(now),
+                withholds_aaaa: server.withholds_aaaa(),
                 round_trip_ms: server.round_trip_ms(),
                 sent: server.sent,
                 answered: server.answered,

@@ -17,6 +17,10 @@ use crate::core::time::Now;
 
 /// How long an answer is kept that was made although the servers' word on AAAA is missing, seconds: they may find it again.
 const KEPT_ON_SUSPICION: u32 = 30;
+/// How long an answer about A waits for the one about AAAA at least: longer than the pause before a lost question is repeated.
+const PATIENCE_WITH_AAAA: Duration = Duration::from_millis(400);
+/// The same where servers are known to withhold it (the Resolution Delay of RFC 8305 section 3).
+const PATIENCE_WITH_WITHHELD_AAAA: Duration = Duration::from_millis(50);
 /// How long a client waits for servers when there is an expired answer to give (RFC 8767 section 5).
 const PATIENCE_WITH_STALE: Duration = Duration::from_millis(1800);
 /// How long the next clients get the expired answer without waiting.
@@ -44,6 +48,8 @@ pub(super) struct Job {
     plan: Plan,
     aaaa: Slot,
     main: Slot,
+    /// When the answer to the main question was there.
+    main_at: Now,
     started: Now,
     timer: Option<Now>,
     /// What to say when servers do not answer (RFC 8767).
@@ -93,6 +99,7 @@ impl Engine {
             plan,
             aaaa: Slot::NotAsked,
             main: Slot::NotAsked,
+            main_at: now,
             started: now,
             timer: None,
             stale,
@@ -147,6 +154,9 @@ impl Engine {
         };
         if let Some(answer) = known {
             *slot = Slot::Done(answer);
+            if role == Role::Main {
+                job.main_at = now;
+            }
             return;
         }
         *slot = Slot::Waiting;
@@ -178,6 +188,9 @@ impl Engine {
                     Role::Main => &mut job.main,
                 };
                 *slot = Slot::Done(Arc::clone(&answer));
+                if role == Role::Main {
+                    job.main_at = now;
+                }
                 job.revived |= revived;
                 if let Transport::Local { .. } = job.client.transport {
                     let (name, kind) = (concluded.question.name, concluded.question.kind);
@@ -214,6 +227,8 @@ impl Engine {
                 Step::Pass(answer) => return self.finish(now, number, &answer),
                 Step::Native(aaaa) => return self.finish_native(now, number, &aaaa),
                 Step::Synthesize { a, cap, keep } => {
+                    let unanswered = matches!(job.aaaa, Slot::Waiting) && !self.config.always_synthesize;
+                    self.out.stats.synthesized_without_aaaa += u64::from(unanswered);
                     let made = synthesis::synthesize(now, &a, &self.config.mappings, cap);
                     return self.finish_made(now, number, made.map(|answer| answer.kept_at_most(keep)));
                 }
@@ -237,12 +252,18 @@ impl Engine {
                 };
             }
             Slot::Waiting => {
-                let impatient = now >= job.started + self.config.timeout / 2;
-                return match (usable, &job.main) {
+                let (until, withheld) = self.patience(job);
+                let impatient = now >= until;
+                return match (usable.or(a), &job.main) {
                     // 5.1.3: silence is treated as emptiness, early enough that the client is still listening.
-                    (Some(a), _) if always || impatient => {
+                    (Some(a), _) if usable.is_some() && (always || impatient) => {
                         let keep = if always { u32::MAX } else { KEPT_ON_SUSPICION };
                         Step::Synthesize { a: Arc::clone(a), cap: TTL_WITHOUT_SOA, keep }
+                    }
+                    // A name that does not exist has no AAAA either. Where it exists without A, AAAA may be all it has:
+                    // only those who say nothing about that are not waited for.
+                    (Some(a), _) if impatient && (a.rcode == NXDOMAIN || withheld && a.rcode == NOERROR) => {
+                        Step::Pass(Arc::clone(a))
                     }
                     (_, Slot::NotAsked) if now >= job.started + self.config.latency => Step::AskA,
                     _ => Step::Wait,
@@ -277,14 +298,25 @@ impl Engine {
         }
     }
 
+    /// Until when an answer about A waits for the one about AAAA, and whether that one is known to be withheld. A server that
+    /// took long over A may take as long over AAAA, but half of the time that servers have is the client's.
+    fn patience(&self, job: &Job) -> (Now, bool) {
+        let upstreams = self.resolver.upstreams();
+        let withheld = upstreams.select(&job.lower).is_some_and(|group| upstreams.withholds_aaaa(group));
+        let wait =
+            if withheld { PATIENCE_WITH_WITHHELD_AAAA } else { job.main_at.since(job.started).max(PATIENCE_WITH_AAAA) };
+        ((job.main_at + wait).min(job.started + self.config.timeout / 2), withheld)
+    }
+
     /// Sets the timer for the next moment at which [`Engine::advance`] may decide otherwise.
     fn wait(&mut self, now: Now, number: u64) {
-        let Some(job) = self.jobs.get_mut(&number) else { return };
+        let Some(job) = self.jobs.get(&number) else { return };
         let at = match (job.plan, &job.aaaa, &job.main) {
             (Plan::Synthesize, Slot::Waiting, Slot::NotAsked) => Some(job.started + self.config.latency),
-            (Plan::Synthesize, Slot::Waiting, _) => Some(job.started + self.config.timeout / 2),
+            (Plan::Synthesize, Slot::Waiting, Slot::Done(_)) => Some(self.patience(job).0),
             _ => None,
         };
+        let Some(job) = self.jobs.get_mut(&number) else { return };
         let stale = job.stale.as_ref().map(|_| job.started + PATIENCE_WITH_STALE);
         let at = at.into_iter().chain(stale).filter(|&at| at > now).min();
         if at != job.timer {

@@ -13,7 +13,9 @@ use super::answer::Answer;
 use super::cache::{Key, KeyFlags};
 use super::chain;
 use super::config::Config;
-use super::message::{self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, u16_at};
+use super::message::{
+    self, BADVERS, FLAG_QR, FLAG_TC, FORMERR, HEADER, NOTIMP, Question, REFUSED, SERVFAIL, TYPE_AAAA, u16_at,
+};
 use super::name::Name;
 use super::servers::Upstreams;
 use super::{Action, Output, Way};
@@ -78,6 +80,7 @@ struct Lookup<R> {
     aliases: Option<(Arc<Answer>, u64)>,
     /// Aliases that led here from the question a client asked.
     hops: u8,
+    begun: Now,
     deadline: Now,
     timer: Now,
 }
@@ -146,7 +149,8 @@ impl<R: Copy> Resolver<R> {
             match self.upstreams.select(&lookup.question.name) {
                 Some(group) => {
                     lookup.group = group;
-                    lookup.order = self.upstreams.order(now, group);
+                    lookup.begun = now;
+                    lookup.order = self.upstreams.order(now, group, lookup.question.kind);
                     self.try_next(now, number, out);
                 }
                 None => {
@@ -196,7 +200,7 @@ impl<R: Copy> Resolver<R> {
         out: &mut Output,
     ) -> Option<u64> {
         let group = self.upstreams.select(&question.name)?;
-        let order = self.upstreams.order(now, group);
+        let order = self.upstreams.order(now, group, question.kind);
         let number = self.number();
         let deadline = now + self.timeout;
         self.by_key.insert(key.clone(), number);
@@ -215,6 +219,7 @@ impl<R: Copy> Resolver<R> {
             led_here: Vec::new(),
             aliases: None,
             hops,
+            begun: now,
             deadline,
             timer: deadline,
         };
@@ -247,11 +252,14 @@ impl<R: Copy> Resolver<R> {
         if !right && !bare {
             return self.guessed(now, number, at, out);
         }
-        let group = lookup.group;
+        let (group, kind) = (lookup.group, lookup.question.kind);
         let known = self.upstreams.server(group, usize::from(index));
-        known.alive();
+        known.alive(now, kind);
         if !tcp {
             known.measured(now.since(sent));
+        }
+        if kind == TYPE_AAAA {
+            self.passed_over(now, number, index);
         }
         self.retire(number, at, out);
         if right && echoed.is_some_and(|echoed| echoed.name != spelled) && !tcp {
@@ -289,6 +297,21 @@ impl<R: Copy> Resolver<R> {
                 }
                 self.refused_by(now, number, index, other.ok(), out);
             }
+        }
+    }
+
+    /// A server answered about AAAA: those that were asked before it have had their time.
+    fn passed_over(&mut self, now: Now, number: u64, by: u8) {
+        let Some(lookup) = self.lookups.get(&number) else { return };
+        let mut silent = BTreeSet::new();
+        for attempt in lookup.attempts.iter().filter(|attempt| attempt.server != by) {
+            let server = &self.upstreams.group(lookup.group).servers[usize::from(attempt.server)];
+            if server.patience().is_some_and(|patience| now.since(attempt.sent) > patience) {
+                silent.insert(attempt.server);
+            }
+        }
+        for index in silent {
+            self.upstreams.server(lookup.group, usize::from(index)).left_aaaa_unanswered(now, lookup.begun);
         }
     }
 
@@ -384,7 +407,8 @@ impl<R: Copy> Resolver<R> {
         out.stats.upstream_unreachable += 1;
         let lookup = &self.lookups[&number];
         let index = lookup.attempts[at].server;
-        self.upstreams.server(lookup.group, usize::from(index)).silent(now);
+        let (kind, begun) = (lookup.question.kind, lookup.begun);
+        self.upstreams.server(lookup.group, usize::from(index)).silent(now, kind, begun);
         self.retire(number, at, out);
         self.refused_by(now, number, index, None, out);
     }
@@ -400,9 +424,17 @@ impl<R: Copy> Resolver<R> {
             };
             if let Some(attempt) = lookup.attempts.last() {
                 out.stats.upstream_timeouts += 1;
-                self.upstreams.server(lookup.group, usize::from(attempt.server)).silent(now);
+                let (kind, begun) = (lookup.question.kind, lookup.begun);
+                self.upstreams.server(lookup.group, usize::from(attempt.server)).silent(now, kind, begun);
             }
             if now >= lookup.deadline {
+                if lookup.question.kind == TYPE_AAAA {
+                    let asked: BTreeSet<u8> = lookup.attempts.iter().map(|attempt| attempt.server).collect();
+                    for index in asked {
+                        let server = self.upstreams.server(lookup.group, usize::from(index));
+                        server.left_aaaa_unanswered(now, lookup.begun);
+                    }
+                }
                 self.give_up(now, number, out);
             } else {
                 self.try_next(now, number, out);

@@ -29,6 +29,8 @@ pub struct Stats {
     pub servfail: u64,
     /// Answers whose AAAA records were made here (also counted in one of the above).
     pub synthesized: u64,
+    /// Those of them for which no server said a word about AAAA in time.
+    pub synthesized_without_aaaa: u64,
     /// Answers about a reverse name under the prefix.
     pub reverse: u64,
     /// AAAA answers from which excluded addresses were removed.
@@ -110,6 +112,8 @@ pub struct ServerStats {
     pub address: String,
     /// It kept silent several times in a row and is asked last until it answers.
     pub resting: bool,
+    /// It answers other questions and keeps silent about AAAA: clients are not let wait for that.
+    pub withholds_aaaa: bool,
     /// Smoothed time between question and answer; 0 until it is known.
     pub round_trip_ms: f64,
     pub sent: u64,

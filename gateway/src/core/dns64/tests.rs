@@ -128,10 +128,100 @@ fn errors_and_silence_about_aaaa_count_as_no_aaaa() {
     let (_silent, second) = (d.sent(), d.sent());
     d.answer(&second, &answer(&second, vec![a("silent.example", 900, [10, 0, 0, 5])]));
     d.no_reply();
-    d.pass(2.4);
+    d.pass(0.39);
     d.no_reply();
-    d.pass(0.2);
+    d.pass(0.02);
     assert_eq!(texts(&d.reply()), [format!("600 AAAA {PREFIX}a00:5")]);
+}
+
+/// Asks about a name of which A is answered after `delay` seconds and AAAA never; returns how long the client then waits.
+fn without_aaaa(d: &mut Dialogue, name: &str, delay: f64, of_a: impl Fn(&Sent) -> hickory_proto::op::Message) -> f64 {
+    d.forget_sent();
+    d.query(&query(name, RecordType::AAAA));
+    let (first, second) = (d.sent(), d.sent());
+    assert_eq!((first.kind(), second.kind()), (RecordType::AAAA, RecordType::A));
+    d.pass(delay);
+    d.answer(&second, &of_a(&second));
+    let mut waited = 0.0;
+    while d.try_reply().is_none() {
+        d.pass(0.01);
+        waited += 0.01;
+        assert!(waited < 10.0, "no answer about {name}");
+    }
+    waited
+}
+
+#[test]
+fn a_server_that_withholds_aaaa_costs_clients_little_and_less_when_it_is_known() {
+    let one = r#"{"only_send_a_query": false, "upstreams": [{"suffix": "", "servers": ["10.0.0.53"]}]}"#;
+    let mut d = Dialogue::new(one);
+    let address = |asked: &Sent| answer(asked, vec![a(&name_of(asked), 300, [10, 0, 0, 4])]);
+    let nothing = |asked: &Sent| negative(asked, ResponseCode::NoError, Some(60));
+    let no_name = |asked: &Sent| negative(asked, ResponseCode::NXDomain, Some(60));
+
+    // Unknown: as long as a lost question takes to be repeated, or as long as A took, but half of the servers' time at most.
+    assert!((0.39..0.42).contains(&without_aaaa(&mut d, "one.example", 0.0, address)));
+    assert!((0.69..0.72).contains(&without_aaaa(&mut d, "two.example", 0.7, address)));
+    assert!((0.49..0.52).contains(&without_aaaa(&mut d, "three.example", 2.0, address)));
+    assert_eq!(d.stats().synthesized_without_aaaa, 3);
+    // No such name: neither AAAA. A name without A may have AAAA and nothing else: that answer is waited for.
+    assert!((0.39..0.42).contains(&without_aaaa(&mut d, "none.example", 0.0, no_name)));
+    assert!(without_aaaa(&mut d, "six.example", 0.0, nothing) > 4.5);
+
+    // By now the questions before have ended: known.
+    let known = &d.stats().servers[0];
+    assert!(known.withholds_aaaa && !known.resting);
+    assert!((0.04..0.07).contains(&without_aaaa(&mut d, "four.example", 0.0, address)));
+    assert!((0.04..0.07).contains(&without_aaaa(&mut d, "five.example", 1.0, address)));
+    assert!((0.04..0.07).contains(&without_aaaa(&mut d, "six-more.example", 0.0, nothing)));
+
+    // It is asked all the same, and one answer sets it right.
+    d.forget_sent();
+    d.query(&query("again.example", RecordType::AAAA));
+    let (first, second) = (d.sent(), d.sent());
+    d.answer(&second, &address(&second));
+    d.no_reply();
+    d.answer(&first, &answer(&first, vec![aaaa("again.example", 300, "fd00::6")]));
+    assert_eq!(texts(&d.reply()), ["300 AAAA fd00::6"]);
+    assert!(!d.stats().servers[0].withholds_aaaa);
+    assert!((0.39..0.42).contains(&without_aaaa(&mut d, "last.example", 0.0, address)));
+    d.pass(10.0);
+    assert_eq!((d.stats().waiting, d.stats().asking), (0, 0));
+}
+
+#[test]
+fn aaaa_is_asked_of_the_server_that_answers_it_and_the_other_stays_first_for_the_rest() {
+    let mut d = both();
+    let ask = |d: &mut Dialogue, name: &str| {
+        d.query(&query(name, RecordType::AAAA));
+        let (first, second) = (d.sent(), d.sent());
+        assert_eq!((first.kind(), second.kind()), (RecordType::AAAA, RecordType::A));
+        assert_eq!(second.server.to_string(), "10.0.0.53:53");
+        d.answer(&second, &answer(&second, vec![a(name, 300, [10, 0, 0, 4])]));
+        first
+    };
+    for name in ["one.example", "two.example"] {
+        assert_eq!(ask(&mut d, name).server.to_string(), "10.0.0.53:53");
+        d.pass(0.9);
+        // The client has its answer, made of A; the other server's word on AAAA is late for it.
+        assert_eq!(d.reply().answers.len(), 1);
+        let again = d.sent();
+        assert_eq!((again.kind(), again.server.to_string()), (RecordType::AAAA, "10.0.0.54:53".into()));
+        d.answer(&again, &negative(&again, ResponseCode::NoError, Some(60)));
+        d.forget_sent();
+    }
+    let servers = d.stats().servers;
+    assert_eq!((servers[0].withholds_aaaa, servers[1].withholds_aaaa), (true, false));
+    assert!(servers.iter().all(|server| !server.resting));
+    let asked = ask(&mut d, "three.example");
+    assert_eq!(asked.server.to_string(), "10.0.0.54:53");
+    d.no_reply();
+    d.answer(&asked, &negative(&asked, ResponseCode::NoError, Some(60)));
+    assert_eq!(texts(&d.reply()), [format!("60 AAAA {PREFIX}a00:4")]);
+}
+
+fn name_of(asked: &Sent) -> String {
+    asked.message.queries[0].name().to_ascii().to_lowercase().trim_end_matches('.').to_string()
 }
 
 #[test]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from portico.management.cmdlets.cmdlet import Context
 from portico.management.cmdlets.errors import CmdletError, IncompleteScript
-from portico.management.cmdlets.parser import MAXIMUM_SIZE, number, parse
+from portico.management.cmdlets.numbers import number
+from portico.management.cmdlets.parser import MAXIMUM_SIZE, parse
 from portico.management.cmdlets.session import Session
 from portico.management.cmdlets.syntax import Command, NamedArgument, Pipeline
 from portico.management.scripts import array, quoted

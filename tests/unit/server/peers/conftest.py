@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from portico.certificates.ca import CertificateAuthority
 from portico.errors import PorticoError
 from portico.server.agent import Agent
+from portico.server.cluster_secrets import ClusterSecrets
 from portico.server.credentials import DIRECTORY, now_utc
 from portico.server.etcd.member import Place
 from portico.server.peers.joining import Joining
@@ -22,6 +24,13 @@ from portico.settings.load_balancing import ClusterServer
 from portico.settings.model import Settings
 
 PORT = 2505
+_GIVEN_UP = (
+    "caller.CONNECT_SECONDS",
+    "catching_up.GREETING_SECONDS",
+    "peers.GREETING_SECONDS",
+    "peers.START_SECONDS",
+    "records.TELL_SECONDS",
+)
 
 DATA: dict[str, Any] = {
     "schema_version": 1,
@@ -50,7 +59,11 @@ def balanced() -> Settings:
 
 
 class Server:
-    """An agent without a kernel and a gateway.
+    """An agent without a kernel, a gateway and a balancer.
+
+    Real balancers would need capabilities, and all of them share the host's loopback interface with those of every
+    other process of tests. Here the others are told what heartbeats would find out. Nor are there pages on the
+    intranet, whose process needs an account of its own.
 
     Attributes:
         applied: drift settings of the documents in the order in which they were applied: what tests change.
@@ -88,6 +101,13 @@ class Server:
         async def nothing(*_: Any, **__: Any) -> list[Any]:
             return []
 
+        async def balance(local: Settings, _revision: int, secrets: ClusterSecrets | None) -> None:
+            if local.load_balancing is not None and secrets is None:
+                raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
+
+        async def rests() -> None:
+            await asyncio.Event().wait()
+
         async def sessions() -> list[dict[str, Any]]:
             return list(self.sessions)
 
@@ -100,6 +120,8 @@ class Server:
         patch.setattr(platform, "refresh", refresh)
         patch.setattr(platform, "drift", nothing)
         patch.setattr(platform, "stop", nothing)
+        patch.setattr(self.agent.balancer, "apply", balance)
+        patch.setattr(self.agent.location, "run", rests)
         patch.setattr(platform.gateway, "sessions", sessions)
         patch.setattr(platform.gateway, "disconnect", disconnect)
         patch.setattr(self.agent, "check", nothing)
@@ -107,11 +129,21 @@ class Server:
     async def start(self) -> None:
         await self.agent.start()
         self.running = True
+        self._heard(alive=True)
 
     async def stop(self) -> None:
         if self.running:
             self.running = False
             await self.agent.stop()
+            self._heard(alive=False)
+
+    def _heard(self, *, alive: bool) -> None:
+        """What heartbeats tell the other servers."""
+        for other in self.cluster.servers.values():
+            if other is not self and other.running:
+                other.agent.peers.heard(self.name, alive)
+                if alive:
+                    self.agent.peers.heard(other.name, True)
 
     async def change(self, drift: str, *, expected: int | None = None) -> int:
         """Changes the settings on this server; returns the new revision."""
@@ -134,6 +166,12 @@ class Cluster:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
+        # The machine goes on: nothing has to outlive the power.
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        # A server of these tests that does not answer in time is one that got no processor; the dead ones refuse.
+        for given_up in _GIVEN_UP:
+            patch.setattr(f"portico.server.peers.{given_up}", 30.0)
+        patch.setattr("portico.server.peers.links.SILENCE", 8.0)
         patch.setattr("portico.server.peers.peers.GREETING_INTERVAL", 0.1)
         patch.setattr("portico.server.etcd.keeper.LOOK_INTERVAL", 0.2)
         chosen = random.Random()
@@ -188,7 +226,7 @@ class Cluster:
             await server.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits for a condition."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event

@@ -122,8 +122,6 @@ class Blade:
             self.step(owner, f"hear {caller.name} on {path}", counts=False)
             return answer
 
-        # The machine goes on when a process dies: nothing has to outlive the power.
-        patch.setattr(os, "fsync", lambda _descriptor: None)
         patch.setattr(Path, "replace", replaces)
         patch.setattr(Path, "unlink", unlinks)
         patch.setattr(shutil, "rmtree", removes)
@@ -135,7 +133,7 @@ class Blade:
 def prepare(server: Server, blade: Blade) -> Server:
     """The kernel and the balancer of a server as steps of it."""
     platform, balancer, patch = server.agent.platform, server.agent.balancer, server.cluster.patch
-    apply = platform.apply
+    apply, balance = platform.apply, balancer.apply
 
     async def applies(settings: Any, values: Any) -> list[Any]:
         blade.step(server.name, "apply in the kernel")
@@ -143,8 +141,7 @@ def prepare(server: Server, blade: Blade) -> Server:
         return found
 
     async def balances(local: Any, revision: int, secrets: Any) -> None:
-        if local.load_balancing is not None and secrets is None:
-            raise PorticoError("Load balancing cannot begin", why="no secrets", code="CLUSTER_SECRETS_MISSING")
+        await balance(local, revision, secrets)
         blade.step(server.name, "balance")
 
     async def rests() -> None:
@@ -152,7 +149,7 @@ def prepare(server: Server, blade: Blade) -> Server:
 
     # What has no part in the operations would take most of the time.
     agent = server.agent
-    for part in (agent.health, agent.location, agent.inbox, agent.translation.accounting):
+    for part in (agent.health, agent.inbox, agent.translation.accounting):
         patch.setattr(part, "run", rests)
     patch.setattr(platform, "apply", applies)
     patch.setattr(balancer, "apply", balances)
@@ -187,11 +184,11 @@ async def strike(cluster: Cluster, blade: Blade, victim: str, at: int, work: Cor
     blade.aim(victim, at)
     task = asyncio.ensure_future(work)
     fallen = asyncio.ensure_future(blade.fell.wait())
-    await asyncio.wait({task, fallen}, return_when=asyncio.FIRST_COMPLETED, timeout=30.0)
+    await asyncio.wait({task, fallen}, return_when=asyncio.FIRST_COMPLETED, timeout=60.0)
     fallen.cancel()
     if blade.dead and victim in cluster.servers:
         await vanish(cluster.servers[victim])
-    [error] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 30.0)
+    [error] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 60.0)
     died = blade.dead
     blade.rest()
     return died, error if isinstance(error, BaseException) else None

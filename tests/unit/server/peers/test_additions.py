@@ -60,7 +60,7 @@ def test_each_step_of_each_server_can_be_seen(play: Play) -> None:
         second = cluster.add("da2")
         await second.start()
         heartbeats(first, cluster, da1="Default", da2="Converged")
-        await asyncio.wait_for(looking, 20)
+        await asyncio.wait_for(looking, 60)
         last = [item for item in followed if isinstance(item, Addition)][-1]
         assert last.state is State.DONE
         assert last.steps[3].detail.startswith("Converged, 20 of 60 buckets, revision ")

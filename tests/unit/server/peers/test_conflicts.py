@@ -23,11 +23,14 @@ async def both(one: Server, other: Server, number: int) -> tuple[int, SettingsCh
         ip_https = latest.settings.ip_https.model_copy(update={"max_clients": clients})
         return latest.settings.model_copy(update={"ip_https": ip_https})
 
-    results = await asyncio.gather(
-        one.agent.change(settings(one, 5000 + number), expected=number, author="anna"),
-        other.agent.change(settings(other, 7000 + number), expected=number, author="otto"),
-        return_exceptions=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:  # who comes second is told, however slow this machine is
+        patch.setattr("portico.server.peers.conflicts.EXPLAIN_SECONDS", 60.0)
+        patch.setattr("portico.server.peers.distribution.TURN_SECONDS", 60.0)
+        results = await asyncio.gather(
+            one.agent.change(settings(one, 5000 + number), expected=number, author="anna"),
+            other.agent.change(settings(other, 7000 + number), expected=number, author="otto"),
+            return_exceptions=True,
+        )
     stored = [result for result in results if not isinstance(result, BaseException)]
     lost = [result for result in results if isinstance(result, SettingsChanged)]
     assert len(stored) == 1 and len(lost) == 1, [getattr(result, "why", result) for result in results]

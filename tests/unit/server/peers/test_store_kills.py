@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from portico.server.etcd import keeper
+from portico.server.etcd.moves import with_etcd
 from portico.settings.etcd.store import EtcdStore
 from portico.settings.store import Revision
 from tests.unit.server.peers import kills
-from tests.unit.server.peers.conftest import Cluster, Scenario, Server, until
-from tests.unit.server.peers.kills import Blade, in_force, strike
+from tests.unit.server.peers.conftest import Cluster, Scenario, Server, balanced, until
+from tests.unit.server.peers.kills import Blade, in_force, kept, prepare, put_back, strike
 from tests.unit.server.peers.test_kills import MOST_STEPS, found, restart
+from tests.unit.server.peers.test_store_enable import alone
 
 Play = Callable[[Scenario], None]
 
@@ -70,7 +72,7 @@ async def holds(server: Server) -> str:
             return False
         return keeper.store.newest() == (revision.number, revision.sha256)
 
-    await until(whole, 40)
+    await until(whole)
     return kind(server)
 
 
@@ -125,5 +127,51 @@ def test_a_server_that_dies_at_any_step_of_a_move_to_etcd_and_back(play: Play) -
         assert {"fill etcd", "decide in etcd", "decided in etcd", "commit settings.sqlite"} <= seen["etcd"]
         assert {"decide in etcd", "decided in etcd", "commit settings.sqlite"} <= seen["sqlite"]
         assert await first.change("report") > 2
+
+    play(scenario)
+
+
+async def enable(server: Server) -> None:
+    await server.agent.peers.moves.enable(
+        with_etcd(balanced()), expected=server.in_force[0], author="test", comment="load balancing enabled"
+    )
+
+
+def begun(server: Server) -> bool:
+    """Whether a server is one of a cluster whose store is etcd, or serves alone; only one of them whole."""
+    revision, peers = server.agent.revision, server.agent.peers
+    assert revision is not None
+    clustered = revision.settings.load_balancing is not None
+    assert clustered == (revision.settings.store.kind == "etcd") == (peers.state is not None) == peers.files.exists()
+    return clustered
+
+
+def test_a_server_that_dies_at_any_step_of_beginning_a_cluster_with_etcd(play: Play) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        blade = Blade(cluster.root, cluster.patch)
+        add = cluster.add
+        cluster.patch.setattr(cluster, "add", lambda name: prepare(add(name), blade))
+        sharpen(cluster, blade)
+        await alone(cluster)
+        before = await kept(cluster)
+        seen: set[str] = set()
+        ends: set[bool] = set()
+        for step in range(1, MOST_STEPS):
+            first = cluster.servers["da1"]
+            died, error = await strike(cluster, blade, "da1", step, enable(first))
+            seen |= set(blade.steps)
+            if not died:
+                assert error is None, error
+                break
+            first = await restart(cluster, "da1")
+            store = await holds(first)
+            ends.add(begun(first))
+            told = first.agent.transactions.interrupted.problem
+            if told is not None:
+                assert told.why.startswith("it took place" if store == "etcd" else "it did not take place"), blade.steps
+            await put_back(cluster, before)
+        assert step < MOST_STEPS - 1 and ends == {True, False}
+        assert {"fill etcd", "decide in etcd", "decided in etcd", "commit settings.sqlite"} <= seen
+        assert begun(cluster.servers["da1"])
 
     play(scenario)

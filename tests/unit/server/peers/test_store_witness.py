@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from portico.certificates.ca import CertificateAuthority
 from portico.certificates.tokens import TokenRefused
-from portico.errors import Conflict, NotFound, NotPermitted, PorticoError
-from portico.server.etcd.identity import make_check, make_seal
+from portico.errors import Conflict, LimitReached, NotFound, NotPermitted, PorticoError
+from portico.server.credentials import now_utc
+from portico.server.etcd.identity import client_context, make_check, make_seal, refused_certificates
+from portico.server.etcd.member import Place
 from portico.server.peers.caller import Caller
 from portico.server.peers.tls import caller_context
 from portico.server.peers.tokens import JoinToken
 from portico.server.witness import joining
 from portico.server.witness.witness import Known, Witness
-from portico.settings.cluster_store import voters
+from portico.settings.cluster_store import MAXIMUM_FORMER, ClusterStore, voters, with_witness
+from portico.settings.cluster_store import Witness as WitnessSection
 from portico.settings.document import load_data
+from portico.settings.etcd.client import EtcdClient, EtcdUnavailable
 from portico.settings.facts import Facts
 from portico.settings.verify import verify
 from tests.unit.server.peers.conftest import DATA, PORT, Cluster, Scenario, Server, until
@@ -51,6 +58,18 @@ def state(cluster: Cluster) -> Path:
 async def installed(cluster: Cluster, by: Server) -> Path:
     await joining.join(await token(cluster, by), state(cluster))
     return state(cluster)
+
+
+def taken(place: Place, port: int, kept: Path, certificate: Path | None = None) -> bool:
+    """Whether etcd speaks to whoever shows a certificate, that of the witness if no other is given."""
+    context = client_context(Known.load(kept).trust, certificate or kept / "store.pem")
+    context.check_hostname = False
+    try:
+        with socket.create_connection((place.host, port), 5.0) as plain, context.wrap_socket(plain) as tls:
+            tls.sendall(b"GET /version HTTP/1.1\r\nHost: etcd\r\n\r\n")
+            return bool(tls.recv(1))
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -93,7 +112,7 @@ def test_either_of_two_servers_may_be_lost_with_a_witness(play: Play) -> None:
         first, second = await witnessed(cluster)
         await installed(cluster, first)
         with running(cluster):
-            await until(lambda: voting(first) == {"da1", "da2", NAME}, 60)
+            await until(lambda: voting(first) == {"da1", "da2", NAME})
             status = await second.agent.peers.keeper.status()
             assert [row["name"] for row in status["members"] if row["witness"]] == [NAME]
             assert status["witness"]["name"] == NAME
@@ -112,10 +131,10 @@ def test_either_of_two_servers_may_be_lost_with_a_witness(play: Play) -> None:
         assert await first.change("repair") == number + 1
         await until(lambda: (first.agent.peers.witnessing.silent_for() or 0.0) > 2.0)
         await first.agent.peers.witnessing.remove("test")
-        await until(lambda: voting(first) == {"da1"}, 60)
+        await until(lambda: voting(first) == {"da1"})
         assert first.agent.peers.witnessing.silent_for() is None
         with running(cluster):
-            await until(lambda: told(cluster).get("dismissed") is True, 40)
+            await until(lambda: told(cluster).get("dismissed") is True)
             assert told(cluster)["process"]["state"] == "stopped"
             assert not (state(cluster) / "store.json").exists()
         with pytest.raises(NotFound):
@@ -135,7 +154,7 @@ def test_a_witness_is_told_where_etcd_is_and_nothing_else(play: Play) -> None:
         caller = Caller(f"{cluster.network}.1", PORT, "da1", caller_context(known.trust, kept / "store.pem"))
         try:
             said = await caller.get("/v1/store/witness")
-            assert set(said) == {"revision", "generation", "cluster", "wanted", "host", "endpoints", "servers"}
+            assert set(said) == {"revision", "generation", "cluster", "wanted", "host", "endpoints", "servers", "crl"}
             assert said["wanted"] is False  # one server, and two members would both be needed
             for path in ("/v1/state", "/v1/settings", "/v1/records", "/v1/tickets", "/v1/access", "/v1/health"):
                 with pytest.raises(NotPermitted) as error:
@@ -150,8 +169,23 @@ def test_a_witness_is_told_where_etcd_is_and_nothing_else(play: Play) -> None:
         seal = make_seal(NAME, kept / "store.pem")(b"settings")
         check = make_check(lambda: peers.state)
         assert not check(b"settings", seal) and not check(b"settings", {**seal, "server": "da1"})
-        # Taken out, it is told nothing any more.
+        # Taken out, it is told nothing any more, and etcd refuses it, also on the connection that is open.
+        place = peers.keeper.locate(first.agent.revision.settings, "da1")  # type: ignore[union-attr]
+        assert place is not None
+        etcd = EtcdClient([place.client_url], client_context(known.trust, kept / "store.pem"))
+        assert await asyncio.to_thread(etcd.status, place.client_url)
+        assert await asyncio.to_thread(taken, place, place.peer_port, kept)
+        process = peers.keeper.process.supervisor.pid
         await peers.witnessing.remove("test")
+        await until(lambda: peers.keeper.process.supervisor.pid not in (None, process), 40)
+        own = peers.files.directory / "store.pem"
+        for port in (place.client_port, place.peer_port):
+            await until(lambda port=port: taken(place, port, kept, own), 40)  # type: ignore[misc]
+            assert not await asyncio.to_thread(taken, place, port, kept)
+        with pytest.raises(EtcdUnavailable):
+            await asyncio.to_thread(etcd.status, place.client_url)
+        etcd.close()
+        await first.change("report")
         witness = Witness(kept)
         await witness.look()
         assert witness.dismissed and witness.problem is not None and witness.problem.code == "WITNESS_DISMISSED"
@@ -211,11 +245,34 @@ def test_without_etcd_a_witness_has_nothing_to_do(play: Play) -> None:
     play(scenario)
 
 
+def test_every_certificate_of_a_former_witness_stays_refused(tmp_path: Path) -> None:
+    def named(serial: str) -> WitnessSection:
+        return WitnessSection.model_validate(
+            {"name": NAME, "address": "10.0.0.9", "fingerprint": "0" * 64, "serial": serial}
+        )
+
+    section = with_witness(ClusterStore(), named("1f"))
+    assert section.former_witnesses == []
+    section = with_witness(with_witness(section, named("2f")), None)
+    assert section.witness is None and section.former_witnesses == ["1f", "2f"]
+    many = section.model_copy(update={"former_witnesses": [f"{n:x}" for n in range(1, MAXIMUM_FORMER + 1)]})
+    with pytest.raises(LimitReached) as error:
+        with_witness(many.model_copy(update={"witness": named("fff")}), None)
+    assert error.value.code == "WITNESSES_FULL"
+    # Each server makes the same list, or etcd would be started anew when the witness asks another one.
+    authority = CertificateAuthority.create(tmp_path, name="cluster", now=now_utc())
+    again = CertificateAuthority.load(tmp_path)
+    pem = refused_certificates(authority, ["2f", "1f"])
+    assert pem == refused_certificates(again, ["1f", "2f"]) != refused_certificates(again, [])
+    crl = x509.load_pem_x509_crl(pem.encode())
+    assert crl.is_signature_valid(authority.key.public_key()) and {item.serial_number for item in crl} == {0x1F, 0x2F}
+
+
 def test_who_votes_beside_a_witness() -> None:
     section = {
         "kind": "etcd",
         "generation": "0123456789ab",
-        "witness": {"name": NAME, "address": "10.0.0.9", "fingerprint": "0" * 64},
+        "witness": {"name": NAME, "address": "10.0.0.9", "fingerprint": "0" * 64, "serial": "1f"},
     }
 
     def names(count: int) -> tuple[str, ...]:
