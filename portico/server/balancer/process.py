@@ -148,18 +148,20 @@ def _health(shell: Shell, message: Mapping[str, Any]) -> None:
 
 
 def _sessions(shell: Shell, message: Mapping[str, Any]) -> None:
-    shell.sessions((int(number), str(peer), int(owner), texts) for number, peer, owner, texts in message["sessions"])
+    shell.clients.replace(
+        (int(number), str(peer), int(owner), texts) for number, peer, owner, texts in message["sessions"]
+    )
 
 
 def _tunnels(shell: Shell, message: Mapping[str, Any]) -> None:
     """What happened to tunnels, in order: [name, session, peer and owner's tag, or address]."""
     for name, session, *rest in message["events"]:
         if name == "session_up":
-            shell.session_up(int(session), str(rest[0]), int(rest[1]))
+            shell.clients.up(int(session), str(rest[0]), int(rest[1]))
         elif name == "session_address":
-            shell.session_address(int(session), str(rest[0]))
+            shell.clients.address(int(session), str(rest[0]))
         elif name == "session_down":
-            shell.session_down(int(session))
+            shell.clients.down(int(session))
 
 
 def _status(shell: Shell, _message: Mapping[str, Any]) -> dict[str, Any]:
