@@ -19,6 +19,10 @@ _TABLES = (
         "Set-up, memory, names",
         ("handshakes", "known_handshakes", "library_handshakes", "tunnel_kib", "answers", "answers_per_core"),
     ),
+    (
+        "A cluster in trouble: p99 of its clients back again",
+        ("back_power", "back_gateway", "back_agent", "back_frozen", "back_cut_out", "back_cut_in", "deaf_s"),
+    ),
     ("Settings of 32 servers", ("change_s", "start_s")),
     (
         "The load-balancing filter",

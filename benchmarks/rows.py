@@ -18,6 +18,7 @@ LISTS = "lists of the API"
 LOCATION = "client that moves"
 SETTINGS, SETTINGS_ETCD = "settings: SQLite", "settings: etcd"
 HANDSHAKES, IDLE = "set-up of tunnels", "idle tunnels"
+REACTION = "a cluster in trouble"
 FAST_FILTER, PORTABLE_FILTER = "filter: eBPF", "filter: nftables"
 
 PEERS = (WIREGUARD, SOFTETHER, OCSERV, OCSERV_DTLS, OPENVPN_TCP, OPENVPN_UDP)
@@ -112,6 +113,22 @@ ROWS += tuple(
         ("a change in force on each", "change_s", 2),
         ("the start of one", "start_s", 3),
     )
+)  # fmt: skip
+ROWS += tuple(
+    Row("reaction", f"{what}: 99 of 100 of a server's clients are back after, ms", REACTION, (figure,), (), Kind.VALUE,
+        1000, None, False)
+    for what, figure in (
+        ("power cut", "back_power"),
+        ("killed gateway", "back_gateway"),
+        ("killed agent", "back_agent"),
+        ("frozen server", "back_frozen"),
+        ("cut external cable", "back_cut_out"),
+        ("cut internal cable", "back_cut_in"),
+    )
+)  # fmt: skip
+ROWS += (
+    Row("reaction", "a deaf server is found and its buckets are given away after, s", REACTION, ("deaf_s",), (),
+        Kind.VALUE, 2, None, False),
 )  # fmt: skip
 KEYS = tuple(dict.fromkeys(row.key for row in ROWS))
 

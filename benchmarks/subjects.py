@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks import rows
 from benchmarks.loads import LOADS, TUNNEL, Figures, measure
 from benchmarks.network import Network
-from benchmarks.peers import Opener, api_lists, dns, handshakes, idle, location, nlb, settings_scale
+from benchmarks.peers import Opener, api_lists, dns, handshakes, idle, location, nlb, reaction, settings_scale
 from benchmarks.peers.nat64_alone import nat64_alone, tayga
 from benchmarks.peers.ocserv import ocserv, ocserv_dtls
 from benchmarks.peers.openvpn import openvpn_tcp, openvpn_udp
@@ -108,5 +108,6 @@ SUBJECTS: dict[str, Subject] = {
     ),
     rows.FAST_FILTER: Subject(nlb.FIGURES, nlb.turn("eBPF"), nlb.cost, portico_version),
     rows.PORTABLE_FILTER: Subject(nlb.FIGURES, nlb.turn("nftables"), nlb.cost, portico_version),
+    rows.REACTION: Subject(reaction.FIGURES, reaction.reaction, lambda *_: reaction.COST, portico_version),
     rows.IDLE: Subject(frozenset({"tunnel_kib"}), idle.idle, lambda *_: 8.0, portico_version),
 }

@@ -29,7 +29,7 @@ NOT_DONE = frozenset(
     [
         # The host's first process does these, or the kernel needs systemd for them (control groups).
         *("Type", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "RuntimeDirectoryPreserve", "ExecStopPost"),
-        *("DevicePolicy", "DeviceAllow", "MemoryMax", "TasksMax"),
+        *("CPUWeight", "DevicePolicy", "DeviceAllow", "MemoryMax", "TasksMax"),
         # Of no meaning with the capabilities that are left, or covered by the filter of system calls.
         *("LockPersonality", "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs"),
         *("ProtectKernelModules", "PrivateMounts", "RemoveIPC", "RestrictRealtime", "SystemCallArchitectures"),
@@ -37,7 +37,8 @@ NOT_DONE = frozenset(
 )
 DONE = frozenset(
     [
-        *("ExecStartPre", "ExecStart", "Environment", "WorkingDirectory", "User", "LimitNOFILE", "UMask"),
+        *("ExecStartPre", "ExecStart", "Environment", "WorkingDirectory", "User", "LimitNOFILE", "Nice"),
+        *("UMask",),
         *("RuntimeDirectory", "StateDirectory", "StateDirectoryMode", "LogsDirectory", "LogsDirectoryMode"),
         "ConfigurationDirectory",
         *(
@@ -312,6 +313,7 @@ def main() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = min(int(limit), most)  # the machine that carries the lab may have less to give
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.setpriority(os.PRIO_PROCESS, 0, int(unit.one("Nice", "0")))
     environment = {**os.environ, **dict(word.split("=", 1) for word in unit.words("Environment"))}
     os.chdir(unit.one("WorkingDirectory", "/"))
     filters = make_filters(unit, allowed)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from pathlib import Path
+from socket import if_nametoindex
+from unittest.mock import patch
 
 import pytest
 
+from portico.balancing.nlb import libbpf, tcx
+from portico.balancing.nlb.bpf import OBJECT, FastFilter
 from portico.balancing.nlb.choose import Preference, choose, clear_other
 from portico.balancing.nlb.plan import BalancingPlan, NicPlan, Owned, Rule, Share
 from portico.errors import Unavailable
@@ -69,6 +74,36 @@ def test_what_a_killed_process_left_of_the_other_filter_is_removed(preference: P
             assert standing(host) == [preference]
             choice.filter.remove()
             assert standing(host) == []
+
+
+@isolated
+def test_a_successor_takes_the_place_of_the_program_of_a_killed_process_and_no_strangers() -> None:
+    with network() as net:
+        host = net.attach("server1", f"{VIP4}/24", f"{VIP6}/64")
+        with inside(host):
+            index, plan = if_nametoindex("eth0"), plan_for(net, host)
+            if not tcx.supported(index):
+                pytest.skip("this kernel has no tcx (6.6)")
+            other = libbpf.Object(OBJECT, {})
+            program = other.program("nlb_ingress")
+            tcx._bpf(tcx._ATTACH, struct.pack("=IIIIIIQ", index, program, tcx._TYPES[tcx.INGRESS], 0, 0, 0, 0))
+            (stranger,) = tcx._programs(index, tcx.INGRESS)[0]
+            with patch.object(tcx, "supported", lambda _index: False):
+                before = FastFilter()
+                before.install(plan, ALL)
+                assert before.present(), "where there is no tcx the program is behind clsact"
+            assert tcx._programs(index, tcx.INGRESS)[0] == [stranger]
+            killed, successor = FastFilter(), FastFilter()
+            killed.install(plan, ALL)
+            former = tcx.attached(index, tcx.INGRESS)
+            successor.install(plan, ALL)
+            assert libbpf._classifier(index, libbpf.INGRESS) is None, "what a release before left is gone"
+            first, own = tcx._programs(index, tcx.INGRESS)[0]
+            assert first == stranger and own == libbpf.attached(index, libbpf.INGRESS) != former
+            successor.remove()
+            assert tcx._programs(index, tcx.INGRESS)[0] == [stranger] and tcx._notes(index, tcx.INGRESS) == {}
+            assert not successor.present()
+            other.close()
 
 
 @both_filters

@@ -8,7 +8,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 import pytest
-import typer.testing
+import typer.main
 
 from portico.settings.document import load_data
 from portico.settings.facts import Facts, Interface
@@ -19,7 +19,7 @@ from portico.settings.model import Settings
 def _commands_are_built_once() -> Iterator[None]:
     """Typer reads the signatures of all commands for each call, which takes longer than most commands do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 from portico import paths
 from portico.client.agent import ACCOUNT, TUNNEL_UNIT
 from portico.server.balancer import handle as balancer
-from portico.server.balancer.process import CAPABILITIES
+from portico.server.balancer.process import CAPABILITIES, PRIORITY
 from portico.server.etcd import member
 from portico.server.gateway import UNIT, USER
 from portico.server.location import pages as location
@@ -40,6 +40,10 @@ needs_systemd_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is No
 
 def _analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_balancers_unit_says_the_priority_that_it_gives_itself() -> None:
+    assert f"Nice={PRIORITY}\n" in (UNITS / BALANCER).read_text()
 
 
 @needs_systemd_analyze

@@ -18,6 +18,7 @@ from portico.balancing.nlb.filter import Counters, HeldClients
 from portico.balancing.nlb.plan import (
     ALL_PORTS,
     BUCKETS,
+    EVERY_PROTOCOL,
     IKE_PORT,
     MAX_CLIENTS,
     MAX_RULES,
@@ -45,7 +46,7 @@ _COUNTERS = (
     *("arp", "nd"),
 )
 
-_SETTINGS = struct.Struct("=6s6sIIBBBBBBBxII16s16s4sII4x16s")
+_SETTINGS = struct.Struct("=6s6sIIBBBBBBBBII16s16s4sII4x16s")
 _TARGET = struct.Struct("=II")
 _RULE = struct.Struct("=IHHBBBBBB2x")
 _KEY = struct.Struct("=I")
@@ -228,6 +229,7 @@ def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
         nic.side == "internal",  # routes lead to these VIPs
         any(rule.ports != ALL_PORTS or rule.affinity == "none" for rule in plan.rules),
         plan.records(nic),
+        _whole(plan),
         client.prefixlen if client else 0,
         server.prefixlen if server else 0,
         client.network_address.packed if client else bytes(16),
@@ -247,6 +249,17 @@ def _fill(item: libbpf.Object, plan: BalancingPlan, nic: NicPlan) -> None:
     # Behind the last one the program finds what no rule covers.
     for number, rule in enumerate((*plan.rules, Rule())):
         item.put("rules", _KEY.pack(number), _rule(rule, number, nic))
+
+
+def _whole(plan: BalancingPlan) -> bool:
+    """Whether the first rule covers everything, and the client's address alone says what becomes of a packet."""
+    first = (*plan.rules, Rule())[0]
+    return (
+        (first.vip, first.ports, first.protocols) == (None, ALL_PORTS, EVERY_PROTOCOL)
+        and first.mode != "disabled"
+        and first.affinity == "single"
+        and not first.linger
+    )
 
 
 def _rule(rule: Rule, number: int, nic: NicPlan) -> bytes:

@@ -175,12 +175,17 @@ class PortableFilter:
             lines = [*tracking, *lines] if wanted else [*lines, *tracking]
         self._nft.run("\n".join(lines) + "\n")
         self._tracking = wanted
+        if again := ruleset.forget(plan):
+            self._nft.run("\n".join(again) + "\n")
 
     def renew(self) -> None:
         self._nft.run(ruleset.renewal(self._installed()))
 
     def surrender(self) -> None:
-        self._nft.run(ruleset.surrender(self._installed()))
+        plan = self._installed()
+        self._nft.run(ruleset.surrender(plan))
+        if again := ruleset.forget(plan):
+            self._nft.run("\n".join(again) + "\n")
 
     def change_clients(self, add: Iterable[IPv6Address] = (), remove: Iterable[IPv6Address] = ()) -> None:
         plan = self._installed()
@@ -195,6 +200,9 @@ class PortableFilter:
         if self._tracking:
             found = self._count("inet", found)
         names = [field.name for field in fields(Counters)]
+        for n in range(len(plan.nics)):
+            for name in ("seen", "accepted"):
+                found[f"{name}{n}"] += found[f"flows{n}"]
         return {
             nic.interface: Counters(**{name: found.get(f"{name}{n}", 0) for name in names})
             for n, nic in enumerate(plan.nics)

@@ -6,13 +6,15 @@ Needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (socket lookups and loops), and AF_
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from portico.balancing.nlb import tcx
 from portico.errors import Unavailable
 
 LIBRARY = "libbpf.so.1"
@@ -160,18 +162,42 @@ class Object:
 
 
 def attach(index: int, point: int, program: int) -> None:
-    """Attaches a program, in place of an earlier one of ours. Raises Unavailable."""
+    """Attaches a program, in place of an earlier one of ours: at tcx, behind clsact where the kernel has no tcx. Raises
+    Unavailable."""
     library = _library()
     hook = _Hook(ctypes.sizeof(_Hook), index, point)
     code = library.bpf_tc_hook_create(ctypes.byref(hook))
     if code < 0 and code != -errno.EEXIST:
         raise _failed("add clsact to the interface", -code)
+    if tcx.supported(index):
+        with _failing("attach the eBPF filter"):
+            tcx.attach(index, point, program)
+        # What a release before left, which knew no other way.
+        _detach_classifier(index, point)
+        return
     options = _Options(ctypes.sizeof(_Options), program, _REPLACE, 0, HANDLE, PRIORITY)
     _check(library.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), "attach the eBPF filter")
 
 
 def attached(index: int, point: int) -> int | None:
-    """The kernel's number of the program that is attached for us; None when there is none."""
+    """The kernel's number of the program that is attached for us; None when there is none. Raises Unavailable."""
+    if tcx.supported(index):
+        with _failing("look for the eBPF filter"):
+            found = tcx.attached(index, point)
+        if found is not None:
+            return found
+    return _classifier(index, point)
+
+
+def detach(index: int, point: int) -> None:
+    """Takes our program off; a no-op when it is not there. Raises Unavailable."""
+    if tcx.supported(index):
+        with _failing("detach the eBPF filter"):
+            tcx.detach(index, point)
+    _detach_classifier(index, point)
+
+
+def _classifier(index: int, point: int) -> int | None:
     library = _library()
     hook = _Hook(ctypes.sizeof(_Hook), index, point)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, HANDLE, PRIORITY)
@@ -180,14 +206,21 @@ def attached(index: int, point: int) -> int | None:
     return int(options.program_id)
 
 
-def detach(index: int, point: int) -> None:
-    """Takes our program off; a no-op when it is not there. Raises Unavailable."""
-    if attached(index, point) is None:
+def _detach_classifier(index: int, point: int) -> None:
+    if _classifier(index, point) is None:
         return
     library = _library()
     hook = _Hook(ctypes.sizeof(_Hook), index, point)
     options = _Options(ctypes.sizeof(_Options), 0, 0, 0, HANDLE, PRIORITY)
     _check(library.bpf_tc_detach(ctypes.byref(hook), ctypes.byref(options)), "detach the eBPF filter")
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _failed(what, error.errno or errno.EIO) from None
 
 
 def possible_cpus() -> int:

@@ -11,6 +11,11 @@ At ingress, before anything of the machine has worked on the packet:
             is another server's. A bucket of which slots are with another server -> slots, the same with the slot.
     own     notes that the slot is in use, where a former owner would be asked to keep it, and accepts.
 
+Whoever sends much is judged once in FLOW_MS: `own` adds protocol, source and destination to `flows`, which accepts at
+once what it has, and forgets it after that time whatever comes. The lease in the maps of VIPs is shorter by that time,
+so that both together are the lease. What is noted of slots is noted in `own`, often enough by far. It is so where
+clients come in and one port rule covers everything: elsewhere protocol and addresses do not say what the verdict is.
+
 Every expression is paid for by every packet, and the kernel runs loads and comparisons of constants without a call and
 everything else with one: hence comparisons before sets, raw loads (`@nh,96,32` is `ip saddr`) where the family is known
 already, hash tables of 60 buckets instead of intervals of slots, and no packet marks on the way. docs/load-balancing.md
@@ -59,6 +64,12 @@ BEFORE_STEERING = -175
 _INTEGER = "typeof meta cpu"
 """nft has no name for the type of a hash; its `typeof jhash` crashes nft 1.0.6 when it lists. This is the same type."""
 
+FLOW_MS = 50
+"""Milliseconds for which what was accepted is accepted without asking again; never more than a sixth of the lease."""
+MAX_FLOWS = 65_536
+"""For each interface and family, with forgotten ones that the kernel has not cleared away yet. Behind the last one
+packets are judged one by one."""
+
 LINK_LOCAL = "fe80::/10"
 """Never routed, so nothing for it can be passed on. Servers need theirs to find their neighbours."""
 
@@ -74,8 +85,10 @@ COUNTERS = (
     "hushed",
     "elsewhere",
     "stray",
+    "flows",
 )
-"""Per interface, each with the interface's number behind its name. See filter.Counters for their meaning."""
+"""Per interface, each with the interface's number behind its name. See filter.Counters for their meaning;
+what `flows` accepts is of those seen and accepted."""
 
 _KEY: dict[tuple[Affinity, int], str] = {
     ("single", 4): "@nh,96,32",
@@ -87,6 +100,7 @@ _KEY: dict[tuple[Affinity, int], str] = {
 }
 
 
+_FLOW = {4: "ip protocol . ip saddr . ip daddr", 6: "ip6 nexthdr . ip6 saddr . ip6 daddr"}
 _FAMILY = {4: "ip", 6: "ip6"}
 _CHAIN = {4: "four", 6: "six"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
@@ -125,7 +139,8 @@ def removal() -> str:
 def renewal(plan: BalancingPlan, *, flush: bool = True) -> str:
     """Extends the lease. The elements go and come back because older kernels cannot change a timeout in place."""
     lines = _lapse(plan) if flush else []
-    timeout = f"timeout {plan.lease_ms}ms"
+    beyond = min(FLOW_MS, plan.lease_ms // 6) if flows(plan) else 0
+    timeout = f"timeout {plan.lease_ms - beyond}ms"
     elements = ", ".join(f"{family} {timeout}" for family in ("ip", "ip6"))
     lines.append(f"add element netdev {TABLE} alive {{ {elements} }}")
     for n, nic in enumerate(plan.nics):
@@ -137,7 +152,23 @@ def renewal(plan: BalancingPlan, *, flush: bool = True) -> str:
 
 def surrender(plan: BalancingPlan) -> str:
     """Ends the lease now."""
-    return "\n".join(_lapse(plan)) + "\n"
+    return "\n".join([*_lapse(plan), *forget(plan)]) + "\n"
+
+
+def flows(plan: BalancingPlan) -> list[str]:
+    """The sets of what is accepted without being judged."""
+    return [
+        f"flows{version}_{n}"
+        for n, nic in enumerate(plan.nics)
+        for version in _versions(nic)
+        if _flows(plan, n, nic, version)
+    ]
+
+
+def forget(plan: BalancingPlan) -> list[str]:
+    """The commands that have everything judged again. After a change of ownership they come with it, and once more: a
+    packet that another processor judged before the change may add its flow behind it."""
+    return [f"flush set netdev {TABLE} {name}" for name in flows(plan)]
 
 
 def _lapse(plan: BalancingPlan) -> list[str]:
@@ -147,7 +178,7 @@ def _lapse(plan: BalancingPlan) -> list[str]:
 
 def ownership(plan: BalancingPlan, owned: Owned, *, flush: bool = True) -> list[str]:
     """The commands that replace the maps of buckets and slots."""
-    lines = []
+    lines = forget(plan) if flush else []
     shares = owned.shares(plan)
     for leaf in _leaves(plan):
         if flush:
@@ -238,6 +269,9 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     yield from (f"counter {name}{n} {{ }}" for name in COUNTERS)
     yield from _verdicts(n)
     for version in _versions(nic):
+        if _flows(plan, n, nic, version):
+            key = f"type inet_proto . {_ADDRESS[version]} . {_ADDRESS[version]}"
+            yield f"set flows{version}_{n} {{ {key}; size {MAX_FLOWS}; flags dynamic,timeout; gc-interval 100ms; }}"
         yield from _rules(plan, n, nic, version)
         yield f"map vips{version}_{n} {{ type {_ADDRESS[version]} : verdict; flags timeout; }}"
     yield f"chain lapsed{n} {{ ether daddr {cluster} counter name seen{n}; counter name lease{n} drop; }}"
@@ -251,6 +285,9 @@ def _interface(plan: BalancingPlan, n: int, nic: NicPlan) -> Iterator[str]:
     yield "}"
     yield f"chain in{n} {{"
     yield f'type filter hook ingress device "{nic.interface}" priority {BEFORE_EVERYTHING}; policy accept;'
+    for version in _versions(nic):
+        if _flows(plan, n, nic, version):
+            yield f"{_FLOW[version]} @flows{version}_{n} meta pkttype set host counter name flows{n} accept"
     for version in _versions(nic):
         yield f"{_FAMILY[version]} daddr vmap @vips{version}_{n}"
         hosts = [str(target) for target in _hosts(nic, version)]
@@ -311,6 +348,8 @@ class _Leaf:
     version: int
     linger: float
     records: bool
+    flow: str
+    """What adds a packet's flow to those that are not judged; empty where all are."""
 
     @property
     def name(self) -> str:
@@ -335,16 +374,21 @@ class _Leaf:
         yield f"map buckets_{name} {{ {_INTEGER} : verdict; size {BUCKETS}; }}"
         yield f"map slots_{name} {{ {_INTEGER} : verdict; size {SLOTS}; }}"
         own = f"counter name accepted{n} accept"
+        known = [self.flow] if self.flow else []
         slot = f"jhash {key} mod {SLOTS} seed {seed:#x}"
         yield f"chain own_{name} {{"
         if self.records:
             if self.linger:
                 yield f"meta l4proto tcp update @known{self.rule} {{ {slot} timeout {round(self.linger * 1000)}ms }}"
-            # Whoever pings a VIP all day has no session that its server would have to keep. Of IPv4 one comparison
-            # tells TCP (6) and ICMP (1) from UDP (17), ESP (50) and 6to4 (41).
-            kinds = ("<= 6",) if self.version == 4 else ("tcp", "icmpv6")
-            yield from (f"meta l4proto {kind} {own}" for kind in kinds)
+            # Whoever pings a VIP all day has no session that its server would have to keep, and must not hide one. Of
+            # IPv4 one byte tells, of IPv6 a header that others may precede; what does is a flow with what it precedes.
+            icmp, tcp = ("@nh,72,8 1", "@nh,72,8 6") if self.version == 4 else ("meta l4proto icmpv6", "@nh,48,8 6")
+            yield f"{icmp} {own}"
+            yield from (f"{tcp} {step}" for step in (*known, own))
+            if self.version == 6:
+                yield f"meta l4proto tcp {own}"
             yield f"update @busy{self.rule} {{ {slot} timeout {idle}s }}"
+            yield from known
         yield f"{own}; }}"
         dirty, quiet = (f"meta l4proto tcp meta mark set {_tracked(n, kind):#x} accept" for kind in (_DIRTY, _QUIET))
         yield f"chain dirty_held_{name} {{ {'' if self.linger else f'{dirty}; '}goto own_{name}; }}"
@@ -374,8 +418,36 @@ def _leaves(plan: BalancingPlan) -> Iterator[_Leaf]:
             for i, rule in enumerate(plan.rules):
                 if rule.mode != "disabled" and (rule.vip is None or rule.vip.version == version):
                     for affinity in dict.fromkeys((rule.affinity, portless(rule.affinity))):
-                        yield _Leaf(i, affinity, n, version, rule.linger, plan.records(nic))
-            yield _Leaf(plan.default_rule, "single", n, version, 0.0, plan.records(nic))
+                        yield _Leaf(
+                            i, affinity, n, version, rule.linger, plan.records(nic), _add_flow(plan, n, nic, version)
+                        )
+            yield _Leaf(
+                plan.default_rule, "single", n, version, 0.0, plan.records(nic), _add_flow(plan, n, nic, version)
+            )
+
+
+def _flows(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> bool:
+    """Whether protocol and addresses say all that a verdict depends on, where it pays to remember it."""
+    kinds = [
+        (list(_dispatch(plan, n, version, kind, pieces=pieces)))
+        for kind in ("tcp", "udp", "esp", "other")
+        for pieces in (False, True)
+    ]
+    first = kinds[0]
+    return (
+        plan.records(nic)
+        and len(first) == 1
+        and first[0].startswith("goto rule")
+        and all(lines == first for lines in kinds)
+    )
+
+
+def _add_flow(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> str:
+    if not _flows(plan, n, nic, version):
+        return ""
+    timeout = min(FLOW_MS, plan.lease_ms // 6)
+    key = f"{_FLOW[version]} timeout {timeout}ms"
+    return f"@ll,0,48 0x{nic.cluster_mac.hex()} add @flows{version}_{n} {{ {key} }}"
 
 
 def _rules(plan: BalancingPlan, n: int, nic: NicPlan, version: int) -> Iterator[str]:

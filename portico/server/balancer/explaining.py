@@ -12,8 +12,11 @@ from typing import Any
 
 from portico.balancing.nlb.explain import TCP, UDP, Explanation, Member, Packet, explain, protocol_number
 from portico.balancing.nlb.plan import BalancingPlan, Owned, Share
+from portico.cluster.conditions import SERVING_STATES
+from portico.cluster.core import Member as ClusterMember
 from portico.cluster.ownership import Ownership, RuleOwnership
 from portico.errors import InvalidInput
+from portico.server.balancer.plans import Assignment
 
 Address = IPv4Address | IPv6Address
 
@@ -129,3 +132,29 @@ def explanation(
         "slot": found.slot,
         "reasons": reasons,
     }
+
+
+def answer(
+    told: Assignment, plan: BalancingPlan, member: ClusterMember, applied: Owned | None, asked: Packet, now: float
+) -> dict[str, Any]:
+    """What a running member says of a packet.
+
+    Args:
+        applied: what its kernel works with.
+    """
+    own = told.own.priority
+    serving = {
+        view.host: view.state in SERVING_STATES and not view.conditions
+        for view in member.members(now)
+        if view.host != own
+    }
+    serving[own] = member.lease_until is not None and now < member.lease_until
+    destination = asked.destination
+    holder = member.directory.holder_of(destination) if isinstance(destination, IPv6Address) else None
+    return explanation(
+        plan,
+        asked,
+        members(own, applied, serving, member.ownership, told.names),
+        answering=told.own.name,
+        holder=told.names.get(holder) if holder is not None else None,
+    )

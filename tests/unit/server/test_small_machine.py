@@ -13,6 +13,7 @@ from portico import files, spawned
 from portico.balancing.nlb import ruleset
 from portico.balancing.nlb.plan import BalancingPlan, NicPlan, Owned, Rule, Share
 from portico.child import Program
+from portico.native_process import harden
 from portico.server import install
 from portico.server.etcd import process
 from portico.server.reconcile import nftables
@@ -43,7 +44,7 @@ def test_no_balancing_rule_does_either(rule: Rule) -> None:
 
 def test_without_root_nothing_stands_before_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """setpriv calls capset whatever it is asked for, which the units without root forbid."""
-    monkeypatch.setattr(spawned.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr("portico.spawned.os.geteuid", lambda: 4711)
     assert spawned.drop_privileges(Program("etcd", "portico.server.etcd.process")) == []
 
 
@@ -51,12 +52,12 @@ def test_etcd_itself_is_what_the_store_starts(tmp_path: Path, monkeypatch: pytes
     started: list[list[str]] = []
 
     def popen(command: list[str], **options: object) -> SimpleNamespace:
-        assert options["preexec_fn"] is process.harden, "it ends with its parent, and gains no privilege"
+        assert options["preexec_fn"] is harden, "it ends with its parent, and gains no privilege"
         started.append(command)
         return SimpleNamespace(stderr=iter(()), wait=lambda: 0, pid=1)
 
     monkeypatch.setattr(process, "find_etcd", lambda: "/usr/bin/etcd")
-    monkeypatch.setattr(process.subprocess, "Popen", popen)
+    monkeypatch.setattr("portico.server.etcd.process.subprocess.Popen", popen)
     config = {"directory": str(tmp_path), "data": "one", "must_exist": False, "keep": [], "files": {}, "arguments": []}
     process.Etcd(config, lambda reason: None)
     assert started == [["/usr/bin/etcd"]]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The load-balancing filter as eBPF, attached to one interface by tc (clsact, direct action).
+/* The load-balancing filter as eBPF, attached to one interface by tcx, or by tc (clsact, direct action).
  *
  *   nlb_ingress   answers ARP and neighbour solicitations for the VIPs, makes frames for the cluster MAC the host's,
  *                 and drops what another server owns
@@ -9,7 +9,8 @@
  *
  * Every packet of the machine comes by, so the path of an accepted one is short: headers are read where they are, what
  * most packets do not need (ports, extension headers, a hash table) only those pay for that do, and arrays are looked up
- * by code that the kernel writes into the program instead of a call.
+ * by code that the kernel writes into the program instead of a call. Packets are written by helpers only: were there one
+ * direct write, the kernel would give every packet that is shared (all of TCP's) a header of its own first.
  * Build: clang -O2 -g -target bpf -c nlb.c -o nlb.o
  */
 #include <linux/bpf.h>
@@ -43,7 +44,8 @@ enum counter { SEEN, ACCEPTED, ERRORS, KEPT, CLIENTS, NOT_OWNED, LEASE, DISABLED
 struct settings {
 	__u8 cluster_mac[6], source_mac[6];
 	__u32 seed, rules;
-	__u8 takeover, internal, roaming, behind, router, ports, records, pad;
+	__u8 takeover, internal, roaming, behind, router, ports, records;
+	__u8 whole; /* the first rule covers everything, with affinity single and no timeout */
 	__u32 client_bits, server_bits; /* 0: there is no such prefix */
 	__u32 client_prefix[4], server_prefix[4];
 	__u32 first4, first4_vip, first6_vip, pad2; /* the VIP that most packets are for, and its number; 0: none */
@@ -480,14 +482,11 @@ static __always_inline bool is_vip(const __u32 *address)
 static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 {
 	__u32 target[4] = { 0, 0, bpf_htonl(0xffff), 0 }, sender[4] = { 0, 0, bpf_htonl(0xffff), 0 };
-	__u8 *data, *end, *body;
+	__u32 frame[(2 + ETH_HLEN + 28) / 4]; /* two bytes on, what follows the Ethernet header is aligned */
+	__u8 *data = (__u8 *)frame + 2, *body = data + ETH_HLEN;
 
-	if (bpf_skb_pull_data(skb, ETH_HLEN + 28))
-		return TC_ACT_UNSPEC;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	body = data + ETH_HLEN;
-	if (body + 28 > end)
+	frame[0] = 0;
+	if (bpf_skb_load_bytes(skb, 0, data, ETH_HLEN + 28))
 		return TC_ACT_UNSPEC;
 	/* Ethernet, IPv4, 6, 4, request */
 	if (*(__u32 *)body != bpf_htonl(0x00010800) || *(__u32 *)(body + 4) != bpf_htonl(0x06040001))
@@ -502,6 +501,8 @@ static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 	__builtin_memcpy(body + 14, &target[3], 4);
 	__builtin_memcpy(data, body + 18, 6);
 	__builtin_memcpy(data + 6, s->source_mac, 6);
+	if (bpf_skb_store_bytes(skb, 0, data, ETH_HLEN + 28, 0))
+		return TC_ACT_UNSPEC;
 	count(ARPS, 0);
 	return bpf_redirect(skb->ifindex, 0);
 }
@@ -510,17 +511,13 @@ static __always_inline int arp(struct __sk_buff *skb, const struct settings *s)
 static __always_inline int neighbour(struct __sk_buff *skb, const struct settings *s)
 {
 	__u32 target[4], source[4];
-	__u8 *data, *end, *body;
-	struct ipv6hdr *ip;
+	__u32 frame[(2 + ETH_HLEN + 72) / 4];
+	__u8 *data = (__u8 *)frame + 2, *body = data + ETH_HLEN + 40;
+	struct ipv6hdr *ip = (void *)(data + ETH_HLEN);
 	__u32 sum;
 
-	if (bpf_skb_pull_data(skb, ETH_HLEN + 72))
-		return TC_ACT_UNSPEC;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(data + ETH_HLEN);
-	body = data + ETH_HLEN + 40;
-	if (body + 32 > end)
+	frame[0] = 0;
+	if (bpf_skb_load_bytes(skb, 0, data, ETH_HLEN + 72))
 		return TC_ACT_UNSPEC;
 	if (ip->payload_len != bpf_htons(32) || ip->hop_limit != 255 || body[1] != 0 || body[24] != 1 || body[25] != 1)
 		return TC_ACT_UNSPEC;
@@ -544,12 +541,55 @@ static __always_inline int neighbour(struct __sk_buff *skb, const struct setting
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	*(__u16 *)(body + 2) = ~sum;
+	if (bpf_skb_store_bytes(skb, 0, data, ETH_HLEN + 72, 0))
+		return TC_ACT_UNSPEC;
 	count(NDS, 0);
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-SEC("tc")
-int nlb_ingress(struct __sk_buff *skb)
+/* What most packets are, judged with what their verdict depends on and nothing else: IPv4 without options, to the first
+ * VIP, of an owned bucket under a rule that covers everything. Anything else: false, and the long way decides. */
+static __always_inline bool usual(struct __sk_buff *skb, const struct settings *s, bool framed)
+{
+	const struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__u32 zero = 0, one = 1, which, slot, bucket, source;
+	struct activity *activity;
+	struct tally *tally;
+	struct share *share;
+	__u64 *generation;
+	__u8 protocol;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || *(const __u8 *)ip != 0x45 || ip->daddr != s->first4 ||
+	    ip->protocol == IPPROTO_ICMP)
+		return false;
+	protocol = ip->protocol;
+	source = ip->saddr;
+	generation = bpf_map_lookup_elem(&live, &one);
+	if (!generation)
+		return false;
+	which = (*generation & 1) * MAX_RULES;
+	share = bpf_map_lookup_elem(&shares, &which);
+	tally = bpf_map_lookup_elem(&counters, &zero);
+	slot = ((__u64)jhash(&source, 1, s->seed) * SLOTS) >> 32;
+	bucket = slot >> 6;
+	if (!share || !tally || bucket >= BUCKETS || slot >= SLOTS || share->state[bucket] != OWNED || !leased())
+		return false;
+	if (s->records && protocol != IPPROTO_TCP) {
+		activity = bpf_map_lookup_elem(&activity_of, &zero);
+		if (activity && activity->last[slot] != (__u32)(*generation >> 32))
+			activity->last[slot] = *generation >> 32;
+	}
+	tally->value[ACCEPTED]++;
+	if (framed) {
+		tally->value[SEEN]++;
+		if (skb->pkt_type != PACKET_HOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
+	}
+	return true;
+}
+
+/* Everything else. Not static: the verifier follows it once, not once for each way that leads here. */
+__noinline int nlb_judge(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
 	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
@@ -586,6 +626,21 @@ int nlb_ingress(struct __sk_buff *skb)
 	if (p.version == 6 && (p.destination[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000))
 		return TC_ACT_UNSPEC; /* link-local addresses are never routed */
 	return s->takeover ? count(STRAY, TC_ACT_SHOT) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int nlb_ingress(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct settings *s = bpf_map_lookup_elem(&settings, &zero);
+	struct ethhdr *eth;
+
+	/* A tagged frame belongs to another interface. */
+	if (!s || skb->vlan_present || !(eth = header(skb, 0, sizeof(*eth))))
+		return TC_ACT_UNSPEC;
+	if (eth->h_proto == bpf_htons(ETH_P_IP) && s->whole && usual(skb, s, equal_mac(eth->h_dest, s->cluster_mac)))
+		return TC_ACT_UNSPEC;
+	return nlb_judge(skb);
 }
 
 SEC("tc")

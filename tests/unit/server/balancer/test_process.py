@@ -57,6 +57,18 @@ def guarded() -> Iterator[Guarded]:
     found.close()
 
 
+def test_it_goes_before_others_where_it_may() -> None:
+    """As the agent starts it, in a session of its own."""
+    asked = "from portico.server.balancer.process import hasten; import os; hasten(); print(os.getpriority(0, 0))"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    if os.geteuid() == 0:
+        assert int(done.stdout) == process.PRIORITY
+    else:
+        assert int(done.stdout) == os.getpriority(os.PRIO_PROCESS, 0), "and serves all the same where it may not"
+
+
 def test_there_is_time_to_tell_the_other_servers() -> None:
     assert GRACE > GOODBYE
 
