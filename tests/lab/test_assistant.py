@@ -351,6 +351,7 @@ def test_a_vpn_comes_and_goes_under_the_client(lab: Lab, desktop: Host) -> None:
 def test_a_computer_carried_elsewhere_in_its_sleep_wakes_to_the_right_state(lab: Lab, desktop: Host) -> None:
     to_office(lab)
     told(desktop, "the client to find itself inside", says("ConnectedLocally"))
+    wait.until("the desktop to hear of it", lambda: [line["place"] for line in heard(desktop)][-1:] == ["inside"])
     # Asked in the office, and the answer waits for it when it wakes at home, where all its timers have run out.
     redial(desktop)
     with asleep(desktop):

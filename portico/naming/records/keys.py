@@ -22,7 +22,8 @@ _KEY = re.compile(
     r'secret\s+"?(?P<secret>[A-Za-z0-9+/=]+)"?\s*;\s*\}\s*;',
     flags=re.ASCII,
 )
-_COMMENT = re.compile(r"//[^\n]*|#[^\n]*|/\*.*?\*/", flags=re.DOTALL)
+_COMMENT = re.compile(r'(?P<quoted>"[^"]*")|//[^\n]*|#[^\n]*|/\*.*?\*/', flags=re.DOTALL)
+"""Or what is in quotes: base64 may have two slashes in a row."""
 _ALGORITHMS = ("hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512")
 """RFC 8945 section 6, without those that it says must not be used (MD5) or should not (SHA-1)."""
 
@@ -69,7 +70,7 @@ def read_tsig_key(path: Path) -> TsigKey:
     only_owners(path)
     data = read_file(path, limit=MAXIMUM_FILE)
     try:
-        text = _COMMENT.sub("", data.decode("ascii"))
+        text = _COMMENT.sub(lambda found: found["quoted"] or "", data.decode("ascii"))
     except UnicodeDecodeError:
         raise _invalid(path, "it is not text") from None
     found = _KEY.findall(text)

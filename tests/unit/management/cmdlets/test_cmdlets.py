@@ -89,7 +89,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     agent = Agent(tmp_path / "state")
     machine = Machine(agent, monkeypatch)
     facts = Facts(own_name="da1", interfaces={"lo": Interface("lo", addresses=(ip_interface("10.244.4.21/24"),))})
-    monkeypatch.setattr(agent.machine, "facts", lambda: facts)
+    monkeypatch.setattr(agent.machine, "facts", lambda **_: facts)
     host = Host()
     with TestClient(create_app(agent), raise_server_exceptions=False) as http:
         context = Context(

@@ -20,9 +20,14 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
-        self._process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True, close_fds=True
-        )
+        # What a shell puts into the background ignores interrupts, and programs inherit that; whoever sits here does not.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         os.close(slave)
         self.shown = ""
         self._read = 0

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import subprocess
 import threading
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -204,6 +205,15 @@ def test_a_file_that_is_no_key_is_refused(tmp_path: Path, text: str, why: str) -
     path.chmod(0o600)
     with pytest.raises(InvalidInput, match=why):
         read_tsig_key(path)
+
+
+def test_comments_are_none_in_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(
+        '# made\nkey "a" { // one\n algorithm hmac-sha256; /* b"64 */ secret "//8vL//+MTIzNDU2Nzg5MDEyMw=="; };\n'
+    )
+    path.chmod(0o600)
+    assert read_tsig_key(path).secret == b64decode("//8vL//+MTIzNDU2Nzg5MDEyMw==")
 
 
 def test_secrets_that_others_may_read_are_refused_and_stay_out_of_representations(tmp_path: Path) -> None:
