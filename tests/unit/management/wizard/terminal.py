@@ -20,7 +20,7 @@ class Terminal:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
-        # What a shell puts into the background ignores interrupts, and programs inherit that; whoever sits here does not.
+        # What a shell puts into the background ignores interrupts and passes that on; whoever sits here does not.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             self._process = subprocess.Popen(
