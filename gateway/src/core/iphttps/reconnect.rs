@@ -7,7 +7,7 @@
 //! One thing the specification, which knows single servers, does not have: a loss in a cluster is a handover. The first
 //! redial can still reach the server that is going (its listener takes the connection and dies with it) or come before
 //! another has its buckets; 30 s later is far too late for a user, and a second later is enough. So the first failures
-//! right after the loss of a link are followed by a few short waits, and the schedule begins after them. They are
+//! right after a link that had lived are followed by a few short waits, and the schedule begins after them. They are
 //! few and only in the first seconds, so that a server which is gone, full or refuses us has at most
 //! [`QUICK_WAITS`]`.len()` attempts more from each client than the specification gives it.
 
@@ -21,7 +21,7 @@ pub const FIRST_WAIT: Duration = Duration::from_secs(30);
 pub const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// A link that lived shorter than this and died a second time in a row is not redialled at once.
 pub const SHORT_LIFE: Duration = Duration::from_secs(5);
-/// The waits after failures within [`HANDOVER`] of the loss of a link.
+/// The waits after failures within [`HANDOVER`] of the loss of a link that had lived.
 pub const QUICK_WAITS: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// So long after a loss a failure is taken for a part of a handover.
@@ -36,7 +36,7 @@ pub struct Reconnect {
     first_failure: Option<Now>,
     up_since: Option<Now>,
     short_lives: u32,
-    /// When a link was lost that was not the second in a row to die young, until the next is up.
+    /// When a link that had lived was lost, until the next is up.
     handover_since: Option<Now>,
     quick_failures: usize,
     due: Option<Now>,
@@ -103,8 +103,7 @@ impl Reconnect {
     pub fn lost(&mut self, now: Now, jitter: f64) -> Duration {
         let young = self.up_since.take().is_some_and(|since| now.since(since) < SHORT_LIFE);
         self.short_lives = if young { self.short_lives.saturating_add(1) } else { 0 };
-        // One that died young may have come up at a server that was about to go; a second one in a row is a pattern.
-        self.handover_since = (self.short_lives <= 1).then_some(now);
+        self.handover_since = (!young).then_some(now);
         self.quick_failures = 0;
         let wait = match self.short_lives {
             0 | 1 => Duration::ZERO,
@@ -187,10 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_was_never_up_has_no_handover() {
+    fn a_link_that_died_young_or_was_never_up_has_no_handover() {
         let mut reconnect = Reconnect::new();
         assert_eq!(reconnect.failed(Now(0), 0.0), FIRST_WAIT);
-        assert_eq!(reconnect.failed(Now::from_secs(30), 0.0), FIRST_WAIT);
+        reconnect.succeeded(Now::from_secs(30));
+        reconnect.lost(Now::from_secs(31), 0.0);
+        assert_eq!(reconnect.failed(Now::from_secs(31), 0.0), FIRST_WAIT);
     }
 
     #[test]
@@ -201,17 +202,6 @@ mod tests {
         assert_eq!(reconnect.failed(Now::from_secs(61), 0.0), QUICK_WAITS[0]);
         assert_eq!(reconnect.failed(Now::from_secs(60) + HANDOVER, 0.0), FIRST_WAIT);
         assert_eq!(reconnect.failed(Now::from_secs(61), 0.0), FIRST_WAIT, "the clock went back");
-    }
-
-    #[test]
-    fn a_link_that_died_young_once_may_be_a_handover_and_twice_is_none() {
-        let mut reconnect = Reconnect::new();
-        reconnect.succeeded(Now(0));
-        assert_eq!(reconnect.lost(Now::from_secs(1), 0.0), Duration::ZERO);
-        assert_eq!(reconnect.failed(Now::from_secs(1), 0.0), QUICK_WAITS[0]);
-        reconnect.succeeded(Now::from_secs(2));
-        reconnect.lost(Now::from_secs(3), 0.0);
-        assert_eq!(reconnect.failed(Now::from_secs(4), 0.0), FIRST_WAIT);
     }
 
     #[test]
