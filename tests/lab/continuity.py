@@ -30,7 +30,7 @@ APP6_ADDRESS = "fd7c:1a2b:3c4d:1::6"
 SIZE = 60_000_000
 RATE = "12M"  # bytes a second: longer than anything here takes
 OLD = 6.0
-"""Seconds. A link that dies within 5 s of coming up has no short waits (docs/protocol-notes.md), and is no subject here."""
+"""Seconds. A link that dies within 5 s of coming up has no short waits (docs/protocol-notes.md): no subject here."""
 ANSWERS = f"tcp src port 443 and src host {SERVER_ADDRESS} and less 400"
 """Who answers shows in short frames as well; those of a download are too many for a tap on a busy machine."""
 
