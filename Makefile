@@ -58,8 +58,8 @@ down: | sudo
 	@if [ -x $(PYTHON) ]; then $(AS_ROOT) $(PYTHON) -m portico lab down --name $(LAB); \
 	 else echo "There is no lab: this directory has never built one."; fi
 
-# Modules of tests run side by side: those of the lab wait for daemons more than they compute. Those without privileges
-# begin in the order of tests/conftest.py, with what takes long, and not with what has most tests. A scenario is a whole
+# Modules of tests run side by side: those of the lab wait for daemons more than they compute. They begin
+# in the order of tests/conftest.py, with what takes long, and not with what has most tests. A scenario is a whole
 # deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
 # and a moment without time can end it; so one that fails has a second try (in a lab of its own) and a third, and the
 # summary names it (RERUN) and shows what failed. One that needs them more than now and then has a defect.
@@ -88,7 +88,7 @@ test-python: $(STAMPS)/lab $(STAMPS)/test $(STAMPS)/kerberos $(STAMPS)/native $(
 	$(call say,Python tests without privileges)
 	@$(PYTHON) -m pytest tests --ignore=tests/lab -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(RERUN) $(PYTEST_ARGS)
 	$(call say,Scenarios in the lab)
-	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
+	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m "not alone" -n $(LAB_WORKERS) --dist loadfile --no-loadscope-reorder $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 	$(call say,Scenarios in the lab whose requirement is a time$(comma) one after the other)
 	@$(AS_ROOT) $(PYTHON) -m pytest tests/lab -m alone $(RERUN) $(PYTEST_ARGS)$(MAYBE_NONE)
 

@@ -35,8 +35,25 @@ LONG = (
     "cluster/test_membership.py",
     "tests/dns64/",
     "tests/iphttps/",
+    "lab/test_cluster_faults.py",
+    "lab/test_robustness.py",
+    "lab/test_recovery.py",
+    "lab/test_health.py",
+    "lab/test_units.py",
+    "lab/test_assistant.py",
+    "lab/test_cluster.py",
+    "lab/test_location.py",
+    "lab/test_nlb_explain.py",
+    "lab/test_check.py",
+    "lab/test_levels.py",
+    "lab/test_nlb_network.py",
+    "lab/test_cluster_store.py",
+    "lab/test_bulk.py",
+    "lab/test_cluster_join.py",
+    "lab/test_active_directory.py",
 )
-"""What takes long, the longest first: a worker that began one of them last would be waited for by the others."""
+"""What takes long, the longest first: a worker that began one of them last would be waited for by the others. In the lab
+clusters of three servers stand apart from each other."""
 
 
 @pytest.hookimpl(tryfirst=True)
