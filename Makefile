@@ -58,11 +58,11 @@ down: | sudo
 	@if [ -x $(PYTHON) ]; then $(AS_ROOT) $(PYTHON) -m portico lab down --name $(LAB); \
 	 else echo "There is no lab: this directory has never built one."; fi
 
-# Modules of tests run side by side: those of the lab wait for daemons more than they compute. They begin
-# in the order of tests/conftest.py, with what takes long, and not with what has most tests. A scenario is a whole
-# deployment (and many a test without privileges has several agents, etcd or BIND) on processors that the others share,
-# and a moment without time can end it; so one that fails has a second try (in a lab of its own) and a third, and the
-# summary names it (RERUN) and shows what failed. One that needs them more than now and then has a defect.
+# Modules of tests run side by side: those of the lab wait for daemons more than they compute. They begin in the order of
+# tests/conftest.py, with what takes long, and not with what has most tests. A scenario is a whole deployment (and many a
+# test without privileges has several agents, etcd or BIND) on processors that the others share, and a moment without
+# time can end it; so one that fails has a second try (in a lab of its own) and a third, and the summary names it (RERUN)
+# and shows what failed. One that needs them more than now and then has a defect.
 TEST_WORKERS ?= 3
 LAB_WORKERS ?= 3
 RERUN ?= --reruns 2 --rerun-show-tracebacks -r fEsxXR
