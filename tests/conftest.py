@@ -52,8 +52,8 @@ LONG = (
     "lab/test_cluster_join.py",
     "lab/test_active_directory.py",
 )
-"""What takes long, the longest first: a worker that began one of them last would be waited for by the others. Clusters of
-three servers stand apart from each other."""
+"""What takes long, the longest first: a worker that began one of them last would be waited for by the others.
+Clusters of three servers stand apart from each other."""
 
 
 @pytest.hookimpl(tryfirst=True)
