@@ -30,32 +30,26 @@ def _endpoint(value: object) -> str:
     return text
 
 
-def _generation(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    if not re.fullmatch(r"[0-9a-f]{8,32}", text):
-        raise ValueError("'portico cluster store move etcd' makes it; it is not written by hand")
-    return text
+def _made(pattern: str, why: str) -> BeforeValidator:
+    """A text that a command makes and nobody writes; `why` tells whoever did."""
+
+    def check(value: object) -> str:
+        text = value if isinstance(value, str) else ""
+        if not re.fullmatch(pattern, text):
+            raise ValueError(why)
+        return text
+
+    return BeforeValidator(check)
 
 
 Endpoint = Annotated[str, BeforeValidator(_endpoint)]
-Generation = Annotated[str, BeforeValidator(_generation)]
-
-
-def _fingerprint(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError("'portico witness install' makes it; it is not written by hand")
-    return text
-
-
-def _serial(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    if not re.fullmatch(r"[1-9a-f][0-9a-f]{0,39}", text):
-        raise ValueError("a serial number is lower-case hex, as 'portico witness install' makes it")
-    return text
-
-
-Serial = Annotated[str, BeforeValidator(_serial)]
+Generation = Annotated[
+    str, _made(r"[0-9a-f]{8,32}", "'portico cluster store move etcd' makes it; it is not written by hand")
+]
+Fingerprint = Annotated[str, _made(r"[0-9a-f]{64}", "'portico witness install' makes it; it is not written by hand")]
+Serial = Annotated[
+    str, _made(r"[1-9a-f][0-9a-f]{0,39}", "a serial number is lower-case hex, as 'portico witness install' makes it")
+]
 
 
 class Witness(Section):
@@ -63,9 +57,7 @@ class Witness(Section):
 
     name: ShortName = Field(description="name of the machine")
     address: AnyAddress = Field(description="where the servers find its member of etcd")
-    fingerprint: Annotated[str, BeforeValidator(_fingerprint)] = Field(
-        description="SHA-256 of the certificate that it shows; made when it is installed"
-    )
+    fingerprint: Fingerprint = Field(description="SHA-256 of the certificate that it shows; made when it is installed")
     serial: Serial = Field(description="serial number of that certificate, in hex")
 
 

@@ -175,8 +175,7 @@ class PortableFilter:
             lines = [*tracking, *lines] if wanted else [*lines, *tracking]
         self._nft.run("\n".join(lines) + "\n")
         self._tracking = wanted
-        if again := ruleset.forget(plan):
-            self._nft.run("\n".join(again) + "\n")
+        self._forget(plan)
 
     def renew(self) -> None:
         self._nft.run(ruleset.renewal(self._installed()))
@@ -184,8 +183,12 @@ class PortableFilter:
     def surrender(self) -> None:
         plan = self._installed()
         self._nft.run(ruleset.surrender(plan))
-        if again := ruleset.forget(plan):
-            self._nft.run("\n".join(again) + "\n")
+        self._forget(plan)
+
+    def _forget(self, plan: BalancingPlan) -> None:
+        """Once more after a change of ownership, see `ruleset.forget`."""
+        if lines := ruleset.forget(plan):
+            self._nft.run("\n".join(lines) + "\n")
 
     def change_clients(self, add: Iterable[IPv6Address] = (), remove: Iterable[IPv6Address] = ()) -> None:
         plan = self._installed()
