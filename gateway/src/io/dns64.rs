@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, LocalSet};
 
+use super::vital::Vital;
 use crate::core::dns64::config::Config;
 use crate::core::dns64::engine::{Engine, Entropy};
 use crate::core::dns64::stats::Stats;
@@ -173,6 +174,7 @@ pub fn spawn(config: Config, udp_fds: Vec<OwnedFd>, tcp_fds: Vec<OwnedFd>) -> io
     let (started, ready) = blocking::sync_channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("dns64".into()).spawn(move || {
+        let _vital = Vital("serves DNS64");
         LocalSet::new().block_on(&runtime, async move {
             match Shell::new(config, udp, tcp) {
                 Ok((shell, listeners)) => {
@@ -409,6 +411,7 @@ impl Shell {
     }
 
     async fn keep_time(self: Rc<Self>) {
+        let _vital = Vital("keeps the time of DNS64");
         loop {
             let next = self.engine.borrow().next_timeout();
             self.armed.set(next);

@@ -17,4 +17,5 @@ pub mod stats;
 pub mod tls;
 pub mod transport;
 pub mod tun;
+pub mod vital;
 pub mod worker;

@@ -50,7 +50,7 @@ impl Run {
         self.buffer.len() - self.end >= SegmentHeader::LEN + MAX_PACKET
     }
 
-    /// Where the next packet is best read to: `commit` then frames it without copying.
+    /// Where the next packet is best read to: `commit` then frames it without copying. For a run that has room.
     pub fn slot(&mut self) -> &mut [u8] {
         &mut self.buffer[self.end + SegmentHeader::LEN..]
     }
@@ -74,7 +74,8 @@ impl Run {
     /// Copies a frame in. On an error nothing was added.
     pub fn append(&mut self, packet: &[u8], offload: Offload, format: Format) -> Result<(), Unframeable> {
         if format == Format::Segments {
-            let slot = self.slot().get_mut(..packet.len()).ok_or(Unframeable)?;
+            let start = self.end + SegmentHeader::LEN;
+            let slot = self.buffer.get_mut(start..start + packet.len()).ok_or(Unframeable)?;
             slot.copy_from_slice(packet);
             return self.commit(packet.len(), offload);
         }
@@ -168,5 +169,27 @@ mod tests {
         assert!(run.append(&tcp6(1, &[1; 3000], 0x18), large, Format::Segments).is_err());
         assert!(run.append(&udp6(&[1; 3000]), SUPER, Format::Packets).is_err());
         assert!(run.is_empty() && run.packets() == 0);
+    }
+
+    /// Once in some hundred million packets a run is full but for a few bytes.
+    #[test]
+    fn a_run_that_is_nearly_full_refuses_what_does_not_fit() {
+        for format in [Format::Segments, Format::Packets] {
+            let framing = if format == Format::Segments { SegmentHeader::LEN } else { 0 };
+            for left in 0..=64 {
+                let mut run = Run::default();
+                // A packet's payload length has 16 bits: four of them, then what is missing.
+                for _ in 0..4 {
+                    run.append(&udp6(&vec![0; RUN_LEN / 4 - 2 * 48]), Offload::default(), format).unwrap();
+                }
+                let rest = RUN_LEN - run.bytes().len() - left - framing;
+                run.append(&udp6(&vec![0; rest - 48]), Offload::default(), format).unwrap();
+                assert_eq!(run.bytes().len(), RUN_LEN - left);
+                let packets = run.packets();
+                let fits = 48 + framing <= left;
+                assert_eq!(run.append(&udp6(&[]), Offload::default(), format).is_ok(), fits, "{left} {format:?}");
+                assert_eq!(run.packets(), packets + u64::from(fits));
+            }
+        }
     }
 }

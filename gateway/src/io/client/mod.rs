@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::config::{ClientConfig, Refused, Url};
 use super::events::Events;
 use super::tls::setup;
+use super::vital::Vital;
 use crate::core::iphttps::{ClientConfig as CoreConfig, Proxy as CoreProxy};
 
 /// A configuration with everything derived from it.
@@ -94,6 +95,7 @@ impl ClientTunnel {
         let (ready, started) = std::sync::mpsc::channel();
         let shared = (events.clone(), status.clone());
         let thread = std::thread::Builder::new().name("portico-tunnel".to_owned()).spawn(move || {
+            let _vital = Vital("keeps the tunnel");
             link::run(prepared, fd, receiver, shared.0, shared.1, &ready);
         })?;
         // The thread sends exactly one message unless it died.

@@ -18,6 +18,7 @@ use super::Shell;
 use super::batch::{BATCH, Batch, MAX_QUERY};
 use crate::core::dns64::message::HEADER;
 use crate::core::dns64::{Client, Transport};
+use crate::io::vital::Vital;
 
 /// Batches taken in a row before other tasks have their turn.
 const ROUNDS: usize = 4;
@@ -160,6 +161,7 @@ impl Connections {
 }
 
 pub(super) async fn serve_udp(shell: Rc<Shell>, socket: usize) {
+    let _vital = Vital("answers DNS queries");
     let mut batch = Batch::new();
     let fd = shell.udp[socket].as_raw_fd();
     loop {
@@ -204,6 +206,7 @@ fn serve_batch(shell: &Shell, socket: usize, batch: &mut Batch, count: usize) {
 }
 
 pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener) {
+    let _vital = Vital("takes DNS connections");
     loop {
         let Ok((stream, address)) = listener.accept().await else {
             shell.counters.borrow_mut().receive_errors += 1;

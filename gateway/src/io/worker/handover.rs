@@ -8,6 +8,7 @@ use super::session::Session;
 use super::{Foreign, Worker};
 use crate::core::frame::Offload;
 use crate::core::iphttps::SessionId;
+use crate::io::vital::Vital;
 
 /// Packets taken from the queue before others get their turn.
 const BATCH: usize = 128;
@@ -51,6 +52,7 @@ impl Worker {
     }
 
     pub(super) async fn from_other_workers(self: Rc<Self>, mut packets: mpsc::Receiver<Foreign>) {
+        let _vital = Vital("takes packets from other workers");
         let mut batch = Vec::with_capacity(BATCH);
         while packets.recv_many(&mut batch, BATCH).await > 0 {
             for Foreign { session, packet, offload } in batch.drain(..) {

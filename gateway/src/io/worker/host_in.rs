@@ -8,6 +8,7 @@ use super::{Sink, Worker};
 use crate::core::frame::{Frame, Offload, SegmentKind};
 use crate::core::iphttps::{Format, FromHost, LinkSink, SessionId};
 use crate::io::tun::Read;
+use crate::io::vital::Vital;
 use crate::wire::virtio::headers_len;
 
 /// Reads of the queue before others get their turn.
@@ -17,6 +18,7 @@ const NOBODY: SessionId = SessionId(u64::MAX);
 
 impl Worker {
     pub(super) async fn from_tunnel(self: Rc<Self>) {
+        let _vital = Vital("reads packets for clients");
         let mut reader = self.scratch.borrow().frame.clone();
         loop {
             let result = match self.tunnel.readable().await {

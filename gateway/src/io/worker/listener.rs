@@ -17,6 +17,7 @@ use crate::io::gateway::Shared;
 use crate::io::tls::Tls;
 use crate::io::tls::identity::peer_text;
 use crate::io::transport::{Transport, tune};
+use crate::io::vital::Vital;
 
 /// Connections accepted before others get their turn.
 const BATCH: usize = 16;
@@ -52,6 +53,7 @@ impl Drop for Leaving {
         if std::thread::panicking() {
             happened(Impossible::Panic);
             worker.shared.events.warn("DEFECT", "the task of a connection panicked; the connection is closed");
+            worker.begin_anew();
         }
         worker.end_of_handshake(session);
         worker.went_down(session, CloseReason::PeerClosed);
@@ -63,6 +65,7 @@ impl Drop for Leaving {
 
 impl Worker {
     pub(super) async fn listen(self: Rc<Self>, listener: TcpListener) {
+        let _vital = Vital("takes connections");
         let name: Rc<str> = listener.local_addr().map(peer_text).unwrap_or_default().into();
         // Connections that waited when we came do not have its options. They come first.
         let mut earlier = is_waited_for(&listener);

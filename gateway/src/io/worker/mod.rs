@@ -30,6 +30,7 @@ use super::gateway::{Live, Shared, WorkerHandle};
 use super::host::{HostWriter, MergingWriter};
 use super::scratch::Scratch;
 use super::tun::{Device, Offloads};
+use super::vital::Vital;
 use crate::core::frame::Offload;
 use crate::core::iphttps::{CloseReason, LinkSink, SessionId};
 
@@ -116,6 +117,7 @@ pub(super) fn run(
     inbox: Inbox,
     ready: &std::sync::mpsc::Sender<io::Result<Started>>,
 ) {
+    let _vital = Vital("serves a share of the clients");
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         // Nobody listens only when the creator died, and then nothing matters.
@@ -297,6 +299,7 @@ impl Worker {
     }
 
     async fn keep_house(self: Rc<Self>) {
+        let _vital = Vital("keeps the time of sessions");
         let mut ticks = tokio::time::interval(HOUSEKEEPING);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut turn = 0u32;
@@ -315,6 +318,13 @@ impl Worker {
                 self.runs.borrow_mut().rest();
             }
         }
+    }
+
+    /// After a defect in the task of one connection: what it left half done in the buffers that all share must meet no
+    /// other one. Packets that waited in them for the end of the vector are lost.
+    fn begin_anew(&self) {
+        self.scratch.take();
+        self.runs.take();
     }
 
     /// Sends and writes everything that was collected.

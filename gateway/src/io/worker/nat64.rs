@@ -16,6 +16,7 @@ use crate::io::host::HostWriter;
 use crate::io::nat64::{Plan, Shards};
 use crate::io::stats::HostCounters;
 use crate::io::tun::{Device, Read};
+use crate::io::vital::Vital;
 use crate::wire::{ipv4, ipv6};
 
 /// Reads of the queue before others get their turn.
@@ -167,6 +168,7 @@ impl Worker {
     }
 
     pub(super) async fn from_nat64(self: Rc<Self>) {
+        let _vital = Vital("translates packets from IPv4 servers");
         let Some(path) = &self.nat64 else { return };
         let mut buffer = vec![0; BUFFER_SIZE].into_boxed_slice();
         loop {
