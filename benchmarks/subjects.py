@@ -88,9 +88,9 @@ SUBJECTS: dict[str, Subject] = {
         frozenset({"answers", "answers_per_core"}), dns.unbound, lambda _, seconds: seconds + 2.5, _debian("unbound")
     ),
     rows.HANDSHAKES: Subject(
-        frozenset({"handshakes", "known_handshakes", "library_handshakes"}),
+        frozenset({"handshakes", "tunnels", "known_tunnels", "library_handshakes"}),
         handshakes.handshakes,
-        lambda *_: 8.0,
+        lambda *_: 10.0,
         portico_version,
     ),
     rows.LISTS: Subject(

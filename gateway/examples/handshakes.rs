@@ -1,14 +1,17 @@
-//! How many new tunnels one core sets up, beside what the TLS library alone needs for the handshake.
+//! How many handshakes and new tunnels one core carries out, beside what the TLS library alone needs for the handshake.
 //!
-//! `cargo run --release --example handshakes [rounds] [tunnels in a round]` prints one line of JSON. Both are full TLS
+//! `cargo run --release --example handshakes [rounds] [tunnels in a round]` prints one line of JSON. All are full TLS
 //! 1.3 handshakes with certificates on both sides, in turns in one process:
 //! * `library`: rustls as it is, both ends in memory, the time of its server end only;
-//! * `gateway`: a client connects, shakes hands, asks for the tunnel, gets 200, solicits a router and gets its
-//!   advertisement, and closes; the time of the gateway's worker, which includes what the kernel does for it. Every
-//!   client has a certificate of its own that the gateway has not seen; `known` is the same with clients that return
-//!   (without a ticket, which would spare nearly all of it).
+//! * `handshakes`: a client connects over TCP, shakes hands and closes; the time of the gateway's worker, which includes
+//!   what the kernel does for it;
+//! * `tunnels`: a client connects, shakes hands, asks for the tunnel, gets 200, solicits a router and gets its
+//!   advertisement, and closes; the same time.
 //!
-//! The figures are tunnels for each second of processor time, medians over the rounds.
+//! Every client has a certificate of its own that the gateway has not seen; `known` is the same with clients that return
+//! (without a ticket, which would spare nearly all of it).
+//!
+//! The figures are those for each second of processor time, medians over the rounds.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
@@ -64,42 +67,41 @@ fn main() {
     let worker = Worker::find();
 
     let next = AtomicUsize::new(1);
-    let (mut library, mut first, mut again, mut elapsed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut library, mut handshakes, mut first, mut again, mut elapsed) = Default::default();
     for round in 0..=rounds {
-        let fresh: Vec<_> = (0..tunnels).map(|_| client_config(&authority)).collect();
+        let fresh = || (0..tunnels).map(|_| client_config(&authority)).collect::<Vec<_>>();
         let bare = in_memory(&library_server, &known, tunnels);
-        let carry = |clients: &[Arc<ClientConfig>]| {
-            let begun = (worker.time(), Instant::now());
+        let carry = |clients: &[Arc<ClientConfig>], one: &(dyn Fn(&Arc<ClientConfig>) + Sync)| {
+            let begun = (worker.time(), Instant::now(), done(&gateway));
             std::thread::scope(|scope| {
                 for part in clients.chunks(clients.len().div_ceil(CLIENTS)) {
-                    let next = &next;
-                    scope.spawn(move || {
-                        for client in part {
-                            tunnel(port, client, next.fetch_add(1, Ordering::Relaxed));
-                        }
-                    });
+                    scope.spawn(move || part.iter().for_each(one));
                 }
             });
             while gateway.sessions(0, 1) != "[]" {
                 std::thread::sleep(Duration::from_millis(1));
             }
+            assert_eq!(done(&gateway) - begun.2, tunnels as u64, "handshakes that the gateway completed");
             // Somebody takes them all the time where this is more than a measurement.
             while !gateway.next_events(Duration::ZERO).is_empty() {}
             (worker.time() - begun.0, begun.1.elapsed())
         };
-        let (new, at_work) = carry(&fresh);
-        let (old, _) = carry(&vec![known.clone(); tunnels]);
+        let tunnel = |client: &_| tunnel(port, client, next.fetch_add(1, Ordering::Relaxed));
+        let (shaken, _) = carry(&fresh(), &|client| handshake(port, client));
+        let (new, at_work) = carry(&fresh(), &tunnel);
+        let (old, _) = carry(&vec![known.clone(); tunnels], &tunnel);
         // The first round is for the caches.
         if round > 0 {
-            let rate = |time: Duration| tunnels as f64 / time.as_secs_f64();
-            library.push(rate(bare));
-            first.push(rate(new));
-            again.push(rate(old));
-            elapsed.push(rate(at_work));
+            let add = |rates: &mut Vec<f64>, time: Duration| rates.push(tunnels as f64 / time.as_secs_f64());
+            add(&mut library, bare);
+            add(&mut handshakes, shaken);
+            add(&mut first, new);
+            add(&mut again, old);
+            add(&mut elapsed, at_work);
         }
     }
     gateway.close();
-    let (library, first, again, elapsed) = (median(library), median(first), median(again), median(elapsed));
+    let [library, handshakes, first, again, elapsed] = [library, handshakes, first, again, elapsed].map(median);
     let ratio = |figure: f64| (figure / library * 1000.0).round() / 1000.0;
     println!(
         "{}",
@@ -107,13 +109,21 @@ fn main() {
             "rounds": rounds,
             "tunnels": tunnels,
             "library_handshakes_per_cpu_second": library.round(),
+            "gateway_handshakes_per_cpu_second": handshakes.round(),
             "gateway_tunnels_per_cpu_second": first.round(),
             "gateway_known_tunnels_per_cpu_second": again.round(),
             "gateway_tunnels_per_second": elapsed.round(),
-            "ratio": ratio(first),
+            "ratio_handshakes": ratio(handshakes),
+            "ratio_tunnels": ratio(first),
             "ratio_known": ratio(again),
         })
     );
+}
+
+/// Handshakes that were completed since the gateway began.
+fn done(gateway: &Gateway) -> u64 {
+    let stats: serde_json::Value = serde_json::from_str(&gateway.stats()).unwrap();
+    stats["gateway"]["handshakes"].as_u64().unwrap()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -194,6 +204,19 @@ fn own_time() -> Duration {
     // SAFETY: the kernel writes to a live value.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A handshake and no more. That the server closes says that it has seen the last of it.
+fn handshake(port: u16, config: &Arc<ClientConfig>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut tls = ClientConnection::new(config.clone(), name()).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).unwrap();
+    }
+    tls.send_close_notify();
+    tls.write_tls(&mut stream).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
 }
 
 /// One tunnel from its connection to its first router advertisement.

@@ -77,7 +77,7 @@ def test_only_rounds_that_both_have_make_the_range(make_run: MakeRun) -> None:
 
 
 def test_two_figures_of_one_subject(make_run: MakeRun) -> None:
-    [row] = selected(["handshakes"])
+    row = selected(["handshakes"])[0]
     run = make_run({row.subject: [{"handshakes": 800, "library_handshakes": 1000}]})
     assert judge(row, run).reached[0].beside == "TLS library alone"
     assert judge(row, run).verdict is Verdict.MUST
