@@ -14,14 +14,18 @@ from portico.cluster.states import Condition, State
 SERVING_STATES = frozenset({State.MEMBER, State.DRAINING, State.LEAVING})
 
 CUT_PATIENCE = 1.0
-"""Periods for which a missing link must last: members notice the same silence at slightly different times."""
+"""Periods for which a missing link, or carrier, must last: members notice the same silence at slightly different times,
+and a switch that goes takes every carrier along."""
 
 CUT_HOLD = 10.0
-"""Periods without a missing link before a member that was cut counts as whole."""
+"""Periods with all links and carriers before a member that was cut or unplugged counts as whole."""
 
 DEAF_PATIENCE = 0.35
 """Seconds between two of our own looks at the counters that both find a lag: the others' counters are not of the same
 moment as ours, traffic comes in bursts, and a machine that has no time for a look hears the others' counters first."""
+
+_AWAY = Condition.DEAF | Condition.UNPLUGGED
+"""No client's packets arrive, whoever hears whose heartbeats."""
 
 ROLLOUT = 50.0
 """Periods that members may have different revisions of the settings while a change is distributed."""
@@ -71,6 +75,30 @@ class Rival:
         return self._precedes and self.there(config, now)
 
 
+class Lasting:
+    """Something that counts when it has lasted for CUT_PATIENCE, and until it has been gone for CUT_HOLD."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._until = NEVER
+
+    def next_timeout(self, period: float) -> float | None:
+        """When it will have lasted long enough."""
+        return None if self._since is None or self._until != NEVER else self._since + CUT_PATIENCE * period
+
+    def counts(self, there: bool, period: float, now: float) -> bool:
+        """Whether it counts, if it is there now or not."""
+        if not there:
+            self._since = None
+            if now >= self._until:
+                self._until = NEVER
+        elif self._since is None:
+            self._since = now
+        elif now - self._since >= CUT_PATIENCE * period:
+            self._until = now + CUT_HOLD * period
+        return now < self._until
+
+
 class Judge:
     """This member's conditions.
 
@@ -87,20 +115,26 @@ class Judge:
         self._watch = watch
         self._rival = rival
         self._unhealthy = ""
-        self._unlinked_since: float | None = None
-        self._cut_until = NEVER
+        self._dark: set[int] = set()
+        """Paths without a carrier."""
+        self._unplugged = Lasting()
+        self._cut = Lasting()
         self._lag_since: float | None = None
         self._differs_since: dict[int, float] = {}
 
     def next_timeout(self) -> float | None:
-        """When a missing link will have lasted long enough."""
-        if self._unlinked_since is None or self._cut_until != NEVER:
-            return None
-        return self._unlinked_since + CUT_PATIENCE * self.config.period
+        """When a missing link or carrier will have lasted long enough."""
+        period = self.config.period
+        times = [lasting.next_timeout(period) for lasting in (self._unplugged, self._cut)]
+        return min((time for time in times if time is not None), default=None)
 
     def health(self, ok: bool, why: str) -> None:
         """What the shell found out about the services of this server."""
         self._unhealthy = "" if ok else why or "a check failed"
+
+    def carrier(self, path: int, up: bool) -> None:
+        """What the shell found out about the network card of a path."""
+        (self._dark.discard if up else self._dark.add)(path)
 
     def conditions(self, before: Condition, state: State, stalled: bool, now: float) -> Condition:
         """All that holds now."""
@@ -110,7 +144,9 @@ class Judge:
             found |= Condition.UNHEALTHY
         if self._mute(now):
             found |= Condition.MUTE
-        if self._cut(verified, before, now):
+        if self._unplugged.counts(self._lacks_carrier(verified), self.config.period, now):
+            found |= Condition.UNPLUGGED
+        if self._cut.counts(self._lacks_links(verified, before, now), self.config.period, now):
             found |= Condition.CUT
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
         host = self.config.host_id
@@ -141,31 +177,30 @@ class Judge:
         ]
         return bool(known) and all(self._peers.does_not_hear_us(peer, now) for peer in known)
 
-    def _cut(self, verified: list[Peer], before: Condition, now: float) -> bool:
+    def _lacks_carrier(self, verified: list[Peer]) -> bool:
+        """A path that carries clients has no carrier, and a member is there to whom that has not happened; where it
+        happened to all, the first one stays."""
+        if not any(path in self._dark and known.carries_clients for path, known in enumerate(self.config.paths)):
+            return False
+        return any(
+            peer.host < self.config.host_id or not peer.heartbeat.conditions & Condition.UNPLUGGED for peer in verified
+        )
+
+    def _lacks_links(self, verified: list[Peer], before: Condition, now: float) -> bool:
         """A link is missing on a path that carries clients, and we are the side that has fewer."""
-        yields = any(
+        return any(
             self._yields(path, verified, before, now)
             for path, known in enumerate(self.config.paths)
             if known.carries_clients
         )
-        period = self.config.period
-        if not yields:
-            self._unlinked_since = None
-            if now >= self._cut_until:
-                self._cut_until = NEVER
-        elif self._unlinked_since is None:
-            self._unlinked_since = now
-        elif now - self._unlinked_since >= CUT_PATIENCE * period:
-            self._cut_until = now + CUT_HOLD * period
-        return now < self._cut_until
 
     def _yields(self, path: int, verified: list[Peer], before: Condition, now: float) -> bool:
         me = self.config.host_id
         hears = {me: self._peers.heard_on(path, now)}
-        deaf = {me: bool(before & Condition.DEAF)}
+        away = {me: bool(before & _AWAY)}
         for peer in verified:
             hears[peer.host] = peer.heartbeat.heard[path] if path < len(peer.heartbeat.heard) else frozenset()
-            deaf[peer.host] = bool(peer.heartbeat.conditions & Condition.DEAF)
+            away[peer.host] = bool(peer.heartbeat.conditions & _AWAY)
 
         def linked(one: int, other: int) -> bool:
             return other in hears[one] and one in hears[other]
@@ -176,7 +211,7 @@ class Judge:
 
         def standing(host: int) -> tuple[bool, int, int]:
             links = sum(linked(host, other) for other in hears if other != host)
-            return not deaf[host], links, -host
+            return not away[host], links, -host
 
         ours = standing(me)
         return any(ours < standing(other) for other in missing)

@@ -14,7 +14,7 @@ from portico.cluster.states import Condition, State
 
 ABLE_STATES = frozenset({State.MEMBER, State.JOINING})
 COUNTED_STATES = frozenset({State.MEMBER, State.JOINING, State.DRAINING, State.LEAVING})
-UNABLE = Condition.CUT | Condition.DEAF | Condition.UNHEALTHY | Condition.REFUSED
+UNABLE = Condition.CUT | Condition.DEAF | Condition.UNHEALTHY | Condition.REFUSED | Condition.UNPLUGGED
 """Conditions with which a member is given nothing. A mute or stalled one stops by itself, and is itself again soon or
 dead."""
 

@@ -201,9 +201,16 @@ class Member:
         self._evaluate(now)
 
     def local_health(self, ok: bool, why: str, now: float) -> None:
-        """A service that clients need, or the carrier of a network card, failed or came back."""
+        """A service that clients need failed or came back."""
         self._wake(now)
         self._judge.health(ok, why)
+        self._evaluate(now)
+
+    def carrier(self, path: int, up: bool, now: float) -> None:
+        """The network card of a path lost its carrier, or has it again: a cable that is out needs no silence to be
+        found."""
+        self._wake(now)
+        self._judge.carrier(path, up)
         self._evaluate(now)
 
     def frame_counters(self, frames: Sequence[FrameCount], now: float) -> None:

@@ -44,13 +44,15 @@ class Condition(IntFlag):
     """It did not run for longer than its lease; the others may have replaced it."""
     REFUSED = 32
     """Another server has its host id, or its settings differ from the cluster's."""
+    UNPLUGGED = 64
+    """A network card on which clients come has no carrier, and another member's has."""
 
 
-UNREACHABLE = Condition.CUT | Condition.DEAF | Condition.REFUSED
+UNREACHABLE = Condition.CUT | Condition.DEAF | Condition.REFUSED | Condition.UNPLUGGED
 """With one of these, clients' packets do not arrive: flows are lost, their new owners reset them. A mute or stalled
 member is itself again soon, or dead."""
 
-HALTING = Condition.MUTE | Condition.CUT | Condition.STALLED | Condition.REFUSED
+HALTING = Condition.MUTE | Condition.CUT | Condition.STALLED | Condition.REFUSED | Condition.UNPLUGGED
 """With one of these a member stops at once, without waiting for a map that says so."""
 
 

@@ -34,6 +34,16 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """What one datagram of the kernel has: kinds and bodies; what is cut off is left out."""
+    while len(data) >= _HEADER.size:
+        size, kind, _, _, _ = _HEADER.unpack_from(data)
+        if not _HEADER.size <= size <= len(data):
+            break
+        yield kind, data[_HEADER.size : size]
+        data = data[size + -size % 4 :]
+
+
 def change(kind: int, body: bytes, *, create: bool) -> None:
     """Has the kernel do something. Raises OSError: it refuses."""
     list(_ask(kind, _REQUEST | _ACK | (_EXCL_CREATE if create else 0), body))
@@ -50,10 +60,7 @@ def _ask(kind: int, flags: int, body: bytes) -> Iterator[bytes]:
         kernel.settimeout(_TIMEOUT)
         kernel.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
         while True:
-            data = kernel.recv(_RECEIVED)
-            while len(data) >= _HEADER.size:
-                size, answer, _, _, _ = _HEADER.unpack_from(data)
-                message, data = data[_HEADER.size : size], data[size + -size % 4 :]
+            for answer, message in messages(kernel.recv(_RECEIVED)):
                 if answer == _ERROR:
                     (code,) = struct.unpack_from("=i", message)
                     if code:

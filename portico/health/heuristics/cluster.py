@@ -24,6 +24,7 @@ CLOCKS: Final = 5.0
 _CONDITIONS: Final = {
     "mute": "others do not hear it",
     "cut": "it is not heard on a network that carries clients: a cable or a switch",
+    "unplugged": "a network card that carries clients has no carrier: a cable, or the port of the switch",
     "deaf": "it sees far fewer packets for the virtual addresses than the others: the switch does not send them there",
     "unhealthy": "its gateway or its packet filter does not work",
     "stalled": "it did not run for longer than its lease: the machine is overloaded or was paused",

@@ -12,6 +12,7 @@ from portico.balancing.nlb.plan import BalancingPlan, Owned
 from portico.balancing.nlb.presence import Presence
 from portico.errors import Unavailable
 from portico.server.balancer import plans
+from portico.server.balancer.carriers import Carriers
 from portico.server.balancer.limiting import Limiting
 from portico.server.balancer.link import DatagramLink, FrameLink, PathLink
 from portico.server.balancer.plans import Assignment
@@ -24,16 +25,21 @@ class Kernel:
     """
     Args:
         readable: is called with the number of a path when something has come on it.
+        carrier: is called with the number of a path when its network card lost its carrier or has it again.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, readable: Callable[[int], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, readable: Callable[[int], None], carrier: Callable[[int, bool], None]
+    ) -> None:
         self._loop = loop
         self._readable = readable
+        self._carrier = carrier
         self.choice: Choice | None = None
         self._prepared: tuple[Choice, Filter | None] | None = None
         """The filter for what it is told next, and the one that this replaces."""
         self.links: list[PathLink] = []
         self.presences: list[Presence] = []
+        self._carriers: Carriers | None = None
         self.limiting = Limiting()
         self._hardware = HardwareAddresses()
 
@@ -68,6 +74,7 @@ class Kernel:
         """Sockets and filter for these interfaces, in place of those that were. Raises PorticoError: those stay."""
         links: list[PathLink] = []
         presences: list[Presence] = []
+        carriers = Carriers([interface for interface, _ in told.interfaces], self._carrier)
         (chosen, replaced), self._prepared = self._prepared or self._chosen(told, former), None
         if self.choice is None:
             clear_other(chosen, [interface for interface, _ in told.interfaces])
@@ -88,21 +95,22 @@ class Kernel:
             self.limiting.install(plan.nics)
             presences += [Presence(nic, kernel_answers=fresh.answers) for nic in plan.nics]
         except BaseException:
-            for link in links:
-                link.close()
-            for presence in presences:
-                presence.close()
+            opened: list[PathLink | Presence | Carriers] = [*links, *presences, carriers]
+            for one in opened:
+                one.close()
             raise
         if replaced is not None:
             replaced.remove()
         self._close_sockets()
-        self.choice, self.links, self.presences = chosen, links, presences
+        self.choice, self.links, self.presences, self._carriers = chosen, links, presences, carriers
+        self._loop.add_reader(carriers.fileno(), carriers.readable)
         for path, link in enumerate(links):
             self._loop.add_reader(link.fileno(), self._readable, path)
         for presence in presences:
             for packets in presence.sockets:
                 self._loop.add_reader(packets.fileno(), presence.ready)
             presence.announce()
+        self._loop.call_soon(carriers.look)
 
     def reinstall(self, plan: BalancingPlan, owned: Owned, clients: Collection[IPv6Address]) -> None:
         """The same interfaces with other rules, keys, lease: no packet is lost. Raises Unavailable."""
@@ -154,7 +162,10 @@ class Kernel:
             for packets in presence.sockets:
                 self._loop.remove_reader(packets.fileno())
             presence.close()
-        self.links, self.presences = [], []
+        if self._carriers is not None:
+            self._loop.remove_reader(self._carriers.fileno())
+            self._carriers.close()
+        self.links, self.presences, self._carriers = [], [], None
 
 
 def place(told: Assignment) -> object:

@@ -61,7 +61,7 @@ class Shell:
         self._tell = tell
         self._boot = boot
         self._loop = asyncio.get_running_loop()
-        self._kernel = Kernel(self._loop, self._readable)
+        self._kernel = Kernel(self._loop, self._readable, self._carrier)
         self._told: Assignment | None = None
         self._plan: BalancingPlan | None = None
         self._member: Member | None = None
@@ -318,6 +318,12 @@ class Shell:
         if rivals := member.directory.take_rivals():
             self.clients.rivals(rivals, member)
         self._turn()
+
+    def _carrier(self, path: int, up: bool) -> None:
+        log.log(logging.INFO if up else logging.WARNING, "path=%d carrier=%s", path, "there" if up else "gone")
+        if self._member is not None:
+            self._member.carrier(path, up, self._loop.time())
+            self._turn()
 
     def _count(self) -> None:
         """Looks at the counters of the kernel, for the others to compare theirs with."""

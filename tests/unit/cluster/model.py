@@ -21,8 +21,10 @@ RECOVERY = 12.0
 class Life:
     """One random run."""
 
-    def __init__(self, seed: int, most: int = 6) -> None:
+    def __init__(self, seed: int, most: int = 6, *, carriers: bool = False) -> None:
         self.random = Random(seed)
+        self.carriers = carriers
+        """Whether a server whose cable is out is told so by its kernel."""
         self.cluster = Cluster(self.random.randint(2, most), seed, drift=self.random.choice([0.0, 0.002]), boots=False)
         self.cluster.loss = self.random.choice([0.0, 0.0, 0.01, 0.05])
         self.cluster.double = self.random.choice([0.0, 0.05])
@@ -84,10 +86,13 @@ class Life:
         self.cluster.heal()
 
     def _cut_path(self, host: int) -> None:
-        path = [self.random.randrange(2)]
+        path = self.random.randrange(2)
+        if self.carriers:
+            self.cluster.unplug(host, path)
+            return
         others = set(self.cluster.servers) - {host}
-        self.cluster.block([host], others, path)
-        self.cluster.block(others, [host], path)
+        self.cluster.block([host], others, [path])
+        self.cluster.block(others, [host], [path])
 
     def _one_way(self, host: int) -> None:
         other = self.random.choice(sorted(set(self.cluster.servers) - {host}))

@@ -52,6 +52,7 @@ class Server:
     member: Member | None = None
     kernel: Kernel = field(default_factory=Kernel)
     frozen: bool = False
+    dark: set[int] = field(default_factory=set)
     inbox: list[tuple[int, bytes]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     life: int = 0
@@ -79,6 +80,7 @@ class Cluster:
         loss, double: probability of each frame on each path to each receiver.
         delay, kernel_delay: lowest and highest, in seconds.
         blocked: triples of sender, receiver, path that get nothing through.
+        dark: pairs of a server and a path whose network card has no carrier.
         observers: called after everything that could change who serves what.
     """
 
@@ -89,6 +91,7 @@ class Cluster:
         self.delay = (0.0002, 0.002)
         self.kernel_delay = (0.0002, 0.003)
         self.blocked: set[tuple[int, int, int]] = set()
+        self.dark: set[tuple[int, int]] = set()
         self.observers: list[Callable[[], None]] = []
         self.wire: list[tuple[float, int, int, bytes]] | None = None
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -111,6 +114,7 @@ class Cluster:
         server.life += 1
         server.kernel = Kernel()
         server.inbox.clear()
+        server.dark.clear()
         server.frozen = False
         boot = 1_700_000_000_000 + int(self.now * 1000) + server.life
         local = server.clock(self.now)
@@ -167,6 +171,14 @@ class Cluster:
         """Nothing gets from the senders to the receivers on these paths any more."""
         self.blocked |= {(a, b, p) for a in senders for b in receivers for p in paths if a != b}
 
+    def unplug(self, host: int, path: int) -> None:
+        """A cable is pulled out: its server's kernel says so."""
+        others = set(self.servers) - {host}
+        self.block([host], others, [path])
+        self.block(others, [host], [path])
+        self.dark.add((host, path))
+        self._step(host)
+
     def partition(self, *groups: Collection[int]) -> None:
         """Only within each group something gets through."""
         for one, other in itertools.permutations(groups, 2):
@@ -175,6 +187,7 @@ class Cluster:
     def heal(self) -> None:
         """Everything gets through again."""
         self.blocked.clear()
+        self.dark.clear()
 
     def apart(self) -> set[tuple[int, int]]:
         """Pairs of servers that do not hear each other, not even through others that run."""
@@ -229,6 +242,11 @@ class Cluster:
         if member is None or server.frozen:
             return
         now = server.clock(self.now)
+        for path in range(len(PATHS)):
+            dark = (host, path) in self.dark
+            if dark != (path in server.dark):
+                server.dark ^= {path}
+                member.carrier(path, not dark, now)
         inbox, server.inbox = server.inbox, []
         for path, data in inbox:
             member.receive(path, data, now)

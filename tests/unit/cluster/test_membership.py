@@ -332,6 +332,45 @@ def test_of_two_servers_cut_on_a_client_path_the_higher_host_id_yields() -> None
     cluster.until(lambda: shares_or_none(cluster) == {1: 60, 2: 0}, 2.0)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("path", [0, 1])
+@pytest.mark.parametrize("host", [1, 2])
+def test_a_server_whose_cable_is_out_yields_before_its_silence_is_noticed(host: int, path: int, count: int) -> None:
+    cluster = formed(count)
+    others = set(range(1, count + 1)) - {host}
+    cluster.unplug(host, path)
+    expected = dict.fromkeys(others, BUCKETS // len(others)) | {host: 0}
+    took = cluster.until(lambda: shares_or_none(cluster) == expected, 2.0)
+    assert took < 0.25
+    assert cluster.member(host).conditions == Condition.UNPLUGGED
+    assert cluster.member(min(others)).ownership.rules[1].orphaned, "its flows are lost: clients do not reach it"
+    cluster.run(3.0)
+    assert shares(cluster) == expected, "also when everybody has noticed the silence"
+    cluster.heal()
+    cluster.until(cluster.settled)
+
+
+def test_a_carrier_that_is_back_at_once_changes_nothing() -> None:
+    cluster = formed(3)
+    version = cluster.member(1).map.version
+    cluster.unplug(2, 0)
+    cluster.run(0.05)
+    cluster.heal()
+    cluster.run(2.0)
+    assert cluster.settled() and cluster.member(1).map.version == version
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_switch_that_takes_every_cable_along_leaves_one_server_its_flows(count: int) -> None:
+    cluster = formed(count)
+    for host in cluster.servers:
+        cluster.unplug(host, 0)
+    cluster.run(3.0)
+    assert shares_or_none(cluster) == {host: 60 if host == 1 else 0 for host in cluster.servers}
+    cluster.heal()
+    cluster.until(cluster.settled)
+
+
 def test_a_partition_heals_to_one_owner_without_flapping() -> None:
     cluster = Cluster(5)
     watch = OneOwner(cluster)

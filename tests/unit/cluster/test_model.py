@@ -13,9 +13,10 @@ REGRESSIONS = json.loads(Path(__file__).with_name("seeds.json").read_text())
 """Seeds of lives that showed a fault, with what it was."""
 
 
+@pytest.mark.parametrize("carriers", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_happens_no_bucket_has_two_owners_and_all_is_well_in_the_end(seed: int) -> None:
-    Life(seed, most=5).live(8)
+def test_whatever_happens_no_bucket_has_two_owners_and_all_is_well_in_the_end(seed: int, carriers: bool) -> None:
+    Life(seed, most=5, carriers=carriers).live(8)
 
 
 @pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: str(case["seed"]))
