@@ -14,6 +14,7 @@ from benchmarks.figures import FIGURES
 from benchmarks.network import network
 from benchmarks.results import Run, Sample, save
 from benchmarks.subjects import SUBJECTS
+from portico.errors import PorticoError
 
 Say = Callable[[str], None]
 
@@ -66,7 +67,7 @@ def _sample(run: Run, turn: int, name: str, directory: Path, logs: Path) -> Samp
         # A network for each: whatever a peer leaves behind cannot reach the next.
         with network(directory) as net:
             figures = SUBJECTS[name].measure(net, frozenset(wanted), run.seconds)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (PorticoError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         kept = logs / name.replace(" ", "-").replace(",", "")
         kept.mkdir(parents=True, exist_ok=True)
         for log in directory.glob("*.log"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -16,15 +15,20 @@ from typing import Any
 from benchmarks.loads import Figures
 from benchmarks.network import Network
 from portico.balancing.nlb import mac
-from portico.lab import deployment, faults, switch
+from portico.lab import deployment, faults, switch, wait
 from portico.lab.lab import Lab, destroy
 from portico.lab.topology import Switch, build, crowd_sources
+from tests.lab.continuity import tunnels
 from tests.peers.crowd import Credentials, Crowd
 from tests.peers.enrolment import enrol
 
 VIP, INTRANET = "203.0.113.11", "fd7c:1a2b:3c4d:1::6"
 SERVERS = ("da1", "da2", "da3")
 CLIENTS = 200
+REST = 6.0
+"""Seconds in which what follows two hundred handshakes (accounting, answers to late neighbours) comes to rest."""
+OTHERS = 1
+"""The lab's own client, which is not of the crowd."""
 PATIENCE = 60.0
 FIGURES = frozenset(
     {"back_power", "back_gateway", "back_agent", "back_frozen", "back_cut_out", "back_cut_in", "deaf_s"}
@@ -39,22 +43,27 @@ class _Cluster:
     crowd: Crowd
 
     def settle(self) -> None:
-        """All servers serve, and every client has answers."""
+        """All servers serve their share of the clients, and every client has answers.
+
+        Those that moved in the last trouble stay where they are for as long as their tunnels live: all dial anew.
+        """
         deployment.wait_for_convergence(self.lab, SERVERS, timeout=PATIENCE)
+        self.crowd.disconnect(CLIENTS)
+        wait.until("the former tunnels to be gone", lambda: tunnels(self.lab).total() <= OTHERS, timeout=PATIENCE)
+        self.crowd.connect(CLIENTS)
         self.crowd.profile({"kind": "ping", "interval_ms": 100}, 0, CLIENTS // 2)
         self.crowd.profile({"kind": "idle"}, CLIENTS // 2, CLIENTS)
         self.crowd.wait(CLIENTS)
+        time.sleep(REST)
 
     def busiest(self) -> tuple[str, int]:
         """The server with most tunnels, and how many it has."""
-        listed = self.lab.host(SERVERS[0]).json("portico", "clients", "list", "--json", timeout=PATIENCE)
-        found = Counter(session["server"] for client in listed["clients"] for session in client["sessions"])
-        [(name, count)] = found.most_common(1)
-        return str(name), count
+        [(name, count)] = tunnels(self.lab).most_common(1)
+        return name, count
 
 
 def reaction(net: Network, wanted: frozenset[str], seconds: float) -> Figures:
-    """Raises RuntimeError: clients did not come back, or nobody found that a server is deaf."""
+    """Raises NeverHappened, CrowdFailed: clients did not come back, or nobody found that a server is deaf."""
     faulty: dict[str, Callable[[_Cluster, str], contextlib.AbstractContextManager[None]]] = {
         "back_power": _power,
         "back_gateway": _gateway,
@@ -97,11 +106,12 @@ def _cluster(net: Network) -> Iterator[_Cluster]:
 
 def _back(cluster: _Cluster, fault: Callable[[_Cluster, str], contextlib.AbstractContextManager[None]]) -> float:
     """Milliseconds until 99 of 100 clients of a server in trouble had a tunnel that carries packets again."""
-    name, tunnels = cluster.busiest()
+    name, count = cluster.busiest()
     cluster.crowd.figures(reset=True)
     with fault(cluster, name):
-        # One may be the lab's own client, which is not of the crowd.
-        _until(lambda: _counted(cluster) >= tunnels - 1, f"{tunnels} clients of {name} to be back")
+        wait.until(
+            f"{count} clients of {name} to be back", lambda: _counted(cluster) >= count - OTHERS, timeout=PATIENCE
+        )
         figures = cluster.crowd.figures()["since_reset"]
     return float(figures["p99_ms"])
 
@@ -129,7 +139,7 @@ def _deaf(cluster: _Cluster) -> float:
             return bool(moved)
 
         # Of the clock of the machine that all of them are on: asking takes its time, the event has its own.
-        _until(found, f"{name} to give its buckets away")
+        wait.until(f"{name} to give its buckets away", found, timeout=PATIENCE)
     return min(moved) - began
 
 
@@ -175,11 +185,3 @@ def _cable(cluster: _Cluster, name: str, interface: str) -> Iterator[None]:
         yield
     finally:
         cluster.lab.heal(name, interface)
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {PATIENCE:.0f} s for {what} in vain")
-        time.sleep(0.1)

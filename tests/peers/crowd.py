@@ -40,7 +40,7 @@ class Credentials:
     key: str | None = None
 
 
-class CrowdFailed(Exception):
+class CrowdFailed(RuntimeError):
     """The program ended or refused a command."""
 
 
