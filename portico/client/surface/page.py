@@ -30,6 +30,7 @@ table{border-collapse:collapse;width:100%}
 caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{text-align:left;vertical-align:top;padding:.3rem .8rem .3rem 0;border-top:1px solid #8886;overflow-wrap:anywhere}
 td:first-child,td:last-child,th{white-space:nowrap}td:last-child,th:last-child{padding-right:0}
+td:nth-child(2){min-width:11.5em}
 td.failed{color:#b3261e;font-weight:600}td.skipped,td.running{opacity:.7}
 @media (prefers-color-scheme:dark){td.failed{color:#ff8a80}section{border-color:#ff8a80}}
 @media (max-width:44rem){
