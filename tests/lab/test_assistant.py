@@ -19,7 +19,7 @@ from portico.lab.hosts import PYTHON, Host
 from portico.lab.lab import Lab
 from portico.lab.services import bind
 from portico.lab.topology import CORP_DNS, CORP_DOMAIN, PUBLIC_DNS
-from tests.lab.helpers import APP4, reaches, slow_answers
+from tests.lab.helpers import APP4, APP6, reaches, slow_answers
 from tests.lab.moving import (
     NLS,
     VPN_FAR,
@@ -279,32 +279,64 @@ def share(lab: Lab) -> Iterator[str]:
         host.stop_service("smbd")
 
 
-def test_a_probe_of_a_file_looks_whether_it_is_on_its_share(home: Host, server: Host, share: str) -> None:
-    there, missing = (f"FILE:{share}\\{name}" for name in ("probe.txt", "missing.txt"))
+@pytest.fixture
+def probing(home: Host, server: Host) -> Iterator[Callable[..., None]]:
+    """Has the client probe these; none afterwards."""
 
-    def probing(*probes: str) -> None:
+    def probe(*probes: str) -> None:
         server.run("portico", "settings", "set", f"connectivity_assistant.probes={json.dumps(probes)}", "--yes",
                    timeout=60.0)  # fmt: skip
         redial(home)
 
-    try:
-        probing(there)
-        found = told(
-            home,
-            "the file to be found",
-            lambda found: any(entry["name"] == f"probe {there}" and entry["state"] == "passed"
-                              for entry in found["checks"]),
-        )  # fmt: skip
-        assert (found["status"], found["substatus"]) == ("ConnectedRemotely", "None")
-        probing(there, missing)
-        found = told(home, "the file to be missed", says("Error", "RemoteNetworkAuthenticationFailure"))
-        assert check(found, f"probe {there}")["state"] == "passed"
-        assert check(found, f"probe {missing}")["state"] == "failed"
-        assert "NT_STATUS_NO_SUCH_FILE" in check(found, f"probe {missing}")["detail"]
-        assert reaches(home), "nothing else breaks"
-    finally:
-        probing()
+    yield probe
+    probe()
     told(home, "the client to be connected again", says("ConnectedRemotely"))
+
+
+def passes(*probes: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a report says so of all these probes."""
+    wanted = {(f"probe {probe}", "passed") for probe in probes}
+    return lambda found: wanted <= {(entry["name"], entry["state"]) for entry in found["checks"]}
+
+
+def test_of_the_probes_of_a_page_and_of_a_host_the_one_that_fails_is_named(
+    lab: Lab, home: Host, probing: Callable[..., None]
+) -> None:
+    page, native, host = f"HTTP:http://{APP4}/", f"HTTP:http://{APP6}/", f"PING:{APP6}"
+    probing(page, native, host)
+    found = told(home, "all probes to succeed", passes(page, native, host))
+    assert (found["status"], found["substatus"]) == ("ConnectedRemotely", "None")
+    app6 = lab.host("app6")
+    app6.run("sysctl", "-qw", "net.ipv6.icmp.echo_ignore_all=1")
+    try:
+        redial(home)
+        found = told(home, "the ping to be missed", says("Error", "RemoteNetworkAuthenticationFailure"))
+        assert check(found, f"probe {host}")["state"] == "failed"
+        assert passes(page, native)(found) and reaches(home), "nothing else breaks"
+    finally:
+        app6.run("sysctl", "-qw", "net.ipv6.icmp.echo_ignore_all=0")
+    redial(home)
+    told(home, "all probes to succeed again", passes(page, native, host))
+    missing = f"HTTP:http://{APP4}/missing.html"
+    probing(page, missing)
+    found = told(home, "the page to be missed", says("Error", "RemoteNetworkAuthenticationFailure"))
+    assert passes(page)(found)
+    assert "404" in check(found, f"probe {missing}")["detail"]
+
+
+def test_a_probe_of_a_file_looks_whether_it_is_on_its_share(
+    home: Host, probing: Callable[..., None], share: str
+) -> None:
+    there, missing = (f"FILE:{share}\\{name}" for name in ("probe.txt", "missing.txt"))
+    probing(there)
+    found = told(home, "the file to be found", passes(there))
+    assert (found["status"], found["substatus"]) == ("ConnectedRemotely", "None")
+    probing(there, missing)
+    found = told(home, "the file to be missed", says("Error", "RemoteNetworkAuthenticationFailure"))
+    assert passes(there)(found)
+    assert check(found, f"probe {missing}")["state"] == "failed"
+    assert "NT_STATUS_NO_SUCH_FILE" in check(found, f"probe {missing}")["detail"]
+    assert reaches(home), "nothing else breaks"
 
 
 @pytest.fixture
