@@ -24,6 +24,7 @@ from portico.administration.provider import Provider
 from portico.administration.records import AccessRecords, Record, refused
 from portico.administration.roles import Kind, Principal, Role
 from portico.errors import InvalidInput, NotFound, NotPermitted, PorticoError
+from portico.files import read_file
 from portico.settings.management import Management, Oidc
 from portico.settings.model import Settings
 
@@ -31,6 +32,8 @@ log = logging.getLogger("portico.access")
 
 DIRECTORY: Final = "management"
 LOCAL: Final = "local"
+MAXIMUM_AUTHORITY: Final = 64 << 10
+"""Bytes of the file with the CA of a provider: it goes to everybody who logs in."""
 
 
 @dataclass(frozen=True)
@@ -354,9 +357,27 @@ def provider_trust(file: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=file)
     except (OSError, ssl.SSLError) as error:
-        raise InvalidInput(
-            "The OpenID Connect provider cannot be asked",
-            why=f"management.oidc.ca_file {file}: {error}",
-            resolution="Name a PEM file with the CA of its TLS certificate",
-            code="OIDC_CA_FILE",
-        ) from None
+        raise _bad_authority(file, error) from None
+
+
+def provider_authority(file: str | None) -> str | None:
+    """PEM of the CA that whoever logs in judges the provider by; None: what their machine knows.
+
+    Raises:
+        InvalidInput: code OIDC_CA_FILE.
+    """
+    if file is None:
+        return None
+    try:
+        return read_file(Path(file), limit=MAXIMUM_AUTHORITY).decode("ascii")
+    except (UnicodeDecodeError, PorticoError) as error:
+        raise _bad_authority(file, error) from None
+
+
+def _bad_authority(file: str | None, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        "The OpenID Connect provider cannot be asked",
+        why=f"the ca_file of its settings, {file}: {error}",
+        resolution="Name a PEM file with the CA of its TLS certificate",
+        code="OIDC_CA_FILE",
+    )

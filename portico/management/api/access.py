@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
+from portico.administration.access import provider_authority
 from portico.administration.records import MAXIMUM_LIFETIME, Record
 from portico.administration.roles import Principal, Role, RoleName, current
 from portico.errors import NotFound, NotPermitted, PorticoError
@@ -43,6 +44,9 @@ class OidcOptions(Model):
     issuer: str
     client_id: str
     scopes: list[str]
+    authority: str | None = Field(
+        default=None, description="PEM of the CA of the provider's certificate; null: what the asking machine knows"
+    )
 
 
 class Credential(Model):
@@ -147,7 +151,10 @@ def router(agent_of: Callable[..., Agent], faults: dict[int | str, dict[str, Any
     async def login(agent: Agent = the_agent) -> LoginOptions:
         """How somebody can log in; may be asked without."""
         oidc = agent.access.settings.oidc
-        options = OidcOptions(issuer=oidc.issuer, client_id=oidc.client_id, scopes=oidc.scopes) if oidc else None
+        options = None
+        if oidc is not None:
+            authority = await asyncio.to_thread(provider_authority, oidc.ca_file)
+            options = OidcOptions(issuer=oidc.issuer, client_id=oidc.client_id, scopes=oidc.scopes, authority=authority)
         imported = agent.access.settings.certificate_file is not None
         known = None if imported else await asyncio.to_thread(agent.access.authority.known)
         return LoginOptions(oidc=options, authority=known.pem if known is not None else None)

@@ -12,6 +12,7 @@ import hmac
 import json
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -20,7 +21,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx
 
 from portico.administration.provider import secure_url
-from portico.errors import NotPermitted, PorticoError, Unavailable
+from portico.errors import InvalidInput, NotPermitted, PorticoError, Unavailable
 
 LONGEST: Final = 600.0
 """Seconds that a person has."""
@@ -40,6 +41,24 @@ _REASONS: Final = {
 """Errors that a person can make (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5), in words."""
 
 Show = Callable[[str], None]
+
+
+def provider_client(authority: str | None) -> httpx.Client:
+    """To a provider whose certificate is this authority's (PEM), or by default one of those that this machine trusts.
+
+    Raises:
+        InvalidInput: the authority is none.
+    """
+    try:
+        context = ssl.create_default_context(cadata=authority)
+    except ssl.SSLError as error:
+        raise InvalidInput(
+            "The provider's certificate cannot be checked",
+            why=f"what the server says its CA is cannot be read: {error.reason or error}",
+            resolution="On the server: look at the ca_file of access.user_oidc or management.oidc",
+            code="OIDC_CA_FILE",
+        ) from None
+    return httpx.Client(verify=context, timeout=15.0, follow_redirects=False)
 
 
 class _Silent(Unavailable):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from portico.errors import InvalidInput, NotFound, NotPermitted
 from portico.files import read_file
 from portico.management.cli import output, target
 from portico.management.cli.connection import server
-from portico.management.cli.login import Login
+from portico.management.cli.login import Login, provider_client
 from portico.management.cli.profiles import Profile, Profiles, address
 from portico.management.cli.remote import RemoteTransport, ask_authority
 
@@ -152,7 +151,7 @@ def _session(profile: Profile, *, device: bool) -> str:
             resolution=f"Use an API token: portico --server {profile.name} login --token",
             code="OIDC_DISABLED",
         )
-    with httpx.Client(timeout=15.0) as http:
+    with provider_client(options.get("authority")) as http:
         attempt = Login(options["issuer"], options["client_id"], options["scopes"], http, output.note)
         elsewhere = device or (attempt.has_device_flow and not _has_browser())
         identity = attempt.device() if elsewhere else attempt.code(_open)

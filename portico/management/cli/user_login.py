@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -17,7 +16,7 @@ from portico.certificates.trust import parse_certificates, to_pem
 from portico.client.control_client import ask
 from portico.errors import InvalidInput, PorticoError
 from portico.files import read_file
-from portico.management.cli.login import Login
+from portico.management.cli.login import Login, provider_client
 from portico.management.cli.output import Json, Progress, duration_text, fields, note, show, time_text
 from portico.server.users.proof import sign, signed_text
 
@@ -117,7 +116,7 @@ def _key(path: Path) -> Any:
 
 
 def _token(oidc: dict[str, Any]) -> str:
-    with httpx.Client(timeout=15.0, follow_redirects=False) as http:
+    with provider_client(oidc.get("authority")) as http:
         return Login(
             str(oidc.get("issuer", "")),
             str(oidc.get("client_id", "")),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from portico.administration.access import provider_authority
 from portico.administration.limits import BackOff, RateLimit, place
 from portico.errors import Conflict, InvalidInput, LimitReached, NotFound, NotPermitted, PorticoError, Unavailable
 from portico.files import read_file, write_file
@@ -92,7 +93,12 @@ class Users:
         found["grant"] = _shown(grant) if grant is not None else None
         oidc = settings.user_oidc
         if access.user_authentication == "oidc" and oidc is not None:
-            found["oidc"] = {"issuer": oidc.issuer, "client_id": oidc.client_id, "scopes": oidc.scopes}
+            found["oidc"] = {
+                "issuer": oidc.issuer,
+                "client_id": oidc.client_id,
+                "scopes": oidc.scopes,
+                "authority": provider_authority(oidc.ca_file),
+            }
         return found
 
     def _challenge(self, request: Request, settings: Settings) -> dict[str, Any]:
