@@ -1,4 +1,4 @@
-"""The second level of access: users log in at an OpenID Connect provider of the intranet, with a certificate of its CA."""
+"""The second level of access at an OpenID Connect provider of the intranet, whose certificate the house issued."""
 
 from __future__ import annotations
 
