@@ -39,6 +39,8 @@ class Asking:
         self._watches: list[PacketSocket] = []
         """Open while answers of a dead server's clients are expected."""
         self._timer: asyncio.TimerHandle | None = None
+        self._judged: tuple[BalancingPlan | None, Owned | None] = (None, None)
+        """By what it was last found out whose a connection is."""
 
     def add(self, holdings: Collection[Holding], port: int) -> None:
         """Connections of a server that is gone.
@@ -63,6 +65,10 @@ class Asking:
     def _ask(self) -> None:
         """Makes idle clients of a dead server notice, as fast as is decent."""
         self._timer = None
+        working = self._working()
+        if any(now is not before for now, before in zip(working, self._judged, strict=True)):
+            self._judged = working
+            self.orphans.moved()
         for packet in self.orphans.due(self._is_ours, self._loop.time()):
             if not self._raw.send(packet):
                 self.orphans.counters.failed += 1

@@ -59,6 +59,8 @@ class Orphans:
         self.counters = Counters()
         self.resets = Resets(LIMIT)
         self._waiting: deque[tuple[Outer, float]] = deque()
+        self._elsewhere: deque[tuple[Outer, float]] = deque()
+        """Whose bucket was another server's when last looked at."""
 
     def add(self, holdings: Iterable[Holding], vips: Iterable[Address], now: float) -> None:
         """Connections of a server that died.
@@ -72,7 +74,7 @@ class Orphans:
             for vip in entrances:
                 if vip.version != outer.client.version:
                     continue
-                if len(self._waiting) >= LIMIT:
+                if len(self) >= LIMIT:
                     self.counters.dropped += 1
                     continue
                 meant = Outer(outer.client, outer.client_port, vip, outer.vip_port)
@@ -81,7 +83,13 @@ class Orphans:
         self.resets.watch(watched, now)
 
     def due(self, ours: Callable[[Outer], bool], now: float) -> list[bytes]:
-        """At most a batch of packets about connections whose bucket is ours by now. Call it again after INTERVAL."""
+        """At most a batch of packets about connections whose bucket is ours. Call it again after INTERVAL.
+
+        What belongs to somebody else is not looked at again before `moved`.
+        """
+        while self._elsewhere and self._elsewhere[0][1] <= now:
+            self._elsewhere.popleft()
+            self.counters.not_ours += 1
         packets: list[bytes] = []
         for _ in range(min(len(self._waiting), 4 * BATCH)):
             if len(packets) == BATCH:
@@ -90,14 +98,19 @@ class Orphans:
             if ours(outer):
                 packets.append(question(outer))
             elif now < until:
-                self._waiting.append((outer, until))
+                self._elsewhere.append((outer, until))
             else:
                 self.counters.not_ours += 1
         self.counters.asked += len(packets)
         return packets
 
+    def moved(self) -> None:
+        """Buckets have other owners."""
+        self._waiting.extend(self._elsewhere)
+        self._elsewhere.clear()
+
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._elsewhere)
 
 
 class RawSender:

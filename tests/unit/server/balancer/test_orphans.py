@@ -55,10 +55,32 @@ def test_what_is_not_ours_yet_waits_and_is_given_up_in_time() -> None:
     orphans = Orphans()
     orphans.add(held(1), [VIP], 0.0)
     assert orphans.due(lambda _: False, 0.1) == [] and len(orphans) == 1
+    assert orphans.due(lambda _: True, 0.2) == [], "nobody's buckets have moved"
+    orphans.moved()
     assert len(orphans.due(lambda _: True, 0.2)) == 1 and len(orphans) == 0
     orphans.add(held(1), [VIP], 1.0)
     assert orphans.due(lambda _: False, 1.0 + PATIENCE) == [] and len(orphans) == 0
-    assert (orphans.counters.asked, orphans.counters.not_ours) == (1, 1)
+    orphans.add(held(1), [VIP], 2.0)
+    assert orphans.due(lambda _: False, 2.1) == [] and len(orphans) == 1
+    assert orphans.due(lambda _: False, 2.0 + PATIENCE) == [] and len(orphans) == 0
+    assert (orphans.counters.asked, orphans.counters.not_ours) == (1, 2)
+
+
+def test_whose_a_connection_is_is_found_out_once_for_each_move() -> None:
+    orphans, looks = Orphans(), 0
+
+    def theirs(_outer: Outer) -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    orphans.add(held(100), [VIP], 0.0)
+    for tick in range(50):
+        orphans.due(theirs, tick * 0.02)
+    assert looks == 100
+    orphans.moved()
+    orphans.due(theirs, 1.1)
+    assert looks == 200
 
 
 def test_a_batch_is_bounded_and_so_is_what_waits() -> None:
