@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import resource
 import signal
 import socket
@@ -17,6 +16,7 @@ from portico.client.identity import ClientFiles
 from portico.connected import Door
 from portico.files import exclusive, private_directory
 from portico.paths import client_socket, client_status_socket
+from portico.service_manager import notify, still_turning
 
 log = logging.getLogger("portico.client.service")
 
@@ -79,6 +79,7 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
     starting = loop.create_task(agent.start(), name="start")
     telling = loop.create_task(agent.surface.keep(agent.report), name="tell the status")
     notify("READY=1")
+    turning = loop.create_task(still_turning(), name="watchdog")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
@@ -89,18 +90,10 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
         await asyncio.gather(starting, return_exceptions=True)
         await agent.stop()
         telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        turning.cancel()
+        await asyncio.gather(telling, turning, return_exceptions=True)
         await agent.surface.close()
         if door is not None:
             door.close()
         control.should_exit = True
         await asyncio.gather(serving, return_exceptions=True)
-
-
-def notify(state: str) -> None:
-    """Tells systemd, when it started this process (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

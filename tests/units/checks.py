@@ -228,6 +228,10 @@ def trouble(server: Machine, client: Machine, report: Report) -> None:
             wait.until(f"another {name}", lambda name=name, before=before: main_pid(client, name) not in (0, before))  # type: ignore[misc]
             active(client, CLIENT, TUNNEL)
             reach_both(client)
+    for machine, name in ((server, SERVER), (client, CLIENT)):
+        with report.check(f"{name} that stands still is started again by the watchdog"):
+            found_by_watchdog(machine, name)
+            reach_both(client)
     with report.check("systemctl restart of server and client"):
         server.run("systemctl", "restart", SERVER, timeout=120.0)
         active(server, *SERVER_UNITS)
@@ -244,6 +248,22 @@ def trouble(server: Machine, client: Machine, report: Report) -> None:
         server.run("systemctl", "start", SERVER, timeout=120.0)
         serving(server)
         reach_both(client)
+
+
+def found_by_watchdog(machine: Machine, name: str) -> None:
+    """Stops the main process of a unit whose watchdog is as quick as a test wants it."""
+    dropin = f"/run/systemd/system/{name}.service.d/quick.conf"
+    machine.run("mkdir", "-p", dropin.rpartition("/")[0])
+    machine.run("tee", dropin, input_text="[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n")
+    machine.run("systemctl", "daemon-reload", timeout=60.0)
+    machine.run("systemctl", "restart", name, timeout=120.0)
+    before = main_pid(machine, name)
+    machine.run("kill", "-STOP", str(before))
+    wait.until(f"another {name}", lambda: main_pid(machine, name) not in (0, before), timeout=60.0)
+    active(machine, name)
+    machine.run("rm", dropin)
+    machine.run("systemctl", "daemon-reload", timeout=60.0)
+    machine.run("systemctl", "restart", name, timeout=120.0)
 
 
 def cluster(lab: Lab, first: Machine, second: Machine, witness: Machine, client: Machine, report: Report) -> None:

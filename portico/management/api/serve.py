@@ -31,6 +31,7 @@ from portico.server.balancer.ask_link import ask_link
 from portico.server.control import LOG_VARIABLE, bound_log
 from portico.server.etcd import member
 from portico.server.location import pages as location
+from portico.service_manager import notify, still_turning
 
 log = logging.getLogger("portico.server")
 
@@ -79,12 +80,13 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
     agent.access.listening = lambda: network.problem
     api = asyncio.create_task(server.serve(sockets=[listener]))
     keeping = asyncio.create_task(_keep_log_bounded())
-    listening: list[asyncio.Task[None]] = []
+    beside: list[asyncio.Task[None]] = []
     try:
         await agent.start()
         set_aside_what_stays()
-        listening = [asyncio.create_task(network.run()), asyncio.create_task(_open_to_groups(agent, path))]
+        beside = [asyncio.create_task(network.run()), asyncio.create_task(_open_to_groups(agent, path))]
         notify("READY=1")
+        beside.append(asyncio.create_task(still_turning()))
         log.info("ready socket=%s revision=%s", path, agent.revision.number if agent.revision else None)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, api}, return_when=asyncio.FIRST_COMPLETED)
@@ -93,9 +95,9 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
         notify("STOPPING=1")
         log.info("stopping")
         keeping.cancel()
-        for task in listening:
+        for task in beside:
             task.cancel()
-        await asyncio.gather(*listening, return_exceptions=True)
+        await asyncio.gather(*beside, return_exceptions=True)
         server.should_exit = True
         await asyncio.gather(api, return_exceptions=True)
         failures = await agent.stop()
@@ -193,17 +195,6 @@ def open_socket(path: Path) -> socket.socket:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def notify(state: str) -> None:
-    """Tells the service manager, where there is one (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, contextlib.suppress(OSError):
-        channel.sendto(state.encode(), address)
 
 
 def log_to_stderr(*, verbose: bool = False) -> None:
