@@ -148,7 +148,7 @@ class Judge:
             found |= Condition.UNPLUGGED
         if self._cut.counts(self._lacks_links(verified, before, now), self.config.period, now):
             found |= Condition.CUT
-        others = [peer.host for peer in verified if not peer.heartbeat.conditions & Condition.DEAF]
+        others = [peer.host for peer in verified if not peer.heartbeat.conditions & _AWAY]
         host = self.config.host_id
         deaf = bool(before & Condition.DEAF)
         deaf_on = self.lag.nic if deaf and self.lag is not None else None
@@ -162,6 +162,10 @@ class Judge:
         self.lag = lag if deaf or lasted else None
         if self.lag is not None:
             found |= Condition.DEAF
+        if found & Condition.UNPLUGGED:
+            # What follows from it says no more, and would send somebody to the switch.
+            self.lag = None
+            found &= ~(Condition.CUT | Condition.DEAF)
         refused = self._refused(verified, state, now)
         if refused:
             found |= Condition.REFUSED
