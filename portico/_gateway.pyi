@@ -34,6 +34,12 @@ class Gateway:
         """Closes sessions by number and returns how many there were."""
     def stats(self) -> str:
         """A JSON object of counters."""
+    def turned(self, timeout: float) -> bool:
+        """Waits at most so many seconds until every worker has had a turn of its event loop; false: one has not.
+
+        Raises:
+            ValueError: a negative or immense time.
+        """
     def replace_dns_sockets(self, udp_fds: list[int], tcp_fds: list[int]) -> None:
         """Serves DNS64 on other sockets from now on, or with none not at all; it owns them from here on.
 

@@ -110,6 +110,11 @@ impl Gateway {
         Ok(py.detach(|| inner.stats()))
     }
 
+    fn turned(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let (inner, timeout) = (self.inner()?, seconds(timeout)?);
+        Ok(py.detach(|| inner.turned(timeout)))
+    }
+
     #[allow(clippy::needless_pass_by_value)] // what the interpreter hands over
     fn replace_dns_sockets(&self, py: Python<'_>, udp_fds: Vec<RawFd>, tcp_fds: Vec<RawFd>) -> PyResult<()> {
         let (udp, tcp) = (own(&udp_fds)?, own(&tcp_fds)?);

@@ -74,7 +74,7 @@ class Gateway:
         self._answer = answer
         self._spawn = spawn
         self.supervisor = Supervisor(
-            Program("gateway", MODULE, user=account(USER) if door is None else None, heartbeat="stats"),
+            Program("gateway", MODULE, user=account(USER) if door is None else None, heartbeat="turned"),
             prepare,
             self._event,
             self._changed,

@@ -17,6 +17,8 @@ MAX_PAGE = 2000
 """Sessions in one answer: a line of the channel holds many more of the usual ones (600 bytes), and these with eight
 addresses and every reason for drops (1,900 bytes)."""
 
+LONGEST = 60.0
+"""Seconds to wait for a worker: more than the agent waits for this process before it starts another."""
 
 _handover: list[socket.socket] = []
 """Where descriptors come from while the gateway runs, see `portico.server.handover`."""
@@ -51,6 +53,13 @@ def _stats(gateway: Gateway, _message: Mapping[str, Any]) -> object:
     return json.loads(gateway.stats())
 
 
+def _turned(gateway: Gateway, _message: Mapping[str, Any]) -> None:
+    """The sign of life: all of the gateway turns, each worker and, for its counters, DNS64."""
+    if not gateway.turned(LONGEST):
+        raise OSError(f"a worker has stood still for {LONGEST:.0f} s")
+    gateway.stats()
+
+
 def _answer(gateway: Gateway, message: Mapping[str, Any]) -> bool:
     body = base64.b64decode(message["body_base64"], validate=True)
     return gateway.answer(int(message["request"]), int(message["status"]), str(message["content_type"]), body)
@@ -78,6 +87,7 @@ OPERATIONS: Mapping[str, native_process.Operation | native_process.Slow] = {
     "sessions": _sessions,
     "disconnect": _disconnect,
     "stats": _stats,
+    "turned": native_process.Slow(_turned),
     "answer": _answer,
     "dns_sockets": _dns_sockets,
     "nat64_sessions": _asks("nat64_sessions", "filter"),

@@ -86,6 +86,17 @@ def test_another_number_of_workers_needs_a_restart(start_server: Callable[..., S
         server.configure()
 
 
+def test_all_workers_say_that_they_turn(start_server: Callable[..., Server]) -> None:
+    server = start_server(workers=2)
+    assert server.gateway.turned(30.0)
+    for time in (-1.0, float("nan"), 1e300):
+        with pytest.raises(ValueError, match="timeout"):
+            server.gateway.turned(time)
+    server.gateway.close()
+    with pytest.raises(ValueError, match="closed"):
+        server.gateway.turned(1.0)
+
+
 @pytest.fixture
 def name_server() -> Iterator[tuple[Server, tuple[str, int]]]:
     """A gateway with a socket for DNS64, which is off."""

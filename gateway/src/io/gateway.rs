@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
@@ -501,6 +501,18 @@ impl Gateway {
     pub fn dns64_query(&self, request: &str) -> Result<String, Refused> {
         let query = request.parse().map_err(|error: inspect::Refused| Refused(error.0))?;
         Ok(self.dns64.query(query).map_err(|error| Refused(error.to_string()))?.to_string())
+    }
+
+    /// Waits until every worker has had a turn since; false when one has not in time.
+    pub fn turned(&self, timeout: Duration) -> bool {
+        let workers = &self.shared.workers;
+        let (reply, answers) = std::sync::mpsc::sync_channel(workers.len());
+        for worker in workers {
+            worker.tell(Command::Turned(reply.clone()));
+        }
+        drop(reply);
+        let end = Instant::now() + timeout;
+        workers.iter().all(|_| answers.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok())
     }
 
     /// Stops all workers and closes every descriptor.

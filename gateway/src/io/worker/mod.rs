@@ -53,6 +53,8 @@ pub enum Command {
     },
     /// A packet of the link for everybody here but one.
     Broadcast(SessionId, Arc<[u8]>),
+    /// Somebody wants to know whether the event loop turns.
+    Turned(std::sync::mpsc::SyncSender<()>),
     Stop,
 }
 
@@ -240,6 +242,8 @@ impl Worker {
                 self.broadcast_here(except, &packet);
                 self.end_of_vector();
             }
+            // Whoever asked may have given up.
+            Command::Turned(reply) => drop(reply.try_send(())),
             Command::Stop => {}
         }
     }
