@@ -8,7 +8,7 @@ import pytest
 
 from portico.lab import deployment, links, wait
 from portico.lab.deployment import CLIENT, SERVER
-from portico.lab.hosts import Host
+from portico.lab.hosts import CODE, PYTHON, Host
 from portico.lab.lab import Lab
 from portico.lab.services import nginx
 from tests.lab.helpers import (
@@ -61,6 +61,25 @@ def test_a_killed_gateway_is_back_within_a_second(client: Host, server: Host) ->
     assert seconds < LONGEST  # a second, and room for a machine that is busy with something else
     assert gateway_pid(server) != old
     assert time_until("the client to have redialled", client) < LONGEST
+
+
+def test_a_gateway_of_which_one_worker_stands_still_is_replaced(client: Host, server: Host) -> None:
+    """The other worker goes on, and so does what answers the agent: half of the clients would wait for ever."""
+    old = gateway_pid(server)
+    stop = [PYTHON, f"{CODE}/tests/peers/stop_thread.py", str(old), "portico-worker"]
+    server.start_service("stop", stop)
+    try:
+        wait.until(
+            "the worker to stand still",
+            lambda: "stands still" in server.log("stop").read_text(),
+            evidence=lambda: server.log_tail("stop"),
+        )
+        wait.until("another gateway", lambda: gateway_pid(server) != old, timeout=60.0)
+    finally:
+        server.stop_service("stop")
+    wait.until("the client to be back", lambda: reaches(client), timeout=60.0)
+    log = server.log(SERVER).read_text()
+    assert "no sign of life" in log
 
 
 @pytest.mark.parametrize("download", [APP6], indirect=True)
