@@ -29,6 +29,7 @@ NOT_DONE = frozenset(
     [
         # The host's first process does these, or the kernel needs systemd for them (control groups).
         *("Type", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "RuntimeDirectoryPreserve", "ExecStopPost"),
+        "WatchdogSec",
         *("CPUWeight", "DevicePolicy", "DeviceAllow", "MemoryMax", "TasksMax"),
         # Of no meaning with the capabilities that are left, or covered by the filter of system calls.
         *("LockPersonality", "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs"),
