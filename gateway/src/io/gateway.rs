@@ -522,7 +522,7 @@ impl Gateway {
             worker.tell(Command::Stop);
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            // A panicked worker has closed everything as well.
+            // One that panicked has ended the process.
             let _ = thread.join();
         }
     }

@@ -2,8 +2,6 @@
 //! would look alive and serve some of its clients: those whom the kernel gives to it would wait until they give up. It
 //! ends instead, and whoever started it starts it again.
 
-use crate::core::impossible::{Impossible, happened};
-
 /// The exit status: EX_SOFTWARE of sysexits.h.
 pub const DEFECT: i32 = 70;
 
@@ -14,7 +12,6 @@ pub struct Vital(pub &'static str);
 impl Drop for Vital {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            happened(Impossible::Panic);
             eprintln!("a defect ended what {}: the process ends, to be started again", self.0);
             // SAFETY: it does not return. Nothing of the process is worth being unwound or flushed: descriptors close.
             unsafe { libc::_exit(DEFECT) }

@@ -74,11 +74,11 @@ class Kernel:
         """Sockets and filter for these interfaces, in place of those that were. Raises PorticoError: those stay."""
         links: list[PathLink] = []
         presences: list[Presence] = []
-        carriers = Carriers([interface for interface, _ in told.interfaces], self._carrier)
         (chosen, replaced), self._prepared = self._prepared or self._chosen(told, former), None
         if self.choice is None:
             clear_other(chosen, [interface for interface, _ in told.interfaces])
         fresh = chosen.filter
+        carriers = Carriers([interface for interface, _ in told.interfaces], self._carrier)
         try:
             links += [FrameLink(interface) for interface, _ in told.interfaces]
             own = told.dedicated(told.own)

@@ -126,7 +126,7 @@ impl ClientTunnel {
     pub fn close(&self) {
         self.tell(Command::Close);
         if let Some(thread) = self.thread.lock().take() {
-            // A panicked thread has closed everything as well.
+            // Had it panicked, it would have ended the process.
             let _ = thread.join();
         }
     }
