@@ -51,8 +51,9 @@ class Asking:
         plan, _ = self._working()
         self.orphans.add(holdings, entrances(plan), self._loop.time())
         self._watch(plan, port)
-        if self._timer is None:
-            self._ask()
+        if self._timer is not None:
+            self._timer.cancel()  # it may be a second away, for what an earlier death left to watch
+        self._ask()
 
     def close(self) -> None:
         """Nobody is asked any more."""
