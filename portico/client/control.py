@@ -1,7 +1,8 @@
 """The agent's control socket: JSON over HTTP for the command line and for desktops.
 
 `GET /v1/status`; `POST /v1/connect`, `/v1/disconnect`, `/v1/redial`, `/v1/renew`, `/v1/reload`. Each answers with the
-status. `GET /v1/user`, `/v1/user/challenge`, `POST /v1/user/login`, `/v1/user/logout`: the user's level of access.
+status. `GET /v1/user`, `/v1/user/challenge`, `/v1/user/provider`, `POST /v1/user/login`, `/v1/user/logout`: the
+user's level of access.
 `GET /v1/log`, `/v1/readers`: the last log lines, and who reads the status socket.
 An error is `{"error": {code, what, why, resolution}}`.
 """

@@ -74,6 +74,10 @@ class User:
         """What a user's key has to sign. Raises PorticoError."""
         return await self._ask("GET", "/challenge", None)
 
+    async def provider(self) -> dict[str, Any]:
+        """Where the user gets a token. Raises PorticoError."""
+        return await self._ask("GET", "/provider", None)
+
     async def login(self, fields: dict[str, str]) -> dict[str, Any]:
         """Raises PorticoError: the server's own words."""
         return self._taken(await self._ask("POST", "/login", fields))
@@ -107,7 +111,7 @@ class HasUser(Protocol):
 
 
 def offer(app: FastAPI, agent: HasUser) -> None:
-    """Adds `GET /v1/user`, `GET /v1/user/challenge`, `POST /v1/user/login` and `POST /v1/user/logout`."""
+    """Adds `GET /v1/user`, `/v1/user/challenge`, `/v1/user/provider`, `POST /v1/user/login`, `/v1/user/logout`."""
 
     @app.get("/v1/user")
     async def user() -> dict[str, Any]:
@@ -116,6 +120,10 @@ def offer(app: FastAPI, agent: HasUser) -> None:
     @app.get("/v1/user/challenge")
     async def challenge() -> dict[str, Any]:
         return await agent.user.challenge()
+
+    @app.get("/v1/user/provider")
+    async def provider() -> dict[str, Any]:
+        return await agent.user.provider()
 
     @app.post("/v1/user/login")
     async def login(fields: dict[str, str] = Body()) -> dict[str, Any]:  # noqa: B008

@@ -23,6 +23,7 @@ HTTP_PATHS: Final = (
     "/portico/v1/crl",
     "/portico/v1/user",
     "/portico/v1/user/challenge",
+    "/portico/v1/user/provider",
     "/portico/v1/user/login",
     "/portico/v1/user/logout",
 )

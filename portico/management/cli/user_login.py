@@ -51,7 +51,9 @@ def login(
     if state["authentication"] == "certificate":
         body = _proof(certificate, key, progress)
     else:
-        body = {"token": _token(state.get("oidc") or {})}
+        with progress.step("Ask the server for the provider"):
+            provider = ask("GET", "user/provider")
+        body = {"token": _token(provider)}
     with progress.step("Log in"):
         found = ask("POST", "user/login", body=body)
     show(found, lambda out: _draw(out, found))

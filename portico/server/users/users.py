@@ -76,6 +76,7 @@ class Users:
         return {
             ("GET", "/portico/v1/user"): self._status,
             ("GET", "/portico/v1/user/challenge"): self._challenge,
+            ("GET", "/portico/v1/user/provider"): self._provider,
             ("POST", "/portico/v1/user/login"): self._login,
             ("POST", "/portico/v1/user/logout"): self._logout,
         }
@@ -91,15 +92,20 @@ class Users:
             grant = self._grants.active(time.time()).get(_machine(request))
         found["level"] = "User" if grant is not None else "Machine"
         found["grant"] = _shown(grant) if grant is not None else None
-        oidc = settings.user_oidc
-        if access.user_authentication == "oidc" and oidc is not None:
-            found["oidc"] = {
-                "issuer": oidc.issuer,
-                "client_id": oidc.client_id,
-                "scopes": oidc.scopes,
-                "authority": provider_authority(oidc.ca_file),
-            }
         return found
+
+    def _provider(self, _: Request, settings: Settings) -> dict[str, Any]:
+        """Where a user of this computer gets a token."""
+        _wanted(settings, "oidc")
+        oidc = settings.user_oidc
+        if oidc is None:
+            raise _no_provider()
+        return {
+            "issuer": oidc.issuer,
+            "client_id": oidc.client_id,
+            "scopes": oidc.scopes,
+            "authority": provider_authority(oidc.ca_file),
+        }
 
     def _challenge(self, request: Request, settings: Settings) -> dict[str, Any]:
         identity = _identity(request)
@@ -170,7 +176,7 @@ class Users:
     def _by_token(self, token: str, settings: Settings) -> str:
         oidc, loop = settings.user_oidc, self._loop
         if oidc is None or loop is None:
-            raise Unavailable("No user can log in now", why="the provider is not known here", code="OIDC_DISABLED")
+            raise _no_provider()
         asked = asyncio.run_coroutine_threadsafe(self._tokens.user(token, oidc, settings.management, time.time()), loop)
         try:
             return asked.result(PROVIDER_SECONDS)
@@ -423,6 +429,10 @@ def _wanted(settings: Settings, method: str) -> None:
             resolution="Nothing is needed" if chosen == "none" else f"Log in by {chosen}: portico client login",
             code="OTHER_USER_AUTHENTICATION",
         )
+
+
+def _no_provider() -> Unavailable:
+    return Unavailable("No user can log in now", why="the provider is not known here", code="OIDC_DISABLED")
 
 
 def _fields(body: bytes) -> dict[str, str]:

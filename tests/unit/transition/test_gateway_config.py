@@ -52,6 +52,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
                 "/portico/v1/crl",
                 "/portico/v1/user",
                 "/portico/v1/user/challenge",
+                "/portico/v1/user/provider",
                 "/portico/v1/user/login",
                 "/portico/v1/user/logout",
             ],

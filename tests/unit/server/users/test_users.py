@@ -35,6 +35,9 @@ class Site:
         changes: dict[str, Any] = {"access.user_authentication": authentication, "access.user_lifetime_hours": 2}
         if authentication == "certificate":
             changes["access.user_ca"] = [str(file)]
+        elif authentication == "oidc":
+            provider = {"issuer": "https://id.example.net", "client_id": "portico", "ca_file": str(file)}
+            changes["access.user_oidc"] = provider
         self.settings = load_data(changed(changes))
         agent: Any = SimpleNamespace(
             state=directory,
@@ -142,10 +145,23 @@ def test_too_many_logins_have_to_wait_and_other_computers_do_not(site: Site, aut
 def test_the_other_way_to_authenticate_is_refused(tmp_path: Path, authority: UserCa) -> None:
     none = Site(tmp_path / "none", authority, "none")
     assert none.ask("GET", "")["level"] == "User"
-    with pytest.raises(Conflict):
-        none.ask("GET", "/challenge")
+    for what in ("/challenge", "/provider"):
+        with pytest.raises(Conflict):
+            none.ask("GET", what)
     with pytest.raises(Conflict):
         Site(tmp_path / "certificate", authority).ask("POST", "/login", {"token": "x"})
+
+
+def test_a_missing_ca_of_the_provider_is_told_to_who_logs_in_and_hides_no_level(
+    tmp_path: Path, authority: UserCa
+) -> None:
+    site = Site(tmp_path / "oidc", authority, "oidc")
+    assert site.ask("GET", "/provider")["authority"] == to_pem(authority.certificate)
+    (tmp_path / "oidc/users.pem").unlink()
+    with pytest.raises(InvalidInput, match=r"users\.pem"):
+        site.ask("GET", "/provider")
+    assert site.ask("GET", "")["level"] == "Machine"
+    assert site.ask("POST", "/logout")["level"] == "Machine"
 
 
 def test_a_revocation_reaches_the_other_servers_and_stays(tmp_path: Path, authority: UserCa, site: Site) -> None:
