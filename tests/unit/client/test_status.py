@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from types import SimpleNamespace
+
 import pytest
 
-from portico.client.network import SleepDetector
+from portico.client import network
+from portico.client.network import SleepDetector, Watch
 from portico.client.resolved import commands, is_in_charge
 from portico.client.status import (
     ClientStatus,
@@ -75,6 +80,36 @@ def test_sleep_is_the_difference_between_the_clocks() -> None:
     assert detector.slept(101.0, 51.0) == 0
     assert detector.slept(3702.0, 52.0) == 3600.0
     assert detector.slept(3703.0, 53.0) == 0
+
+
+def test_a_computer_that_wakes_looks_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = 0.0
+    real = time.clock_gettime
+
+    def clock(which: int) -> float:
+        return real(which) + (slept if which == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(network, "time", SimpleNamespace(**{**vars(time), "clock_gettime": clock}))
+
+    async def scenario() -> list[str]:
+        nonlocal slept
+        reasons: list[str] = []
+        woken = asyncio.Event()
+
+        def changed(reason: str) -> None:
+            reasons.append(reason)
+            woken.set()
+
+        watching = asyncio.create_task(Watch(list, changed, lambda: None, interval=0.01).run())
+        await asyncio.sleep(0.05)
+        assert reasons == []
+        slept = 3600.0
+        async with asyncio.timeout(10.0):
+            await woken.wait()
+        watching.cancel()
+        return reasons
+
+    assert asyncio.run(scenario()) == ["the computer slept for 3600 s"]
 
 
 def test_systemd_resolved_gets_the_namespaces_and_nothing_else() -> None:
