@@ -336,6 +336,12 @@ def _dedicated(number: int) -> list[str]:
     return options + [f"--internal-dedicated-address={address}" for address in found["eth1"]]
 
 
+def _alerts(host: Machine) -> str:
+    """What the journal got from the syslog socket; the units' own lines come another way."""
+    command = "journalctl", "-q", "--no-pager", "-o", "cat", "_TRANSPORT=syslog", "-g", "portico"
+    return host.run(*command, check=False).stdout  # status 1: nothing there
+
+
 def upkeep(first: Machine, second: Machine, client: Machine, report: Report) -> None:
     with report.check("backups are written by the unit, below its state directory"):
         first.run("sh", "-c", "umask 077; echo correct horse > /etc/portico/backup.pass")
@@ -344,6 +350,13 @@ def upkeep(first: Machine, second: Machine, client: Machine, report: Report) -> 
         first.run("portico", "settings", "set", *changes, "--yes", timeout=120.0)
         made = first.json("portico", "backup", "make", "--json", timeout=120.0)
         need(first.run("test", "-s", f"/var/lib/portico/backup/{made['file']}", check=False).returncode == 0, str(made))
+    with report.check("alerts reach the journal by /dev/log"):
+        told = ("alerts.syslog=[{address: 'unix:/dev/log'}]", "alerts.hold_down_seconds=0")
+        first.run("portico", "settings", "set", *told, "--yes", timeout=120.0)
+        second.run("systemctl", "stop", SERVER, timeout=120.0)
+        wait.until("the alert that a server is gone", lambda: "SERVER_" in _alerts(first), timeout=60.0, interval=1.0)
+        second.run("systemctl", "start", SERVER, timeout=120.0)
+        serving(second)
     with report.check("portico server upgrade exchanges the program of each server under systemd"):
         for machine in (second, first):
             new = repack(root.wheel(), NEWER, Path(machine.disk / "root"))
