@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -216,11 +217,15 @@ def _routes(ip: IPRoute, ours: set[int]) -> Iterator[Network]:
 
 
 def _sockets() -> tuple[tuple[Listener, ...], tuple[Listener, ...]]:
-    """Listening sockets (all of UDP), and TCP connections; without those of this process and those of nobody any more,
-    which the kernel only closes."""
+    """Where sockets listen (all of UDP), and where TCP connections end here; without those of this process and those of
+    nobody any more, which the kernel only closes.
+
+    A server has tens of thousands of connections, nearly all to one address and port: each place is told once, and no
+    table is ever in memory as a whole.
+    """
     ours = _own_sockets() | {_NOBODY}
-    listeners: list[Listener] = []
-    connections: list[Listener] = []
+    listeners: dict[Listener, None] = {}
+    connections: dict[Listener, None] = {}
     tables: tuple[tuple[Literal["tcp", "udp"], str], ...] = (
         ("tcp", "tcp"),
         ("tcp", "tcp6"),
@@ -228,23 +233,28 @@ def _sockets() -> tuple[tuple[Listener, ...], tuple[Listener, ...]]:
         ("udp", "udp6"),
     )
     for protocol, name in tables:
-        try:
-            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            parts = line.split()
-            if len(parts) < 10 or parts[9] in ours:
-                continue
-            found = listeners if protocol == "udp" or parts[3] == _LISTEN else connections
-            host, _, port = parts[1].partition(":")
+        for place, listening in _places(Path(f"/proc/net/{name}"), ours):
+            host, _, port = place.partition(":")
             try:
                 address = _proc_address(host)
                 mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-                found.append(Listener(protocol, mapped or address, int(port, 16)))
+                found = Listener(protocol, mapped or address, int(port, 16))
             except ValueError:
                 continue
+            (listeners if protocol == "udp" or listening else connections)[found] = None
     return tuple(listeners), tuple(connections)
+
+
+def _places(table: Path, ours: Collection[str]) -> dict[tuple[str, bool], None]:
+    """Address and port of the sockets of others, as the kernel prints them, and whether they listen."""
+    found: dict[tuple[str, bool], None] = {}
+    with contextlib.suppress(OSError), table.open() as lines:
+        next(lines, None)
+        for line in lines:
+            parts = line.split()
+            if len(parts) >= 10 and parts[9] not in ours:
+                found[parts[1], parts[3] == _LISTEN] = None
+    return found
 
 
 def _own_sockets() -> set[str]:
