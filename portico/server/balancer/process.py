@@ -44,6 +44,11 @@ PRIORITY = -15
 """As nice(1) counts, of a process that needs little time but now, for heartbeats and leases: a server that is only busy
 must not pass for dead. Its unit says the same."""
 
+REFUSING = 0.1
+"""Seconds for which buckets stay here when the agent is gone, and with it the gateway. All its clients dial again at
+once; the kernel refuses them, and they try again in a moment, when others have the buckets. Buckets on their way have
+no owner for some hundredths of a second, and who dials into that repeats it after a whole second."""
+
 GRACE = 2 * GOODBYE
 """Seconds between the end of the agent and that of a process that does not end by itself."""
 
@@ -244,6 +249,7 @@ class Serving:
                 self._send({"id": message.get("id"), "ok": True, "result": None})
                 return 0
             await self._carry_out(shell, message)
+        await asyncio.sleep(REFUSING)
         await shell.leave(remove=False)
         return 0
 

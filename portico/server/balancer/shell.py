@@ -154,8 +154,6 @@ class Shell:
         """
         member = self._member
         if member is not None and self._filter is not None:
-            with suppress(PorticoError):
-                self._filter.surrender()
             with suppress(IllegalTransition):
                 member.stop(self._loop.time())
             self._turn()
@@ -163,6 +161,8 @@ class Shell:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(GOODBYE):
                         await self._left.wait()
+            with suppress(PorticoError):
+                self._filter.surrender()
         if self._giving_back:
             self._kernel.give_back()
         self._close(remove=remove)
