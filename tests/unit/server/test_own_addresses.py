@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
@@ -137,9 +138,9 @@ def test_sockets_of_nobody_are_left_out(tmp_path: Path, monkeypatch: pytest.Monk
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
     row = "   0: 0C00000A:{port:04X} 0D00000A:09C9 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1\n"
     text = head + row.format(port=40000, state="06", inode=0) + row.format(port=40001, state="01", inode=4026531)
-    reading = Path.read_text
+    opening = Path.open
     monkeypatch.setattr(
-        Path, "read_text", lambda self, *a, **k: text if str(self) == "/proc/net/tcp" else reading(self, *a, **k)
+        Path, "open", lambda self, *a, **k: StringIO(text) if str(self) == "/proc/net/tcp" else opening(self, *a, **k)
     )
     ours = [item for item in read_facts().connections if item.address == ip_address("10.0.0.12")]
     assert [item.port for item in ours] == [40001]
