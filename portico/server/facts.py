@@ -26,6 +26,7 @@ from portico.certificates.trust import common_name, parse_certificates
 from portico.errors import PorticoError
 from portico.files import read_file
 from portico.naming.records.keys import secret_files
+from portico.server.proc_net import endpoint
 from portico.server.reconcile.wanted import MAIN_TABLE, TRANSLATOR, TUNNEL, HostAddress
 from portico.settings.addresses import Address, Network
 from portico.settings.facts import CertificateFile, Facts, FileTrouble, Interface, Kernel, Listener
@@ -234,11 +235,8 @@ def _sockets() -> tuple[tuple[Listener, ...], tuple[Listener, ...]]:
     )
     for protocol, name in tables:
         for place, listening in _places(Path(f"/proc/net/{name}"), ours):
-            host, _, port = place.partition(":")
             try:
-                address = _proc_address(host)
-                mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-                found = Listener(protocol, mapped or address, int(port, 16))
+                found = Listener(protocol, *endpoint(place))
             except ValueError:
                 continue
             (listeners if protocol == "udp" or listening else connections)[found] = None
@@ -267,13 +265,6 @@ def _own_sockets() -> set[str]:
         if target.startswith("socket:["):
             found.add(target[8:-1])
     return found
-
-
-def _proc_address(text: str) -> Address:
-    """An address as /proc/net prints it: 32-bit words in host order."""
-    data = bytes.fromhex(text)
-    words = [data[i : i + 4][::-1] for i in range(0, len(data), 4)]
-    return ipaddress.ip_address(b"".join(words))
 
 
 def _resolve(names: Iterable[str]) -> dict[str, tuple[Address, ...]]:

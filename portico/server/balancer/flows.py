@@ -14,6 +14,7 @@ from pathlib import Path
 from portico.balancing.nlb.hash import bucket_of
 from portico.balancing.nlb.plan import BalancingPlan, Rule
 from portico.errors import Unavailable
+from portico.server.proc_net import endpoint
 
 Address = IPv4Address | IPv6Address
 
@@ -56,7 +57,7 @@ def parse(table: str) -> Iterator[Connection]:
         fields = line.split()
         try:
             state = int(fields[3], 16)
-            local, remote = _endpoint(fields[1]), _endpoint(fields[2])
+            local, remote = endpoint(fields[1]), endpoint(fields[2])
         except (IndexError, ValueError):
             continue
         if state not in _ENDED:
@@ -97,16 +98,3 @@ def rule_of(plan: BalancingPlan, vip: Address, port: int) -> int:
 def _covers(rule: Rule, vip: Address, port: int) -> bool:
     first, last = rule.ports
     return rule.vip in (None, vip) and "tcp" in rule.protocols and first <= port <= last
-
-
-def _endpoint(text: str) -> tuple[Address, int]:
-    """`0100007F:01BB`: words of 32 bits as a little-endian machine has them. An IPv4 peer of an IPv6 socket is IPv4."""
-    address, _, port = text.partition(":")
-    raw = bytes.fromhex(address)
-    if len(raw) not in (4, 16):
-        raise ValueError(text)
-    swapped = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
-    if len(swapped) == 4:
-        return IPv4Address(swapped), int(port, 16)
-    address6 = IPv6Address(swapped)
-    return address6.ipv4_mapped or address6, int(port, 16)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 
-from portico.client import network
 from portico.client.network import SleepDetector, Watch
 from portico.client.resolved import commands, is_in_charge
 from portico.client.status import (
@@ -89,7 +87,7 @@ def test_a_computer_that_wakes_looks_again_at_once(monkeypatch: pytest.MonkeyPat
     def clock(which: int) -> float:
         return real(which) + (slept if which == time.CLOCK_BOOTTIME else 0.0)
 
-    monkeypatch.setattr(network, "time", SimpleNamespace(**{**vars(time), "clock_gettime": clock}))
+    monkeypatch.setattr(time, "clock_gettime", clock)
 
     async def scenario() -> list[str]:
         nonlocal slept
