@@ -146,7 +146,7 @@ class Judge:
             found |= Condition.MUTE
         if self._unplugged.counts(self._lacks_carrier(verified), self.config.period, now):
             found |= Condition.UNPLUGGED
-        if self._cut.counts(self._lacks_links(verified, before, now), self.config.period, now):
+        if self._cut.counts(self._lacks_links(verified, before, state, now), self.config.period, now):
             found |= Condition.CUT
         others = [peer.host for peer in verified if not peer.heartbeat.conditions & _AWAY]
         host = self.config.host_id
@@ -190,21 +190,24 @@ class Judge:
             peer.host < self.config.host_id or not peer.heartbeat.conditions & Condition.UNPLUGGED for peer in verified
         )
 
-    def _lacks_links(self, verified: list[Peer], before: Condition, now: float) -> bool:
-        """A link is missing on a path that carries clients, and we are the side that has fewer."""
+    def _lacks_links(self, verified: list[Peer], before: Condition, state: State, now: float) -> bool:
+        """A link is missing on a path that carries clients, and we are the side that has no clients yet, or fewer
+        links."""
         return any(
-            self._yields(path, verified, before, now)
+            self._yields(path, verified, before, state, now)
             for path, known in enumerate(self.config.paths)
             if known.carries_clients
         )
 
-    def _yields(self, path: int, verified: list[Peer], before: Condition, now: float) -> bool:
+    def _yields(self, path: int, verified: list[Peer], before: Condition, state: State, now: float) -> bool:
         me = self.config.host_id
         hears = {me: self._peers.heard_on(path, now)}
         away = {me: bool(before & _AWAY)}
+        serves = {me: state in SERVING_STATES}
         for peer in verified:
             hears[peer.host] = peer.heartbeat.heard[path] if path < len(peer.heartbeat.heard) else frozenset()
             away[peer.host] = bool(peer.heartbeat.conditions & _AWAY)
+            serves[peer.host] = peer.heartbeat.state in SERVING_STATES
 
         def linked(one: int, other: int) -> bool:
             return other in hears[one] and one in hears[other]
@@ -213,9 +216,9 @@ class Judge:
         if not missing:
             return False
 
-        def standing(host: int) -> tuple[bool, int, int]:
+        def standing(host: int) -> tuple[bool, bool, int, int]:
             links = sum(linked(host, other) for other in hears if other != host)
-            return not away[host], links, -host
+            return not away[host], serves[host], links, -host
 
         ours = standing(me)
         return any(ours < standing(other) for other in missing)

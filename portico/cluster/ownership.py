@@ -22,7 +22,7 @@ class RuleOwnership:
     Attributes:
         rule: None for the default rule.
         owned: accept everything in these.
-        dirty: no longer owned; established TCP flows stay, new ones and everything else is dropped.
+        dirty: not owned any more, or not yet again: established TCP flows stay, new ones and all else is dropped.
         quiet: owned, but a living server may hold older flows: TCP segments of unknown flows are dropped silently.
         orphaned: owned, taken from a server that is dead or cannot be reached: unknown flows are reset at once.
         origin: for each bucket the host that last served it before the present assignment; 0: nobody.

@@ -11,6 +11,8 @@ late or doubled on the way:
 3. Maps only ever go up in rank, so who has shown one never falls back behind it.
 4. After a halt (it was not heard, or did not run) all earlier evidence is void: only frames that answer a heartbeat
    sent after the halt count.
+5. It keeps the flows of a bucket from when it lets go of it until it owns it again: whoever serves the bucket in the
+   meantime must not take them for over, and reset them.
 """
 
 from __future__ import annotations
@@ -76,12 +78,14 @@ class _Given:
 
 
 class _Rule:
-    """One rule's buckets. `lender` is who served an owned bucket before us; `origin` who served any bucket last."""
+    """One rule's buckets. `lender` is who served an owned bucket before us; `origin` who served any bucket last;
+    `interrupted` are dirty ones that a halt took from us, and no map."""
 
     def __init__(self, rule: PortRule | None) -> None:
         self.rule = rule
         self.owned: set[int] = set()
         self.dirty: set[int] = set()
+        self.interrupted: set[int] = set()
         self.origin = bytearray(BUCKETS)
         self.lender = bytearray(BUCKETS)
 
@@ -131,7 +135,8 @@ class Tenure:
             rule = _Rule(port_rule)
             old = known.get(port_rule and (port_rule.vip, port_rule.ports, port_rule.protocol))
             if old is not None:
-                rule.owned, rule.dirty, rule.origin, rule.lender = old.owned, old.dirty, old.origin, old.lender
+                rule.owned, rule.dirty, rule.interrupted = old.owned, old.dirty, old.interrupted
+                rule.origin, rule.lender = old.origin, old.lender
             changed.append(rule)
         self._rules = changed
         self._earlier |= carried.members
@@ -143,8 +148,12 @@ class Tenure:
         self._shown.clear()
         self._origins_known.clear()
         for rule, mine in zip(self._rules, new.buckets_of(self._me), strict=True):
-            rule.dirty = (rule.dirty | (rule.owned - mine)) - mine
+            rule.dirty |= rule.owned - mine
             rule.owned &= mine
+            if self._me not in new.members:
+                # We passed for dead: the clients of these were made to dial again.
+                rule.dirty -= rule.interrupted
+                rule.interrupted.clear()
 
     def evidence(self, host: int, heartbeat: Heartbeat, acknowledged: float) -> None:
         """A verified member with our settings said something.
@@ -189,14 +198,22 @@ class Tenure:
     # Halts
 
     def halt(self, *, keep_flows: bool) -> None:
-        """Serves nothing from now on."""
+        """Serves nothing from now on.
+
+        Args:
+            keep_flows: those of what was served last until it is taken again, or we turn out to have passed for dead.
+        """
         if not self._halted:
             self._halted = True
             self._halt_serial = self.ownership.serial + 1
         for rule in self._rules:
-            rule.owned.clear()
-            if not keep_flows:
+            if keep_flows:
+                rule.interrupted |= rule.owned
+                rule.dirty |= rule.owned
+            else:
+                rule.interrupted.clear()
                 rule.dirty.clear()
+            rule.owned.clear()
 
     def resume(self, since: float) -> bool:
         """May serve again, what the map gives and the others have let go of; tells whether there was a halt.
@@ -231,6 +248,8 @@ class Tenure:
                 for bucket in mine - rule.owned:
                     rule.lender[bucket] = rule.origin[bucket]
                 rule.owned |= mine
+                rule.dirty -= mine
+                rule.interrupted.clear()
         picture = self._picture(neighbours)
         if picture == self.ownership and self._halt_serial <= picture.serial:
             self._note_settled()

@@ -3,6 +3,8 @@
 A seed gives the size, the network's quality, the clocks and a sequence of mishaps and commands. While it goes on, no
 bucket has two owners (but for servers that could not hear each other). When everything is well again, all servers are
 one cluster, every bucket has one owner, and nobody has more than its share.
+
+In a quiet life nobody dies, but servers join, drain, change weight and stall. Then no flow is ever lost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,35 @@ from tests.unit.cluster.simulator import Cluster, OneOwner
 
 RECOVERY = 12.0
 """Seconds within which everything is well again after the last mishap."""
+
+
+class Flows:
+    """In every bucket that a server accepts it has a flow that never ends. None may be dropped or reset."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._held: dict[tuple[int, int], set[int]] = {
+            (host, rule): set() for host in cluster.servers for rule in (1, 2)
+        }
+        cluster.observers.append(self.check)
+
+    def check(self) -> None:
+        """Raises AssertionError where a flow's server drops it, or another one that accepts it is not quiet."""
+        now = self._cluster.now
+        for rule in (1, 2):
+            parts = {
+                server.host: (server.serves(rule, now), server.kernel.ownership.rules[rule])
+                for server in self._cluster.alive
+                if server.kernel.ownership is not None
+            }
+            for host, (served, part) in parts.items():
+                held = self._held[host, rule]
+                held |= served
+                lost = held - part.owned - part.dirty
+                assert not lost, f"at {now:.4f}: server {host} drops its flows in {sorted(lost)} of rule {rule}"
+                for other, (theirs, other_part) in parts.items():
+                    reset = (theirs & held) - other_part.quiet if other != host else frozenset()
+                    assert not reset, f"at {now:.4f}: {other} resets flows of {host} in {sorted(reset)} of rule {rule}"
 
 
 class Life:
@@ -32,6 +63,37 @@ class Life:
         self.cluster.kernel_delay = self.random.choice([(0.0001, 0.002), (0.005, 0.03)])
         self.watch = OneOwner(self.cluster)
         self.story: list[str] = []
+
+    def live_quietly(self, steps: int) -> None:
+        """What happens day by day, with stalls for longer than the lease, but not so long that a server passes for
+        dead; and the checks."""
+        self.cluster.loss = self.cluster.double = 0.0
+        Flows(self.cluster)
+        hosts = list(self.cluster.servers)
+        self.random.shuffle(hosts)
+        self.cluster.boot(hosts.pop())
+        self.cluster.run(1.0)
+        for _ in range(steps):
+            for _ in range(self.random.randint(1, 3)):
+                if hosts and self.random.random() < 0.3:
+                    self._tell(self._boot, hosts.pop())
+                else:
+                    action = self.random.choice([self._drain, self._start, self._weigh])
+                    self._tell(action, self.random.choice(sorted(self.cluster.servers)))
+                self.cluster.run(self.random.choice([0.0, 0.0, 0.01, 0.3]))
+            self._tell(self._stall, self.random.choice(sorted(self.cluster.servers)))
+            self.cluster.run(self.random.choice([0.0, 0.1, 0.4, 2.0]))
+        for host in hosts:
+            self.cluster.boot(host)
+        self._recover()
+        self.cluster.run(1.0)
+        self._check()
+
+    def _stall(self, host: int) -> None:
+        if self._runs(host) and self.random.random() < 0.5:
+            self.cluster.freeze(host)
+            self.cluster.run(self.random.choice([0.05, 0.22, 0.25]))
+            self.cluster.thaw(host)
 
     def live(self, steps: int) -> None:
         """Everything that happens, and the checks."""
@@ -53,9 +115,12 @@ class Life:
         ]  # fmt: skip
         host = self.random.choice(sorted(self.cluster.servers))
         action = self.random.choice(actions)
+        self._tell(action, host)
+        self.watch.update()
+
+    def _tell(self, action: Callable[[int], None], host: int) -> None:
         self.story.append(f"{self.cluster.now:.3f} {action.__name__} {host}")
         action(host)
-        self.watch.update()
 
     def _runs(self, host: int) -> bool:
         server = self.cluster.servers[host]

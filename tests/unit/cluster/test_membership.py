@@ -169,6 +169,44 @@ def test_a_drained_server_keeps_its_flows_until_they_end_and_then_stops() -> Non
     assert member.ownership.idle and member.lease_until is None
 
 
+@pytest.mark.parametrize("kernel_delay", [(0.0002, 0.003), (0.02, 0.05)])
+def test_no_flow_is_lost_when_a_drain_is_taken_back(kernel_delay: tuple[float, float]) -> None:
+    """However long kernels take: nobody may think that a flow is over because its server is about to own it again."""
+    cluster = formed(3)
+    cluster.kernel_delay = kernel_delay
+    OneOwner(cluster)
+    FlowWatch(cluster, {1, 2, 3})
+    for host in (1, 2):
+        cluster.command(host, "drain")
+        cluster.until(lambda host=host: (shares_or_none(cluster) or {host: 1})[host] == 0)  # type: ignore[misc]
+        cluster.run(0.5)
+        cluster.command(host, "start")
+        cluster.until(cluster.settled)
+        cluster.run(0.5)
+
+
+def test_no_flow_is_lost_when_its_bucket_moves_while_its_server_stalls() -> None:
+    """For longer than the lease, but not so long that it passes for dead."""
+    moved = set()
+    for wait in (0.20, 0.25, 0.30, 0.35, 0.40):
+        cluster = Cluster(3, boots=False)
+        OneOwner(cluster)
+        cluster.boot(1)
+        cluster.boot(2)
+        cluster.until(lambda cluster=cluster: cluster.settled({1, 2}))  # type: ignore[misc]
+        FlowWatch(cluster, {2})
+        cluster.boot(3)
+        cluster.run(wait)
+        version = cluster.member(2).map.version
+        cluster.freeze(2)
+        cluster.run(0.32)
+        moved.add(cluster.member(1).map.version > version)
+        cluster.thaw(2)
+        cluster.until(cluster.settled)
+        cluster.run(1.0)
+    assert True in moved, "in one of these cases the bucket moved meanwhile"
+
+
 def test_a_drain_ends_at_its_deadline_and_is_taken_back_by_start() -> None:
     cluster = formed(2, drain_timeout=2.0)
     cluster.command(2, "drain")
@@ -317,6 +355,22 @@ def test_a_server_cut_from_the_others_on_a_client_path_yields(host: int, path: i
     assert cluster.member(host).conditions == Condition.CUT
     rule = cluster.member(min(others)).ownership.rules[1]
     assert rule.orphaned and not rule.quiet, "its flows are lost: clients do not reach it"
+    cluster.heal()
+    cluster.until(cluster.settled)
+
+
+def test_a_server_that_joins_with_a_link_missing_takes_nothing_from_those_that_serve() -> None:
+    cluster = Cluster(3, boots=False)
+    cluster.boot(2)
+    cluster.boot(3)
+    cluster.until(lambda: cluster.settled({2, 3}))
+    FlowWatch(cluster, {2, 3})
+    cluster.block([1], [3], [1])
+    cluster.block([3], [1], [1])
+    cluster.boot(1)
+    cluster.run(3.0)
+    assert shares_or_none(cluster) == {1: 0, 2: 30, 3: 30}
+    assert cluster.member(1).conditions == Condition.CUT
     cluster.heal()
     cluster.until(cluster.settled)
 

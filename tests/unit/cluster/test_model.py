@@ -19,6 +19,11 @@ def test_whatever_happens_no_bucket_has_two_owners_and_all_is_well_in_the_end(se
     Life(seed, most=5, carriers=carriers).live(8)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_no_flow_is_lost_by_joins_drains_weights_and_stalls(seed: int) -> None:
+    Life(seed, most=4).live_quietly(8)
+
+
 @pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: str(case["seed"]))
 def test_lives_that_once_went_wrong_go_well(case: dict[str, object]) -> None:
     seed, steps = case["seed"], case["steps"]
