@@ -15,6 +15,7 @@ from portico.client.control import ControlServer, listen
 from portico.client.identity import ClientFiles
 from portico.connected import Door
 from portico.files import exclusive, private_directory
+from portico.memory import share_one_heap
 from portico.paths import client_socket, client_status_socket
 from portico.service_manager import notify, still_turning
 
@@ -38,6 +39,7 @@ def run(socket_path: Path | None = None, *, tunnel_socket: Path | None = None) -
     # These say one line for each request and each netlink message.
     for noisy in ("httpx", "httpcore", "pyroute2", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    share_one_heap()
     # The resolver has a socket for every question under way; the usual soft limit is as low as its own bound.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -24,6 +24,7 @@ from portico.management.api.connection import MAXIMUM_HEAD, ApiProtocol
 from portico.management.api.forwarding import Forwarding
 from portico.management.api.guard import EACH, STRANGERS, Guard
 from portico.management.api.listener import ApiListener
+from portico.memory import share_one_heap
 from portico.server import gateway
 from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
@@ -228,6 +229,7 @@ def run(
 ) -> int:
     """The body of `portico server run`. Raises PorticoError when it cannot even begin."""
     log_to_stderr(verbose=verbose)
+    share_one_heap()
 
     async def body() -> int:
         door = Door(gateway_socket, gateway.USER, gateway.UNIT) if gateway_socket is not None else None
