@@ -96,6 +96,7 @@ _CONSEQUENCES: tuple[tuple[str, str, bool], ...] = (
     ("ip_https.client_prefix", "clients get new addresses; intranet routers need a route to the new prefix", True),
     ("ip_https.segments", "applies to new tunnels", False),
     ("ip_https.minimum_tls", "applies to new tunnels; clients below the version can no longer connect", False),
+    ("ip_https.ciphers", "applies to new tunnels; clients that have none of them can no longer connect", False),
     ("addresses.intranet_prefixes", "clients are advertised other routes", False),
     ("nat64.state", "reachability of IPv4-only servers changes", False),
     ("nat64.prefix", "clients must resolve names again before they reach IPv4-only servers", False),

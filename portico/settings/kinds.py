@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from portico.settings.addresses import (
     Address,
@@ -183,6 +183,13 @@ def _tls_version(value: object) -> object:
     return str(value) if isinstance(value, float) else value
 
 
+def _each_once(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value} is in the list more than once")
+    return values
+
+
 _as_text = PlainSerializer(str, return_type=str, when_used="json")
 
 HostName = Annotated[str, BeforeValidator(_qualified_name)]
@@ -206,6 +213,8 @@ VirtualAddress = Annotated[
     BeforeValidator(_virtual_address),
     PlainSerializer(str, when_used="json"),
 ]
+Cipher = Literal["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"]
+EachOnce = AfterValidator(_each_once)
 TlsVersion = Annotated[Literal["1.2", "1.3"], BeforeValidator(_tls_version)]
 PortPool = Annotated[AddressPortPool, _parsed(AddressPortPool, AddressPortPool.parse), _as_text]
 Mapping = Annotated[PrefixMapping, _parsed(PrefixMapping, PrefixMapping.parse), _as_text]

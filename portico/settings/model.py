@@ -20,8 +20,10 @@ from portico.settings.kinds import (
     AnyAddress,
     AnyPrefix,
     CertificatePath,
+    Cipher,
     CrlPath,
     Destination,
+    EachOnce,
     Exclusion,
     FilePath,
     HostName,
@@ -89,6 +91,10 @@ class IpHttps(Section):
     )
     segments: bool = Field(default=True, description="whole super-segments between two Portico ends")
     minimum_tls: TlsVersion = Field(default="1.2", description="lowest TLS version that is accepted")
+    ciphers: Annotated[list[Cipher], Field(min_length=1), EachOnce] = Field(
+        default=["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"],
+        description="ciphers that are accepted, in the order of preference of the servers, which counts",
+    )
     route_lifetime: int = Field(
         default=1800,
         ge=60,

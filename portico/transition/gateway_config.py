@@ -50,6 +50,7 @@ def build_gateway_config(settings: Settings, effective: Effective, secrets: Gate
             "client_ca": secrets.client_ca,
             "ticket_keys": [key.hex() for key in secrets.ticket_keys],
             "minimum_version": settings.ip_https.minimum_tls,
+            "ciphers": list(settings.ip_https.ciphers),
         },
         "revoked": [dict(entry) for entry in secrets.revoked],
         "nat64": _nat64(settings, effective),

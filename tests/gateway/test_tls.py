@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -72,6 +73,43 @@ def test_a_floor_of_1_3_refuses_1_2(start_server: Callable[..., Server], context
     server = start_server(lambda config: config["tls"].update(minimum_version="1.3"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+        dial(server, context)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("ciphers", "expected"),
+    [
+        (None, "AES128|AES_128"),
+        (["aes-256-gcm", "aes-128-gcm"], "AES256|AES_256"),
+        (["chacha20-poly1305"], "CHACHA20"),
+    ],
+)
+def test_the_servers_order_of_ciphers_counts(
+    start_server: Callable[..., Server],
+    context: ssl.SSLContext,
+    version: ssl.TLSVersion,
+    ciphers: list[str] | None,
+    expected: str,
+) -> None:
+    """This client prefers AES-256, as OpenSSL does."""
+    context.minimum_version = context.maximum_version = version
+    server = start_server(lambda config: config["tls"].update({} if ciphers is None else {"ciphers": ciphers}))
+    with dial(server, context) as peer:
+        found = peer.cipher()
+        assert found is not None and re.search(expected, found[0])
+        packet = udp(f"{PREFIX}::77", HOST, b"sealed")
+        peer.sendall(packet)
+        assert server.tuns[0].packet() == packet
+
+
+def test_a_client_without_any_of_the_ciphers_is_refused(
+    start_server: Callable[..., Server], context: ssl.SSLContext
+) -> None:
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AES128")
+    server = start_server(lambda config: config["tls"].update(ciphers=["aes-256-gcm"]))
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
         dial(server, context)
 
 

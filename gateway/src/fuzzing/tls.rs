@@ -36,6 +36,7 @@ fn ends() -> &'static Ends {
                 client_ca: pem.clone(),
                 ticket_keys: vec!["a".repeat(64)],
                 minimum_version: version.to_owned(),
+                ciphers: crate::io::config::Cipher::PREFERRED.to_vec(),
             };
             setup::server(&tls, Authentication::Certificates, &revoked).expect("a good configuration").rustls
         };

@@ -58,6 +58,19 @@ def test_an_unquoted_tls_version_is_accepted() -> None:
     assert load(MINIMAL + "ip_https: {minimum_tls: 1.3}\n").ip_https.minimum_tls == "1.3"
 
 
+@pytest.mark.parametrize(
+    ("ciphers", "said"),
+    [
+        ("[]", "at least 1"),
+        ("[aes-128-gcm, aes-128-gcm]", "more than once"),
+        ("[rc4]", "'aes-128-gcm', 'aes-256-gcm' or 'chacha20-poly1305'"),
+    ],
+)
+def test_a_list_of_ciphers_that_makes_no_sense_is_refused(ciphers: str, said: str) -> None:
+    (problem,) = refusal(MINIMAL + f"ip_https: {{ciphers: {ciphers}}}\n").values()
+    assert "ip_https.ciphers" in str(problem) and said in str(problem)
+
+
 def test_a_word_that_yaml_1_1_takes_for_a_boolean_stays_text() -> None:
     settings = load(MINIMAL.replace("name: da1", "name: no"))
     assert settings.server.name == "no"

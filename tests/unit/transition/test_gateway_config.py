@@ -66,6 +66,7 @@ def test_the_configuration_has_exactly_the_agreed_form(settings: Settings, facts
             "client_ca": "CA",
             "ticket_keys": ["00" * 32, "01" * 32],
             "minimum_version": "1.2",
+            "ciphers": ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"],
         },
         "revoked": [{"issuer_sha256": "ab", "serial": "1f"}],
         "nat64": {

@@ -9,7 +9,9 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::crypto::hash::HashAlgorithm;
 use rustls::crypto::tls13::HkdfUsingHmac;
 use rustls::crypto::{CryptoProvider, hmac};
-use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
+use rustls::{CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
+
+use crate::io::config::Cipher;
 
 struct Hmac(Algorithm);
 
@@ -62,8 +64,26 @@ fn suite(known: SupportedCipherSuite) -> SupportedCipherSuite {
     SupportedCipherSuite::Tls13(Box::leak(Box::new(ours)))
 }
 
-pub fn provider() -> CryptoProvider {
-    CryptoProvider { cipher_suites: SUITES.clone(), ..default_provider() }
+/// Suites with these ciphers only, in their order; within one, in the library's order of preference.
+pub fn provider(ciphers: &[Cipher]) -> CryptoProvider {
+    let with = |cipher| SUITES.iter().copied().filter(move |known| cipher_of(known.suite()) == Some(cipher));
+    CryptoProvider { cipher_suites: ciphers.iter().copied().flat_map(with).collect(), ..default_provider() }
+}
+
+fn cipher_of(suite: CipherSuite) -> Option<Cipher> {
+    use CipherSuite as S;
+    match suite {
+        S::TLS13_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Some(Cipher::Aes128Gcm),
+        S::TLS13_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Some(Cipher::Aes256Gcm),
+        S::TLS13_CHACHA20_POLY1305_SHA256
+        | S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        | S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Cipher::Chacha20Poly1305),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +101,15 @@ mod tests {
             Some((ours.hkdf_provider, theirs.hkdf_provider, ours.common.hash_provider.output_len()))
         });
         pairs.collect()
+    }
+
+    #[test]
+    fn every_suite_of_the_library_has_its_place() {
+        let all = provider(&Cipher::PREFERRED).cipher_suites;
+        assert_eq!(all.len(), SUITES.len());
+        let one = provider(&[Cipher::Chacha20Poly1305, Cipher::Aes256Gcm]).cipher_suites;
+        let order: Vec<_> = one.iter().map(|known| cipher_of(known.suite()).unwrap()).collect();
+        assert_eq!(order, [[Cipher::Chacha20Poly1305; 3], [Cipher::Aes256Gcm; 3]].concat());
     }
 
     #[test]

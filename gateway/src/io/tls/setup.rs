@@ -18,7 +18,7 @@ use super::key_schedule::provider;
 use super::tickets::ConfiguredTickets;
 use super::verified::{Chain, VerifiedChains};
 use crate::core::iphttps::Identity;
-use crate::io::config::{Authentication, ClientConfig, Refused, Tls};
+use crate::io::config::{Authentication, Cipher, ClientConfig, Refused, Tls};
 
 /// What a listener needs to admit clients.
 #[derive(Debug)]
@@ -61,7 +61,10 @@ pub fn server(
         "1.3" => &[&version::TLS13],
         other => return Err(Refused(format!("tls.minimum_version: {other:?} is neither \"1.2\" nor \"1.3\""))),
     };
-    let provider = Arc::new(provider());
+    if config.ciphers.is_empty() {
+        return Err(Refused("tls.ciphers: none is accepted".to_owned()));
+    }
+    let provider = Arc::new(provider(&config.ciphers));
     let builder = RustlsServer::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(|error| Refused(format!("tls: {error}")))?;
@@ -84,6 +87,7 @@ pub fn server(
     };
     let mut rustls =
         builder.with_single_cert(chain, key).map_err(|error| Refused(format!("tls.certificate_chain: {error}")))?;
+    rustls.ignore_client_order = true;
     rustls.ticketer = Arc::new(ConfiguredTickets::new(&config.ticket_keys, authentication)?);
     rustls.session_storage = Arc::new(NoServerSessionStorage {});
     rustls.send_tls13_tickets = 1;
@@ -93,7 +97,7 @@ pub fn server(
 
 /// Builds the client's side.
 pub fn client(config: &ClientConfig) -> Result<Arc<RustlsClient>, Refused> {
-    let builder = RustlsClient::builder_with_provider(Arc::new(provider()))
+    let builder = RustlsClient::builder_with_provider(Arc::new(provider(&Cipher::PREFERRED)))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| Refused(format!("tls: {error}")))?
         .with_root_certificates(roots(&config.trust, "trust")?);

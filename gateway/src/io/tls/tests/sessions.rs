@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use rustls::Error;
 
 use super::{Authority, End, name, shuttle};
-use crate::io::config::{Authentication, ClientConfig};
+use crate::io::config::{Authentication, Cipher, ClientConfig};
 use crate::io::tls::identity::{IdentityJson, RevocationList, identity_of};
 use crate::io::tls::{Tls, setup};
 
@@ -18,6 +18,7 @@ fn server_config(authority: &Authority, version: &str) -> crate::io::config::Tls
         client_ca: authority.pem(),
         ticket_keys: vec!["a".repeat(64)],
         minimum_version: version.to_owned(),
+        ciphers: Cipher::PREFERRED.to_vec(),
     }
 }
 
