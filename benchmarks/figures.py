@@ -33,6 +33,7 @@ FIGURES: dict[str, Figure] = {
     "tunnels": Figure("tunnels per second and core", "per second and core", "{:,.0f}", more=True),
     "known_tunnels": Figure("of clients that return", "per second and core", "{:,.0f}", more=True),
     "library_handshakes": Figure("TLS library alone", "per second and core", "{:,.0f}", more=True),
+    "same_cipher": Figure("TLS library alone, same cipher", "per second and core", "{:,.0f}", more=True),
     "tunnel_kib": Figure("KiB per idle tunnel", "KiB", "{:.1f}", more=False),
     "filtered": Figure("Gbit/s to a VIP", "Gbit/s", "{:.2f}", more=True),
     "unfiltered": Figure("no filter", "Gbit/s", "{:.2f}", more=True),

@@ -17,7 +17,16 @@ _TABLES = (
     ("A saturated line of 100 Mbit/s", ("line_up", "line_ping_up", "line_down", "line_ping_down")),
     (
         "Set-up, memory, names",
-        ("handshakes", "tunnels", "known_tunnels", "library_handshakes", "tunnel_kib", "answers", "answers_per_core"),
+        (
+            "handshakes",
+            "tunnels",
+            "known_tunnels",
+            "library_handshakes",
+            "same_cipher",
+            "tunnel_kib",
+            "answers",
+            "answers_per_core",
+        ),
     ),
     (
         "A cluster in trouble: p99 of its clients back again",

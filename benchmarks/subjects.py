@@ -88,7 +88,7 @@ SUBJECTS: dict[str, Subject] = {
         frozenset({"answers", "answers_per_core"}), dns.unbound, lambda _, seconds: seconds + 2.5, _debian("unbound")
     ),
     rows.HANDSHAKES: Subject(
-        frozenset({"handshakes", "tunnels", "known_tunnels", "library_handshakes"}),
+        frozenset({"handshakes", "tunnels", "known_tunnels", "library_handshakes", "same_cipher"}),
         handshakes.handshakes,
         lambda *_: 10.0,
         portico_version,

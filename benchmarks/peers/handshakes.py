@@ -18,4 +18,5 @@ def handshakes(net: Network, wanted: frozenset[str], seconds: float) -> dict[str
         "tunnels": found["gateway_tunnels_per_cpu_second"],
         "known_tunnels": found["gateway_known_tunnels_per_cpu_second"],
         "library_handshakes": found["library_handshakes_per_cpu_second"],
+        "same_cipher": found["same_cipher_handshakes_per_cpu_second"],
     }

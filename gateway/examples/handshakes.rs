@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example handshakes [rounds] [tunnels in a round]` prints one line of JSON. All are full TLS
 //! 1.3 handshakes with certificates on both sides, in turns in one process:
-//! * `library`: rustls as it is, both ends in memory, the time of its server end only;
+//! * `library`: rustls as it is, both ends in memory, the time of its server end only; `same_cipher`: with the cipher that
+//!   the gateway chooses;
 //! * `handshakes`: a client connects over TCP, shakes hands, and is told that its first byte is no request; the time of the
 //!   gateway's worker, which includes what the kernel does for it;
 //! * `tunnels`: a client connects, shakes hands, asks for the tunnel, gets 200, solicits a router and gets its
@@ -23,6 +24,9 @@ use std::time::{Duration, Instant};
 use portico_gateway::io::gateway::{Gateway, GatewayDescriptors};
 use portico_gateway::wire::ndp::emit_router_solicitation;
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -50,6 +54,9 @@ fn main() {
     let tunnels = arguments.next().unwrap_or(2000);
     let authority = Authority::new();
     let (library_server, known) = (bare_server(&authority), client_config(&authority));
+    let mut suites = default_provider();
+    suites.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
+    let same_cipher = client_with(&authority, suites);
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -67,10 +74,11 @@ fn main() {
     let worker = Worker::find();
 
     let next = AtomicUsize::new(1);
-    let (mut library, mut handshakes, mut first, mut again, mut elapsed) = Default::default();
+    let (mut library, mut same, mut handshakes, mut first, mut again, mut elapsed) = Default::default();
     for round in 0..=rounds {
         let fresh = || (0..tunnels).map(|_| client_config(&authority)).collect::<Vec<_>>();
         let bare = in_memory(&library_server, &known, tunnels);
+        let bare_same = in_memory(&library_server, &same_cipher, tunnels);
         let carry = |clients: &[Arc<ClientConfig>], one: &(dyn Fn(&Arc<ClientConfig>) + Sync)| {
             let begun = (worker.time(), Instant::now(), done(&gateway));
             std::thread::scope(|scope| {
@@ -94,6 +102,7 @@ fn main() {
         if round > 0 {
             let add = |rates: &mut Vec<f64>, time: Duration| rates.push(tunnels as f64 / time.as_secs_f64());
             add(&mut library, bare);
+            add(&mut same, bare_same);
             add(&mut handshakes, shaken);
             add(&mut first, new);
             add(&mut again, old);
@@ -101,7 +110,8 @@ fn main() {
         }
     }
     gateway.close();
-    let [library, handshakes, first, again, elapsed] = [library, handshakes, first, again, elapsed].map(median);
+    let [library, same, handshakes, first, again, elapsed] =
+        [library, same, handshakes, first, again, elapsed].map(median);
     let ratio = |figure: f64| (figure / library * 1000.0).round() / 1000.0;
     println!(
         "{}",
@@ -109,6 +119,7 @@ fn main() {
             "rounds": rounds,
             "tunnels": tunnels,
             "library_handshakes_per_cpu_second": library.round(),
+            "same_cipher_handshakes_per_cpu_second": same.round(),
             "gateway_handshakes_per_cpu_second": handshakes.round(),
             "gateway_tunnels_per_cpu_second": first.round(),
             "gateway_known_tunnels_per_cpu_second": again.round(),
@@ -150,9 +161,14 @@ fn bare_server(authority: &Authority) -> Arc<ServerConfig> {
 }
 
 fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+    client_with(authority, default_provider())
+}
+
+fn client_with(authority: &Authority, suites: CryptoProvider) -> Arc<ClientConfig> {
     let (certificate, key) = authority.issue("client1");
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let config = ClientConfig::builder_with_protocol_versions(&[&version::TLS13]);
+    let config = ClientConfig::builder_with_provider(Arc::new(suites));
+    let config = config.with_protocol_versions(&[&version::TLS13]).unwrap();
     let config = config.with_root_certificates(roots(authority)).with_client_auth_cert(chain(&certificate), key);
     let mut config = config.unwrap();
     config.resumption = Resumption::disabled();
