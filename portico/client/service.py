@@ -15,7 +15,7 @@ from portico.client.control import ControlServer, listen
 from portico.client.identity import ClientFiles
 from portico.connected import Door
 from portico.files import exclusive, private_directory
-from portico.memory import share_one_heap
+from portico.memory import keep_small, share_one_heap
 from portico.paths import client_socket, client_status_socket
 from portico.service_manager import notify, still_turning
 
@@ -81,7 +81,10 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
     starting = loop.create_task(agent.start(), name="start")
     telling = loop.create_task(agent.surface.keep(agent.report), name="tell the status")
     notify("READY=1")
-    turning = loop.create_task(still_turning(), name="watchdog")
+    beside = [
+        loop.create_task(still_turning(), name="watchdog"),
+        loop.create_task(keep_small(), name="memory"),
+    ]
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
@@ -92,8 +95,9 @@ async def _run(listener: socket.socket, files: ClientFiles, door: Door | None) -
         await asyncio.gather(starting, return_exceptions=True)
         await agent.stop()
         telling.cancel()
-        turning.cancel()
-        await asyncio.gather(telling, turning, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(telling, *beside, return_exceptions=True)
         await agent.surface.close()
         if door is not None:
             door.close()

@@ -1,4 +1,4 @@
-"""Threads of an agent share one heap."""
+"""Threads of an agent share one heap, and what is free in it goes back to the kernel."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ spans = [(int(a, 16), int(b, 16), mode) for a, b, mode in re.findall(r"^(\\w+)-(
 heaps = [a for a, b, _ in spans if a % 2**26 == 0 and any(c == b and d == a + 2**26 for c, d, mode in spans)]
 print(len(heaps))
 """
+
+
+HOLES = """
+import re
+from portico.memory import give_back
+def anonymous():
+    with open("/proc/self/smaps_rollup") as file:
+        return int(re.search(r"Anonymous: +(\\d+)", file.read())[1])
+blocks = [bytes(20_000) for _ in range(3000)]
+full = anonymous()
+kept = blocks[::100] + blocks[-1:]
+del blocks
+freed = anonymous()
+give_back()
+print(full, freed, anonymous())
+"""
+
+
+def test_free_pages_between_others_go_back() -> None:
+    child = subprocess.run([sys.executable, "-c", HOLES], stdout=subprocess.PIPE, text=True, timeout=60.0, check=True)
+    full, freed, given = map(int, child.stdout.split())
+    assert full - freed < 20_000 < full - given, "KiB; without the call nearly nothing goes back"
 
 
 @pytest.mark.parametrize(("mode", "some"), [("shared", False), ("own", True)])

@@ -24,7 +24,7 @@ from portico.management.api.connection import MAXIMUM_HEAD, ApiProtocol
 from portico.management.api.forwarding import Forwarding
 from portico.management.api.guard import EACH, STRANGERS, Guard
 from portico.management.api.listener import ApiListener
-from portico.memory import share_one_heap
+from portico.memory import keep_small, share_one_heap
 from portico.server import gateway
 from portico.server.agent import Agent
 from portico.server.balancer import handle as balancer
@@ -87,7 +87,7 @@ async def _serve(agent: Agent, listener: socket.socket) -> int:
         set_aside_what_stays()
         beside = [asyncio.create_task(network.run()), asyncio.create_task(_open_to_groups(agent, path))]
         notify("READY=1")
-        beside.append(asyncio.create_task(still_turning()))
+        beside += [asyncio.create_task(still_turning()), asyncio.create_task(keep_small())]
         log.info("ready socket=%s revision=%s", path, agent.revision.number if agent.revision else None)
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({stopping, api}, return_when=asyncio.FIRST_COMPLETED)
