@@ -67,7 +67,6 @@ class Life:
     def live_quietly(self, steps: int) -> None:
         """What happens day by day, with stalls for longer than the lease, but not so long that a server passes for
         dead; and the checks."""
-        self.cluster.loss = self.cluster.double = 0.0
         Flows(self.cluster)
         hosts = list(self.cluster.servers)
         self.random.shuffle(hosts)
