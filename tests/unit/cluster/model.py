@@ -14,39 +14,10 @@ from random import Random
 
 from portico.cluster.config import BUCKETS
 from portico.cluster.states import State
-from tests.unit.cluster.simulator import Cluster, OneOwner
+from tests.unit.cluster.simulator import Cluster, Flows, OneOwner
 
 RECOVERY = 12.0
 """Seconds within which everything is well again after the last mishap."""
-
-
-class Flows:
-    """In every bucket that a server accepts it has a flow that never ends. None may be dropped or reset."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._held: dict[tuple[int, int], set[int]] = {
-            (host, rule): set() for host in cluster.servers for rule in (1, 2)
-        }
-        cluster.observers.append(self.check)
-
-    def check(self) -> None:
-        """Raises AssertionError where a flow's server drops it, or another one that accepts it is not quiet."""
-        now = self._cluster.now
-        for rule in (1, 2):
-            parts = {
-                server.host: (server.serves(rule, now), server.kernel.ownership.rules[rule])
-                for server in self._cluster.alive
-                if server.kernel.ownership is not None
-            }
-            for host, (served, part) in parts.items():
-                held = self._held[host, rule]
-                held |= served
-                lost = held - part.owned - part.dirty
-                assert not lost, f"at {now:.4f}: server {host} drops its flows in {sorted(lost)} of rule {rule}"
-                for other, (theirs, other_part) in parts.items():
-                    reset = (theirs & held) - other_part.quiet if other != host else frozenset()
-                    assert not reset, f"at {now:.4f}: {other} resets flows of {host} in {sorted(reset)} of rule {rule}"
 
 
 class Life:
@@ -82,8 +53,6 @@ class Life:
                 self.cluster.run(self.random.choice([0.0, 0.0, 0.01, 0.3]))
             self._tell(self._stall, self.random.choice(sorted(self.cluster.servers)))
             self.cluster.run(self.random.choice([0.0, 0.1, 0.4, 2.0]))
-        for host in hosts:
-            self.cluster.boot(host)
         self._recover()
         self.cluster.run(1.0)
         self._check()

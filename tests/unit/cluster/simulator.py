@@ -380,3 +380,42 @@ class OneOwner:
                 if now >= self._apart.get((a, b), float("-inf")):
                     both = ours & theirs
                     assert not both, f"at {now:.4f}: servers {a} and {b} both serve {sorted(both)} of rule {rule}"
+
+
+class Flows:
+    """In every bucket that a server accepts it has a flow that never ends. A flow dies when its server drops it, or
+    when another server that accepts the bucket is not quiet about it.
+
+    Args:
+        hosts: whose flows are watched; None: everybody's.
+    """
+
+    def __init__(self, cluster: Cluster, hosts: Collection[int] | None = None) -> None:
+        self._cluster = cluster
+        watched = cluster.servers if hosts is None else hosts
+        self._held: dict[tuple[int, int], set[int]] = {(host, rule): set() for host in watched for rule in (1, 2)}
+        self.check()
+        assert hosts is None or all(self._held.values()), "these servers have no flows yet"
+        cluster.observers.append(self.check)
+
+    def check(self) -> None:
+        """Raises AssertionError where a flow dies."""
+        now = self._cluster.now
+        parts = {
+            (server.host, rule): (server.serves(rule, now), server.kernel.ownership.rules[rule])
+            for server in self._cluster.alive
+            if server.kernel.ownership is not None
+            for rule in (1, 2)
+        }
+        for (host, rule), held in self._held.items():
+            if (host, rule) not in parts:
+                continue
+            served, part = parts[host, rule]
+            held |= served
+            lost = held - part.owned - part.dirty
+            assert not lost, f"at {now:.4f}: server {host} drops its flows in {sorted(lost)} of rule {rule}"
+            for other in self._cluster.servers:
+                if other != host and (other, rule) in parts:
+                    theirs, other_part = parts[other, rule]
+                    reset = (theirs & held) - other_part.quiet
+                    assert not reset, f"at {now:.4f}: {other} resets flows of {host} in {sorted(reset)} of rule {rule}"
